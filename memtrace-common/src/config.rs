@@ -1,0 +1,46 @@
+//! What the loader writes into the BPF object before it is loaded: globals, by name.
+//!
+//! Offsets come from the running kernel's BTF, so that none is written in the source.
+
+/// Defines the names of the object's globals as constants, so that both sides spell them alike.
+macro_rules! globals {
+    ($($(#[$meta:meta])* $name:ident,)+) => {
+        $($(#[$meta])* pub const $name: &str = stringify!($name);)+
+    };
+}
+
+globals! {
+    /// `u32`: offset of `task_struct.pid`.
+    TASK_PID,
+    /// `u32`: offset of `task_struct.tgid`.
+    TASK_TGID,
+    /// `u32`: offset of `task_struct.flags`.
+    TASK_FLAGS,
+    /// `u32`: offset of `task_struct.mm`.
+    TASK_MM,
+    /// `u32`: offset of `task_struct.comm`.
+    TASK_COMM,
+    /// `u32`: offset of `task_struct.min_flt`.
+    TASK_MIN_FLT,
+    /// `u32`: offset of `task_struct.maj_flt`.
+    TASK_MAJ_FLT,
+    /// `u32`: offset of `task_struct.real_parent`.
+    TASK_REAL_PARENT,
+    /// `u32`: offset of `task_struct.group_leader`.
+    TASK_GROUP_LEADER,
+    /// `u32`: offset of `task_struct.start_boottime` (before 5.5 `real_start_time`).
+    TASK_START_BOOTTIME,
+    /// `u32`: offset of `pt_regs.ip`.
+    REGS_IP,
+    /// `u8`: 1 when children are traced too.
+    FOLLOW,
+    /// `u8`: how stacks are taken, `UNWIND_*`.
+    UNWIND,
+    /// `u32`: bytes in the ring buffer at which the loader is woken.
+    WAKEUP_BYTES,
+}
+
+/// [`UNWIND`]: take no stacks.
+pub const UNWIND_OFF: u8 = 0;
+/// [`UNWIND`]: follow frame pointers.
+pub const UNWIND_FP: u8 = 1;

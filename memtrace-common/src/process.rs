@@ -1,0 +1,99 @@
+//! The table of traced processes: one memory-mapped array, written by the BPF side and read by the
+//! loader without a system call.
+//!
+//! A slot's life: [`SLOT_FREE`] until the BPF side takes it for a new process ([`SLOT_LIVE`]);
+//! [`SLOT_EXITED`] when the last thread ended; [`SLOT_FREE`] again when the loader has read the
+//! counters and released it. Counters are exact whatever happens to the ring buffer.
+
+use crate::assert_layout;
+
+/// How many processes can be in the table at once: live ones, and exited ones that the loader has
+/// not released yet. A process for which there is no slot is counted, see
+/// [`Health::processes_lost`].
+pub const MAX_PROCESSES: u32 = 16_384;
+
+/// In place of a slot number: none.
+pub const NO_SLOT: u32 = u32::MAX;
+
+/// [`ProcessSlot::state`]: not in use.
+pub const SLOT_FREE: u32 = 0;
+/// [`ProcessSlot::state`]: being filled in; not to be read yet.
+pub const SLOT_CLAIMED: u32 = 1;
+/// [`ProcessSlot::state`]: of a process that is being traced.
+pub const SLOT_LIVE: u32 = 2;
+/// [`ProcessSlot::state`]: of a process that ended; the loader may release it.
+pub const SLOT_EXITED: u32 = 3;
+
+/// One traced process.
+#[derive(Clone, Copy, Debug)]
+#[repr(C, align(8))]
+pub struct ProcessSlot {
+    /// `SLOT_*`.
+    pub state: u32,
+    /// The process, as the kernel's tgid.
+    pub pid: u32,
+    /// The parent when it was found or forked, as the kernel's tgid.
+    pub parent_pid: u32,
+    /// The parent's slot, or [`NO_SLOT`]. Only good until the parent's slot is released.
+    pub parent_slot: u32,
+    /// Live threads.
+    pub threads: u32,
+    /// How often it replaced its program since it was found.
+    pub execs: u32,
+    /// When it was forked, in nanoseconds of `CLOCK_MONOTONIC`; 0 for a process found at attach.
+    pub forked_ns: u64,
+    /// When its last thread ended, in nanoseconds of `CLOCK_MONOTONIC`; 0 while it lives.
+    pub exited_ns: u64,
+    /// The kernel's `start_boottime` of the process, in nanoseconds of `CLOCK_BOOTTIME`: with the
+    /// pid, who it is. /proc/PID/stat shows it in ticks.
+    pub start_boottime_ns: u64,
+    /// Name of the thread group's leader at fork or exec, as the kernel keeps it.
+    pub comm: [u8; 16],
+    /// What was counted for it.
+    pub counters: Counters,
+}
+assert_layout!(ProcessSlot, size = 192);
+
+/// Faults of one process, each counted in exactly one field, except [`Counters::lost`] and
+/// [`Counters::no_end`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C, align(8))]
+pub struct Counters {
+    /// Copied pages by [`Origin`](crate::record::Origin) code.
+    pub copied: [u64; 4],
+    /// Of all copied pages: those whose record found no room in the ring buffer.
+    pub lost: u64,
+    /// Of all copied pages: those whose end was not seen, so that their latency and stack are not
+    /// known.
+    pub no_end: u64,
+    /// Write-protection faults settled without a new page.
+    pub reuse: u64,
+    /// The zero page, replaced by a page of zeroes.
+    pub zero: u64,
+    /// Write faults on an absent page that got no copy.
+    pub first_touch: u64,
+    /// Write faults that split a huge mapping. Not counted by every backend.
+    pub split: u64,
+    /// Faults for which a page was allocated and given back: another thread had copied it first.
+    pub aborted: u64,
+    /// Stacks whose record found no room in the ring buffer.
+    pub lost_stacks: u64,
+    /// Reserved, zero.
+    pub reserved: [u64; 4],
+}
+assert_layout!(Counters, size = 128);
+
+/// What went wrong on the BPF side, over all processes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C, align(8))]
+pub struct Health {
+    /// Processes that should be traced and are not, because the table was full or the kernel gave
+    /// no memory.
+    pub processes_lost: u64,
+    /// Threads of traced processes that are not, because the kernel gave no memory.
+    pub threads_lost: u64,
+    /// Fork, exec and exit records that found no room in the ring buffer. The process table still
+    /// has what they would have said.
+    pub lifecycle_lost: u64,
+}
+assert_layout!(Health, size = 24);

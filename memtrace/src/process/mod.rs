@@ -1,0 +1,3 @@
+//! The processes that are traced, as /proc shows them.
+
+pub mod maps;

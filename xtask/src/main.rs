@@ -1,0 +1,2 @@
+//! What memtrace's developers run: `cargo xtask ...`.
+fn main() {}
