@@ -36,8 +36,8 @@ globals! {
     FOLLOW,
     /// `u8`: how stacks are taken, `UNWIND_*`.
     UNWIND,
-    /// `u32`: bytes in the ring buffer at which the loader is woken.
-    WAKEUP_BYTES,
+    /// `u32`: fault records on one CPU after which the loader is woken; a power of two.
+    WAKEUP_RECORDS,
 }
 
 /// [`UNWIND`]: take no stacks.

@@ -4,6 +4,7 @@
 
 pub mod distribution;
 pub mod options;
+pub mod probe;
 pub mod process;
 pub mod profile;
 pub mod report;
