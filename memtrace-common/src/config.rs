@@ -32,6 +32,8 @@ globals! {
     TASK_START_BOOTTIME,
     /// `u32`: offset of `pt_regs.ip`.
     REGS_IP,
+    /// `u32`: offset of `pt_regs.bp`.
+    REGS_FP,
     /// `u8`: 1 when children are traced too.
     FOLLOW,
     /// `u8`: how stacks are taken, `UNWIND_*`.

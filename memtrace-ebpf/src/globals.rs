@@ -40,6 +40,7 @@ globals! {
     TASK_GROUP_LEADER: u32,
     TASK_START_BOOTTIME: u32,
     REGS_IP: u32,
+    REGS_FP: u32,
     FOLLOW: u8,
     UNWIND: u8,
     WAKEUP_RECORDS: u32,

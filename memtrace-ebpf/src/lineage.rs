@@ -21,7 +21,7 @@ use memtrace_common::record::{ProcessRecord, RecordKind};
 
 use crate::{atomic, globals};
 use crate::maps::{
-    EVENTS, FOUND, NEXT_SLOT, PROCESSES, ROOTS, THREADS, Thread, count_health,
+    EVENTS, FOUND, NEXT_SLOT, PROCESSES, ROOTS, Thread, count_health, traced_pids,
 };
 use crate::task::Task;
 use crate::window;
@@ -41,7 +41,7 @@ const SLOT_PROBES: u32 = 64;
 #[inline(always)]
 pub fn forked(ctx: &BtfTracePointContext, parent: Task, child: Task) -> Option<()> {
     // SAFETY: the lookup gave a live value, which only its own thread and this hook write.
-    let parent_thread = unsafe { &*THREADS.get(parent)? };
+    let parent_thread = unsafe { &*Thread::of(parent)? };
     if parent_thread.life != COUNTED {
         return None;
     }
@@ -70,7 +70,7 @@ pub fn forked(ctx: &BtfTracePointContext, parent: Task, child: Task) -> Option<(
 #[inline(always)]
 pub fn execed(ctx: &BtfTracePointContext) -> Option<()> {
     let task = Task::current();
-    let thread = THREADS.get(task)?;
+    let thread = Thread::of(task)?;
     window::abandon(thread, task);
     // SAFETY: the lookup gave a live value of this thread, which nobody else writes now.
     let slot = unsafe { (*thread).slot };
@@ -92,10 +92,17 @@ pub fn execed(ctx: &BtfTracePointContext) -> Option<()> {
 #[inline(always)]
 pub fn exited(ctx: &BtfTracePointContext) -> Option<()> {
     let task = Task::current();
-    let thread = THREADS.get(task)?;
+    let thread = Thread::of(task)?;
     window::abandon(thread, task);
     let slot = leave(thread)?;
     debug!(ctx, "exit: {} slot {}", task.pid(), slot);
+    Some(())
+}
+
+/// The kernel frees a thread.
+#[inline(always)]
+pub fn freed(task: Task) -> Option<()> {
+    Thread::forget(task);
     Some(())
 }
 
@@ -105,17 +112,17 @@ pub fn exited(ctx: &BtfTracePointContext) -> Option<()> {
 pub fn visit(ctx: *mut c_void) -> Option<()> {
     // SAFETY: the context has two pointers: the iteration's state, and the task or null.
     let task = Task::from_ptr(unsafe { *ctx.cast::<*const c_void>().add(1) })?;
-    if task.is_kernel_thread() || task.is_exiting() || THREADS.get(task).is_some() {
+    if task.is_kernel_thread() || task.is_exiting() || Thread::of(task).is_some() {
         return None;
     }
     let leader = task.group_leader()?;
     let pid = task.pid();
-    let slot = if let Some(known) = THREADS.get(leader) {
+    let slot = if let Some(known) = Thread::of(leader) {
         // SAFETY: the lookup gave a live value.
         unsafe { (*known).slot }
     } else {
         let parent = leader.real_parent()?;
-        let parent_thread = THREADS.get(parent);
+        let parent_thread = Thread::of(parent);
         let is_child = globals::FOLLOW.load() != 0 && parent_thread.is_some();
         if !is_child && ROOTS.get_ptr(pid).is_none() {
             return None;
@@ -177,19 +184,20 @@ fn new_process(leader: Task, new: &NewProcess) -> Option<u32> {
         (*process).counters = Counters::ZERO;
         write_volatile(&raw mut (*process).state, SLOT_LIVE);
     }
-    let Some(thread) = take(leader, slot, leader.pid()) else {
+    let traced = traced_pids(leader.pid())?;
+    // SAFETY: the lookup gave a live map value.
+    unsafe { atomic::add(traced, 1) };
+    let thread = take(leader, slot, leader.pid());
+    // SAFETY: the value is live.
+    let Some(thread) = thread.filter(|&thread| unsafe { (*thread).slot } == slot) else {
+        // There is no room, or the fork hook or another pass was faster and its slot holds.
         // SAFETY: as above.
-        unsafe { write_volatile(&raw mut (*process).state, SLOT_FREE) };
+        unsafe {
+            atomic::add(traced, u64::MAX);
+            write_volatile(&raw mut (*process).state, SLOT_FREE);
+        }
         return None;
     };
-    // SAFETY: the value is live.
-    let taken = unsafe { (*thread).slot };
-    if taken != slot {
-        // The fork hook or another pass was faster; its slot holds.
-        // SAFETY: as above.
-        unsafe { write_volatile(&raw mut (*process).state, SLOT_FREE) };
-        return None;
-    }
     if leader.is_exiting() {
         leave(thread);
     }
@@ -199,7 +207,7 @@ fn new_process(leader: Task, new: &NewProcess) -> Option<u32> {
 /// Makes `task` a traced thread of the process in `slot`, unless it is one already.
 #[inline(always)]
 fn take(task: Task, slot: u32, pid: u32) -> Option<*mut Thread> {
-    let Some(thread) = THREADS.get_or_create(task) else {
+    let Some(thread) = Thread::of_new(task) else {
         count_health!(threads_lost);
         return None;
     };
@@ -233,6 +241,9 @@ fn leave(thread: *mut Thread) -> Option<u32> {
     if unsafe { atomic::fetch_add(&raw mut (*process).threads, u64::MAX) } == 1 {
         // SAFETY: the helper has no preconditions; the slot is this process's until released.
         unsafe {
+            if let Some(traced) = traced_pids((*process).pid) {
+                atomic::add(traced, u64::MAX);
+            }
             let now = bpf_ktime_get_ns();
             (*process).exited_ns = now;
             announce(RecordKind::Exit, slot, now);

@@ -84,6 +84,12 @@ fn sched_process_exit(ctx: BtfTracePointContext) -> Option<()> {
     lineage::exited(&ctx)
 }
 
+/// `sched_process_free(task)`: nothing refers to a thread any more.
+#[btf_tracepoint(function = "sched_process_free")]
+fn sched_process_free(ctx: BtfTracePointContext) -> Option<()> {
+    lineage::freed(Task::from_arg(&ctx, 0)?)
+}
+
 /// Visits every thread of the system and takes those that belong to the traced set. The loader
 /// reads it again until a pass finds nothing new.
 #[unsafe(no_mangle)]

@@ -3,60 +3,78 @@
 //! The kernel's own stack maps are not used: they keep a stack by a short hash, and lose it when
 //! another one has the same.
 
-use aya_ebpf::bindings::BPF_F_USER_STACK;
-use aya_ebpf::helpers::generated::{bpf_get_stack, bpf_ringbuf_output};
+use aya_ebpf::bindings::BPF_RB_NO_WAKEUP;
+use aya_ebpf::helpers::generated::{bpf_probe_read_user, bpf_ringbuf_output};
 use aya_ebpf::programs::PerfEventContext;
-use aya_ebpf::{EbpfContext, bindings::BPF_RB_NO_WAKEUP};
+use core::ffi::c_void;
 use core::mem::{offset_of, size_of};
 use memtrace_common::process::ProcessSlot;
 use memtrace_common::record::{MAX_FRAMES, RecordKind, STACK_TRUNCATED, StackRecord};
 
 use crate::atomic;
 use crate::maps::{EVENTS, SCRATCH, STACKS_SENT, Scratch};
+use crate::task::Task;
 
 /// Takes the user stack of the fault that ended; returns its id, or 0 when there is none.
+///
+/// `by_kernel` says that the kernel faulted: the context's registers are then its own.
 #[inline(always)]
-pub fn take(ctx: &PerfEventContext, slot: u32, process: *mut ProcessSlot) -> u64 {
+pub fn take(ctx: &PerfEventContext, by_kernel: bool, slot: u32, process: *mut ProcessSlot) -> u64 {
     let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
         return 0;
     };
-    // SAFETY: the lookup gave this CPU's value, and programs of this kind do not nest on a CPU;
-    // the buffer is as long as said.
-    let taken = unsafe {
-        bpf_get_stack(
-            ctx.as_ptr(),
-            (&raw mut (*scratch).frames).cast(),
-            (MAX_FRAMES * 8) as u32,
-            u64::from(BPF_F_USER_STACK),
-        )
+    let (ip, fp) = if by_kernel {
+        Task::current().user_ip_and_fp()
+    } else {
+        // SAFETY: the kernel gives the registers of the fault with the context.
+        unsafe { ((*ctx.ctx).regs.rip, (*ctx.ctx).regs.rbp) }
     };
-    if taken <= 0 {
-        return 0;
-    }
-    let frames = taken as usize / 8;
-    // SAFETY: as above.
-    let id = hash(unsafe { &(*scratch).frames }, frames);
+    // SAFETY: the lookup gave this CPU's value, and programs of this kind do not nest on a CPU.
+    let (id, frames) = walk(unsafe { &mut (*scratch).frames }, ip, fp);
     if STACKS_SENT.get_ptr(id).is_none() {
         send(scratch, slot, process, id, frames);
     }
     id
 }
 
-/// A hash of all frames, never 0. Two rounds of multiply and shift a frame: a stack that differs
-/// in one bit differs in half of the hash.
+/// Follows the chain of frame pointers: each points to the caller's, with the return address
+/// behind it. Returns the stack's hash, never 0, and how many frames there are.
+///
+/// Two steps of multiply and shift a frame: stacks that differ in one bit differ in half of the
+/// hash.
 #[inline(always)]
-fn hash(frames: &[u64; MAX_FRAMES], len: usize) -> u64 {
-    let mut hash = len as u64;
-    for (i, frame) in frames.iter().enumerate() {
-        if i >= len {
+fn walk(frames: &mut [u64; MAX_FRAMES], ip: u64, mut fp: u64) -> (u64, usize) {
+    frames[0] = ip;
+    let mut hash = mix(0, ip);
+    let mut len = 1;
+    while len < MAX_FRAMES {
+        let mut pair = [0u64; 2];
+        // SAFETY: the buffer is as long as said; an address that is not there gives an error.
+        let failed = fp & 7 != 0
+            || unsafe { bpf_probe_read_user(pair.as_mut_ptr().cast(), 16, fp as *const c_void) }
+                != 0;
+        let [caller, return_address] = pair;
+        if failed || return_address == 0 {
             break;
         }
-        hash = (hash ^ frame).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        hash ^= hash >> 29;
+        frames[len] = return_address;
+        hash = mix(hash, return_address);
+        len += 1;
+        if caller <= fp {
+            // Callers are further up the stack; anything else is no frame pointer.
+            break;
+        }
+        fp = caller;
     }
-    hash = hash.wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    hash = mix(hash, len as u64);
     hash ^= hash >> 32;
-    if hash == 0 { 1 } else { hash }
+    (if hash == 0 { 1 } else { hash }, len)
+}
+
+#[inline(always)]
+fn mix(hash: u64, value: u64) -> u64 {
+    let hash = (hash ^ value).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    hash ^ hash >> 29
 }
 
 /// Sends a stack; remembers it only when it went, so that it is tried again otherwise.

@@ -51,10 +51,10 @@ impl Task {
         (!ptr.is_null()).then_some(Self(ptr.cast_mut().cast()))
     }
 
-    /// As the helpers take it.
+    /// Where it is, as a number that tells it from all other threads.
     #[inline(always)]
-    pub fn as_ptr(self) -> *mut task_struct {
-        self.0
+    pub fn address(self) -> u64 {
+        self.0 as u64
     }
 
     #[inline(always)]
@@ -134,8 +134,18 @@ impl Task {
     /// The user-mode instruction that it continues with when it leaves the kernel.
     #[inline(always)]
     pub fn user_ip(self) -> u64 {
+        self.user_ip_and_fp().0
+    }
+
+    /// [`Task::user_ip`], and the frame pointer there.
+    #[inline(always)]
+    pub fn user_ip_and_fp(self) -> (u64, u64) {
         // SAFETY: the helper takes any task that the verifier knows as one.
         let regs = unsafe { bpf_task_pt_regs(self.0) } as *const c_void;
-        if regs.is_null() { 0 } else { field(regs, &globals::REGS_IP) }
+        if regs.is_null() {
+            (0, 0)
+        } else {
+            (field(regs, &globals::REGS_IP), field(regs, &globals::REGS_FP))
+        }
     }
 }

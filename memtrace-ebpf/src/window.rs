@@ -18,7 +18,7 @@ use memtrace_common::record::{
 };
 
 use crate::atomic;
-use crate::maps::{EVENTS, PROCESSES, SCRATCH, THREADS, Thread};
+use crate::maps::{EVENTS, PROCESSES, SCRATCH, Thread};
 use crate::origin::{self, Outcome};
 use crate::task::{Task, field};
 use crate::{globals, stack};
@@ -66,6 +66,12 @@ pub struct Window {
     _pad: u32,
 }
 
+impl Window {
+    /// No fault.
+    pub const CLOSED: Self =
+        Self { address: 0, ip: 0, opened_ns: 0, page: 0, faults: 0, marks: 0, _pad: 0 };
+}
+
 /// Who faulted.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
@@ -79,7 +85,7 @@ pub enum Mode {
 #[inline(always)]
 pub fn open(ctx: &BtfTracePointContext, mode: Mode) -> Option<()> {
     let task = Task::current();
-    let thread = THREADS.get(task)?;
+    let thread = Thread::of(task)?;
     abandon(thread, task);
     let address: u64 = ctx.arg(0);
     let error: u64 = ctx.arg(2);
@@ -127,7 +133,7 @@ pub fn page_allocated(
         return None;
     }
     let task = Task::current();
-    let thread = THREADS.get(task)?;
+    let thread = Thread::of(task)?;
     // SAFETY: the lookup gave a live value; only its own thread writes the window.
     let window = unsafe { &mut (*thread).window };
     if window.marks & OPEN == 0 {
@@ -153,7 +159,7 @@ pub fn page_allocated(
 /// The kernel gave a page back on this thread.
 #[inline(always)]
 pub fn page_freed(page: u64) -> Option<()> {
-    let thread = THREADS.get(Task::current())?;
+    let thread = Thread::of(Task::current())?;
     // SAFETY: the lookup gave a live value; only its own thread writes the window.
     let window = unsafe { &mut (*thread).window };
     // A page that is tried again is freed and allocated anew: the allocation takes this mark back.
@@ -167,7 +173,7 @@ pub fn page_freed(page: u64) -> Option<()> {
 #[inline(always)]
 pub fn rss_changed(mm: u64, member: u32) -> Option<()> {
     let task = Task::current();
-    let thread = THREADS.get(task)?;
+    let thread = Thread::of(task)?;
     // SAFETY: the lookup gave a live value; only its own thread writes the window.
     let window = unsafe { &mut (*thread).window };
     // Reclaim changes the counts of others.
@@ -190,7 +196,7 @@ pub fn rss_changed(mm: u64, member: u32) -> Option<()> {
 /// A fault ended.
 #[inline(always)]
 pub fn close(ctx: &PerfEventContext, flags: u8) -> Option<()> {
-    let thread = THREADS.get(Task::current())?;
+    let thread = Thread::of(Task::current())?;
     // SAFETY: the lookup gave a live value; only its own thread writes the window. The context is
     // the kernel's, and has the address of a page fault there.
     let (window, address) = unsafe { (&mut (*thread).window, (*ctx.ctx).addr) };
@@ -208,7 +214,7 @@ pub fn close(ctx: &PerfEventContext, flags: u8) -> Option<()> {
     let latency_ns = if latency > u64::from(u32::MAX) { u32::MAX } else { latency as u32 };
     let (stack_id, no_stack) = match globals::UNWIND.load() {
         memtrace_common::config::UNWIND_OFF => (0, FAULT_NO_STACK),
-        _ => (stack::take(ctx, slot, process), 0),
+        _ => (stack::take(ctx, marks & BY_KERNEL != 0, slot, process), 0),
     };
     trace!(ctx, "copy: pid {} address {:x} stack {:x}", (unsafe { &*thread }).pid, address, stack_id);
     emit(thread, process, origin, marks, Seen { latency_ns, stack_id, flags: flags | no_stack })

@@ -36,13 +36,14 @@ const WAKEUP_RECORDS: u32 = 1024;
 const MAX_PASSES: usize = 1000;
 
 /// Tracepoints, each with the program of the same name.
-const TRACEPOINTS: [&str; 8] = [
+const TRACEPOINTS: [&str; 9] = [
     // First what a fault does, which is nothing while no process is traced; then who is traced.
     "rss_stat",
     "mm_page_free",
     "mm_page_alloc",
     "page_fault_kernel",
     "page_fault_user",
+    "sched_process_free",
     "sched_process_exit",
     "sched_process_exec",
     "sched_process_fork",
@@ -181,6 +182,7 @@ fn load(kernel: &KernelTypes, settings: Settings, btf: &Btf) -> Result<Ebpf> {
         (config::TASK_GROUP_LEADER, task(&["group_leader"])?),
         (config::TASK_START_BOOTTIME, task(&["start_boottime", "real_start_time"])?),
         (config::REGS_IP, kernel.offset("pt_regs", &["ip"])?),
+        (config::REGS_FP, kernel.offset("pt_regs", &["bp"])?),
         (config::WAKEUP_RECORDS, WAKEUP_RECORDS),
     ];
     let follow = u8::from(settings.follow);
@@ -192,8 +194,6 @@ fn load(kernel: &KernelTypes, settings: Settings, btf: &Btf) -> Result<Ebpf> {
     let mut loader = EbpfLoader::new();
     loader
         .btf(Some(btf))
-        // The library has no type of its own for `THREADS`; only the programs use that map.
-        .allow_unsupported_maps()
         .map_max_entries("EVENTS", RING_BYTES)
         .override_global(config::FOLLOW, &follow, true)
         .override_global(config::UNWIND, &unwind, true)
