@@ -2,10 +2,18 @@
 //!
 //! See ARCHITECTURE.md for the way from a fault to a report.
 
+pub mod aggregate;
+pub mod cli;
+pub mod collect;
+pub mod command;
 pub mod distribution;
 pub mod options;
+pub mod preflight;
 pub mod probe;
 pub mod process;
 pub mod profile;
+pub mod progress;
 pub mod report;
+pub mod session;
+pub mod summarize;
 pub mod symbolize;

@@ -11,6 +11,7 @@ use aya::programs::perf_event::{PerfEventConfig, PerfEventScope, SamplePolicy, S
 use aya::programs::{BtfTracePoint, Iter, PerfEvent, Program};
 use aya::util::online_cpus;
 use aya::{Btf, Ebpf, EbpfLoader};
+use aya_log::EbpfLogger;
 use log::{debug, info};
 use memtrace_common::config;
 use memtrace_common::process::{Health, MAX_PROCESSES, ProcessSlot};
@@ -60,9 +61,10 @@ pub struct Settings {
     pub log: Option<log::Level>,
 }
 
-/// The loaded programs, attached: dropping it detaches them.
+/// The loaded programs, attached until [`Probe::detach`] or the end of memtrace, however it ends.
 pub struct Probe {
-    ebpf: Ebpf,
+    /// `None` once detached.
+    ebpf: Option<Ebpf>,
     found: SharedArray<u64>,
     /// The traced processes.
     pub processes: SharedArray<ProcessSlot>,
@@ -92,14 +94,14 @@ impl Probe {
             found: array(&ebpf, "FOUND", 1)?,
             processes: array(&ebpf, "PROCESSES", MAX_PROCESSES as usize)?,
             health: array(&ebpf, "HEALTH", 1)?,
-            ebpf,
+            ebpf: Some(ebpf),
         })
     }
 
     /// Traces `pids` from now on, and with [`Settings::follow`] their descendants, present and
     /// future. Returns how many processes were found.
     pub fn trace(&mut self, pids: &[u32]) -> Result<usize> {
-        let map = self.ebpf.map_mut("ROOTS").context("the BPF object has no map `ROOTS`")?;
+        let map = self.ebpf()?.map_mut("ROOTS").context("the BPF object has no map `ROOTS`")?;
         let mut roots: HashMap<_, u32, u32> = HashMap::try_from(map)?;
         for pid in pids {
             roots.insert(pid, 1, 0).context("too many pids")?;
@@ -119,7 +121,7 @@ impl Probe {
 
     /// One pass of the kernel over all threads.
     fn find(&mut self) -> Result<()> {
-        let finder: &mut Iter = program(&mut self.ebpf, "find_processes")?;
+        let finder: &mut Iter = program(self.ebpf()?, "find_processes")?;
         let link = finder.attach().context("cannot attach `find_processes`")?;
         let mut file = finder.take_link(link)?.into_file()?;
         let mut nothing = Vec::new();
@@ -129,7 +131,7 @@ impl Probe {
 
     /// The records that the BPF side writes. Can be taken once.
     pub fn events(&mut self) -> Result<RingBuf<MapData>> {
-        let map = self.ebpf.take_map("EVENTS").context("the BPF object has no map `EVENTS`")?;
+        let map = self.ebpf()?.take_map("EVENTS").context("the BPF object has no map `EVENTS`")?;
         Ok(RingBuf::try_from(map)?)
     }
 
@@ -139,9 +141,18 @@ impl Probe {
         self.health.read(0).unwrap_or_default()
     }
 
-    /// The object, for the log reader.
-    pub fn ebpf_mut(&mut self) -> &mut Ebpf {
-        &mut self.ebpf
+    /// A reader of what the programs log, for [`Settings::log`].
+    pub fn logger(&mut self) -> Result<EbpfLogger<&'static dyn log::Log>> {
+        EbpfLogger::init(self.ebpf()?).context("cannot read the BPF side's log")
+    }
+
+    /// Detaches the programs. What they have written can still be read.
+    pub fn detach(&mut self) {
+        self.ebpf = None;
+    }
+
+    fn ebpf(&mut self) -> Result<&mut Ebpf> {
+        self.ebpf.as_mut().context("the BPF programs are detached")
     }
 }
 
