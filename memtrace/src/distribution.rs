@@ -162,9 +162,9 @@ impl Distribution {
         if let Store::Few(_) = &self.store {
             let buckets = self.buckets();
             let mut table = Table::with_room_for(buckets.len());
-            buckets
-                .into_iter()
-                .for_each(|(bucket, n)| table.add(bucket, n));
+            for (bucket, n) in buckets {
+                table.add(bucket, n);
+            }
             self.store = Store::Many(table);
         }
         match &mut self.store {
