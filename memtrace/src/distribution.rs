@@ -222,10 +222,6 @@ fn summarise(buckets: &[(u16, u64)]) -> Option<Summary> {
 }
 
 /// A histogram with the counts of sorted, distinct `buckets`.
-#[expect(
-    clippy::missing_panics_doc,
-    reason = "private, and the reasons say why it cannot"
-)]
 fn histogram_of(buckets: &[(u16, u64)]) -> Histogram<u64> {
     // The range is tight, so that the array is as small as it can be.
     let high = buckets

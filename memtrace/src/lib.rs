@@ -2,9 +2,13 @@
 //!
 //! See ARCHITECTURE.md for the way from a fault to a report.
 
+pub mod cli;
+pub mod command;
 pub mod distribution;
 pub mod options;
+pub mod preflight;
 pub mod process;
 pub mod profile;
+pub mod progress;
 pub mod report;
 pub mod symbolize;
