@@ -134,13 +134,16 @@ impl Session {
     fn new(probe: &mut Probe) -> Result<Self> {
         let collector = Collector::new(probe.events()?);
         let logger = if log::log_enabled!(log::Level::Debug) {
-            Some(AsyncFd::with_interest(probe.logger()?, Interest::READABLE)?)
+            // SAFETY: the logger keeps its descriptor open, and the same one, until it is dropped.
+            Some(unsafe { AsyncFd::register_with_interest(probe.logger()?, Interest::READABLE) }?)
         } else {
             None
         };
         Ok(Self {
             folded: Aggregator::new(),
-            records: AsyncFd::with_interest(collector, Interest::READABLE)?,
+            // SAFETY: the collector keeps its descriptor open, and the same one, until it is
+            // dropped.
+            records: unsafe { AsyncFd::register_with_interest(collector, Interest::READABLE) }?,
             logger,
             progress: Progress::new(),
         })

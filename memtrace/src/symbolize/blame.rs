@@ -49,12 +49,12 @@ const HELPER_NAMES: [&str; 16] = [
 ];
 
 /// The call site of a copy with this stack: the innermost Python frame; without one the innermost
-/// native frame that is no helper of the C library or an allocator; when all are, the leaf.
+/// native frame that is no helper of the C library or an allocator; when there is none, the leaf.
 #[must_use]
 pub fn blame(frames: &[Frame]) -> Site {
     let python = frames.iter().find(|frame| frame.language == Language::Python);
     let blamed = python
-        .or_else(|| frames.iter().find(|frame| !is_helper(frame)))
+        .or_else(|| frames.iter().find(|frame| !is_helper(frame) && is_code(frame)))
         .or_else(|| frames.first());
     blamed.map_or_else(no_stack, |frame| Site {
         function: Arc::clone(&frame.function),
@@ -73,6 +73,11 @@ fn no_stack() -> Site {
         module: None,
         language: Language::Native,
     }
+}
+
+/// Whether a frame is known to be code at all.
+fn is_code(frame: &Frame) -> bool {
+    frame.unknown.is_none() || frame.module.is_some()
 }
 
 /// Whether a frame only works for its caller. An application's own `memset` counts as its own,
@@ -161,6 +166,16 @@ mod tests {
             ..frame("libc.so.6+0x1234", "/lib/libc.so.6")
         };
         assert_eq!(blamed(&[unknown, frame("main", "/srv/app")]), "libc.so.6+0x1234");
+    }
+
+    #[test]
+    fn what_is_no_code_is_not_blamed_for_its_helpers() {
+        let nothing = Frame {
+            unknown: Some(Unknown::NoMapping),
+            module: None,
+            ..frame("[unknown]", "")
+        };
+        assert_eq!(blamed(&[frame("malloc", "/lib/libc.so.6"), nothing]), "malloc");
     }
 
     proptest! {

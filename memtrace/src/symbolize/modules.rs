@@ -100,7 +100,7 @@ impl Modules {
         }
         // By the mapping: right also when the path is gone, or means another file here.
         let mapped = format!("/proc/{pid}/map_files/{:x}-{:x}", range.start, range.end);
-        let opened = open_regular(Path::new(&mapped)).or_else(|error| {
+        let opened: io::Result<File> = open_regular(Path::new(&mapped)).or_else(|error| {
             debug!("{mapped}: {error}");
             let path = Path::new(std::ffi::OsStr::from_bytes(path));
             let inside = Path::new("/proc").join(pid.to_string()).join("root");

@@ -129,21 +129,39 @@ impl Symbolizer {
         let size = std::fs::metadata(&path).map_or(0, |metadata| metadata.len());
         let mut elf = Elf::new(path);
         elf.debug_syms = size <= MAX_DEBUG_FILE_SIZE;
-        match blazesym.symbolize(&Source::Elf(elf), Input::FileOffset(offsets)) {
-            Ok(symbolized) => offsets
-                .iter()
-                .zip(symbolized)
-                .map(|(&offset, symbolized)| match symbolized {
-                    Symbolized::Sym(sym) => texts.functions(&sym),
-                    Symbolized::Unknown(reason) => {
-                        texts.no_function(module, offset, why_unknown(reason))
-                    }
-                })
-                .collect(),
-            Err(error) => {
-                debug!("{}: {error:#}", module.path);
-                texts.no_functions(module, offsets, Unknown::BadElf)
-            }
+        let mut answers = ask(blazesym, module, &elf, offsets);
+        if elf.debug_syms && answers.iter().any(|answer| matches!(answer, Err(Unknown::BadElf))) {
+            // Debug information may be damaged, or packed in a way that is not known here.
+            elf.debug_syms = false;
+            answers = ask(blazesym, module, &elf, offsets);
+        }
+        let functions = offsets.iter().zip(answers).map(|(&offset, answer)| match answer {
+            Ok(sym) => texts.functions(&sym),
+            Err(why) => texts.no_function(module, offset, why),
+        });
+        functions.collect()
+    }
+}
+
+/// What `elf`, the file of `module`, says of places in it: as many answers as `offsets`.
+fn ask<'a>(
+    blazesym: &'a Blazesym,
+    module: &Module,
+    elf: &Elf,
+    offsets: &[u64],
+) -> Vec<Result<Sym<'a>, Unknown>> {
+    match blazesym.symbolize(&Source::Elf(elf.clone()), Input::FileOffset(offsets)) {
+        Ok(answers) => answers
+            .into_iter()
+            .map(|answer| match answer {
+                Symbolized::Sym(sym) => Ok(sym),
+                Symbolized::Unknown(Reason::IgnoredError) => Err(Unknown::BadElf),
+                Symbolized::Unknown(_) => Err(Unknown::NoSymbol),
+            })
+            .collect(),
+        Err(error) => {
+            debug!("{}: {error:#}", module.path);
+            offsets.iter().map(|_| Err(Unknown::BadElf)).collect()
         }
     }
 }
@@ -189,13 +207,6 @@ impl Texts {
 /// belong to the next function.
 fn instruction(depth: usize, address: u64) -> u64 {
     if depth == 0 { address } else { address.saturating_sub(1) }
-}
-
-fn why_unknown(reason: Reason) -> Unknown {
-    match reason {
-        Reason::IgnoredError => Unknown::BadElf,
-        _ => Unknown::NoSymbol,
-    }
 }
 
 fn nameless(address: u64, module: Option<Arc<str>>, why: Unknown) -> Frame {

@@ -1,0 +1,171 @@
+use super::*;
+
+fn parsed(args: &[&str]) -> Options {
+    parse_from([&["memtrace"], args].concat()).unwrap()
+}
+
+/// The message, without the usage and the hints below it. Exit status 2 is asserted on the way.
+fn refused(args: &[&str]) -> String {
+    let error = parse_from([&["memtrace"], args].concat()).unwrap_err();
+    assert_eq!(error.exit_code(), 2);
+    let text = error.to_string();
+    text.split("\n\n").next().unwrap().trim_end().to_owned()
+}
+
+fn words(command: &[&str]) -> Vec<OsString> {
+    command.iter().map(Into::into).collect()
+}
+
+#[test]
+fn clap_finds_no_fault_with_the_definition() {
+    Cli::command().debug_assert();
+}
+
+#[test]
+fn pids_come_from_commas_white_space_and_repetition_each_once() {
+    let options = parsed(&["-p", "3,1", "--pid", "2\n3\n", "-p1"]);
+    assert_eq!(
+        options.target,
+        Target::Attach {
+            pids: vec![3, 1, 2],
+            load: None
+        }
+    );
+    assert!(options.follow);
+}
+
+#[test]
+fn a_command_is_the_load_with_a_pid_and_the_target_without() {
+    let options = parsed(&["-p", "1", "--", "wrk", "-d", "10"]);
+    assert_eq!(
+        options.target,
+        Target::Attach {
+            pids: vec![1],
+            load: Some(words(&["wrk", "-d", "10"]))
+        }
+    );
+    let options = parsed(&["--no-follow", "--", "wrk", "--pid", "7"]);
+    assert_eq!(
+        options.target,
+        Target::Launch {
+            command: words(&["wrk", "--pid", "7"])
+        }
+    );
+    assert!(!options.follow);
+}
+
+#[test]
+fn defaults_are_those_of_the_help() {
+    let options = parsed(&["-p", "1"]);
+    assert_eq!(options.duration, None);
+    assert_eq!(options.files, []);
+    assert_eq!(options.stdout, Format::Text);
+    assert_eq!(
+        options.text,
+        TextOptions {
+            by: By::Site,
+            top: 20
+        }
+    );
+    assert_eq!(options.backend, Backend::Auto);
+    assert_eq!(options.unwind, Unwind::FramePointers);
+    assert_eq!(options.verbosity, 0);
+}
+
+#[test]
+fn every_option_arrives() {
+    let options = parsed(&[
+        "-p1",
+        "-d",
+        "1m 30s",
+        "-f",
+        "json",
+        "--by",
+        "file",
+        "--top",
+        "3",
+        "--unwind",
+        "off",
+        "--backend",
+        "tracepoint",
+        "-vv",
+        "-o",
+        "a.JSON",
+        "-o",
+        "-",
+        "-o",
+        "b.txt",
+        "-o",
+        "b.txt",
+    ]);
+    assert_eq!(options.duration, Some(Duration::from_secs(90)));
+    assert_eq!(options.stdout, Format::Json);
+    assert_eq!(
+        options.text,
+        TextOptions {
+            by: By::File,
+            top: 3
+        }
+    );
+    assert_eq!(options.unwind, Unwind::Off);
+    assert_eq!(options.backend, Backend::Tracepoint);
+    assert_eq!(options.verbosity, 2);
+    assert_eq!(
+        options.files,
+        [
+            FileReport {
+                path: "a.JSON".into(),
+                format: Format::Json
+            },
+            FileReport {
+                path: "b.txt".into(),
+                format: Format::Text
+            },
+        ]
+    );
+    assert_eq!(
+        parsed(&["-p1", "--unwind", "fp"]).unwind,
+        Unwind::FramePointers
+    );
+}
+
+#[test]
+fn what_is_wrong_is_said_with_what_to_do() {
+    insta::assert_snapshot!(refused(&[]), @"");
+    insta::assert_snapshot!(refused(&["--", ""]), @"");
+    insta::assert_snapshot!(refused(&["-p", "x"]), @"");
+    insta::assert_snapshot!(refused(&["-p", "0"]), @"");
+    insta::assert_snapshot!(refused(&["-p", "-1"]), @"");
+    insta::assert_snapshot!(refused(&["-p", "4294967295"]), @"");
+    insta::assert_snapshot!(refused(&["-p", "\x1b[31m"]), @"");
+    insta::assert_snapshot!(refused(&["-p", ""]), @"");
+    insta::assert_snapshot!(refused(&["-p1", "-d", "0"]), @"");
+    insta::assert_snapshot!(refused(&["-p1", "-d", "0s"]), @"");
+    insta::assert_snapshot!(refused(&["-p1", "-d", "30"]), @"");
+    insta::assert_snapshot!(refused(&["-p1", "-d", "soon"]), @"");
+    insta::assert_snapshot!(refused(&["-p1", "-d", "2y"]), @"");
+    insta::assert_snapshot!(refused(&["-p1", "-o", "out"]), @"");
+    insta::assert_snapshot!(refused(&["-p1", "-o", "flame.svg"]), @"");
+    insta::assert_snapshot!(refused(&["-p1", "--top", "0"]), @"");
+    insta::assert_snapshot!(refused(&["-p1", "--unwind", "dwarf"]), @"");
+    insta::assert_snapshot!(refused(&["-p1", "--backend", "fentry"]), @"");
+    insta::assert_snapshot!(refused(&["-p1", "--by", "weight"]), @"");
+    insta::assert_snapshot!(refused(&["ls"]), @"");
+}
+
+#[test]
+fn help_teaches_by_example() {
+    let error = parse_from(["memtrace", "--help"]).unwrap_err();
+    assert_eq!(error.exit_code(), 0);
+    let help = error.to_string();
+    for part in [
+        "Examples:",
+        "sudo memtrace --pid",
+        "-o profile.json -- wrk",
+        "Exit status:",
+    ] {
+        assert!(help.contains(part), "no {part:?} in the help");
+    }
+    // What this version refuses is not offered.
+    assert!(!help.contains("dwarf") && !help.contains("kprobe"));
+}
