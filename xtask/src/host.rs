@@ -20,6 +20,13 @@ pub fn cargo() -> Command {
     let program = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(program);
     command.current_dir(project());
+    // `.cargo/config.toml` asks for frame pointers, which stacks in tests and measurements need;
+    // this variable would hide that.
+    if let Some(flags) = std::env::var_os("RUSTFLAGS") {
+        let mut flags = flags;
+        flags.push(" -Cforce-frame-pointers=yes");
+        command.env("RUSTFLAGS", flags);
+    }
     command
 }
 
@@ -27,6 +34,16 @@ pub fn cargo() -> Command {
 pub fn is_root() -> bool {
     // SAFETY: geteuid takes nothing, touches no memory of ours and cannot fail.
     unsafe { libc::geteuid() == 0 }
+}
+
+/// `program`, run as root: through sudo when this process is not root.
+pub fn as_root(program: impl AsRef<OsStr>) -> Command {
+    if is_root() {
+        return Command::new(program);
+    }
+    let mut command = Command::new("sudo");
+    command.arg(program);
+    command
 }
 
 /// The first executable file called `name` in `PATH`.
@@ -40,6 +57,42 @@ pub fn find_program(name: &str) -> Option<PathBuf> {
 /// Whether `file` is a file that somebody may execute.
 pub fn is_executable(file: &Path) -> bool {
     fs::metadata(file).is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
+}
+
+/// What a package builds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Artifact {
+    /// The binary of this name.
+    Binary(&'static str),
+    /// Every integration test.
+    IntegrationTests,
+}
+
+/// Runs the cargo command `build`, with its diagnostics shown, and returns the executables of the
+/// wanted kind that it made.
+pub fn build(build: &mut Command, wanted: Artifact) -> Result<Vec<PathBuf>> {
+    build.arg("--message-format=json-render-diagnostics");
+    let messages = capture(build)?;
+    let made = messages.lines().filter_map(|line| {
+        let message: serde_json::Value = serde_json::from_str(line).ok()?;
+        let target = &message["target"];
+        let fits = match wanted {
+            Artifact::Binary(name) => target["name"] == name && target["kind"][0] == "bin",
+            Artifact::IntegrationTests => target["kind"][0] == "test",
+        };
+        let executable = message["executable"].as_str().filter(|_| fits)?;
+        Some(PathBuf::from(executable))
+    });
+    Ok(made.collect())
+}
+
+/// Builds `package` with optimization and returns its binary of the same name.
+pub fn build_release(package: &'static str) -> Result<PathBuf> {
+    let mut command = cargo();
+    command.args(["build", "--release", "--package", package, "--bin", package]);
+    build(&mut command, Artifact::Binary(package))?
+        .pop()
+        .with_context(|| format!("cargo did not say where it put {package}"))
 }
 
 /// Runs `command` with its output shown; an error names the command and its exit status.

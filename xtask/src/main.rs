@@ -1,9 +1,14 @@
 //! What memtrace's developers run: `cargo xtask ...`.
 //!
-//! Each command is a module: [`ebpf`] builds the committed BPF object.
+//! Each command is a module: [`ebpf`] builds the committed BPF object, [`test`] runs every test,
+//! [`demo`] shows memtrace at work. [`host`] and [`install`] are what they
+//! share.
 
+mod demo;
 mod ebpf;
 mod host;
+mod install;
+mod test;
 
 use std::process::ExitCode;
 
@@ -21,11 +26,21 @@ struct Cli {
 enum Task {
     /// Build the BPF object that is committed beside the loader
     Ebpf(ebpf::Args),
+    /// Run every test, those that need root too
+    Test(test::Args),
+    /// Trace a small prefork server of our own and show the report
+    Demo(demo::Args),
+    /// What the demo traces where there is no python3
+    #[command(hide = true)]
+    DemoServer(demo::native::Args),
 }
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Task::Ebpf(args) => ebpf::run(&args),
+        Task::Test(args) => test::run(&args),
+        Task::Demo(args) => demo::run(&args),
+        Task::DemoServer(args) => demo::native::run(&args),
     };
     match result {
         Ok(code) => code,

@@ -10,7 +10,7 @@ mod toolchain;
 use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 
 use anyhow::{Context as _, Result, bail};
 use serde::Deserialize;
@@ -55,6 +55,9 @@ pub struct Args {
     /// Rebuild in a temporary directory and compare bit for bit; exit 1 when it differs
     #[arg(long)]
     check: bool,
+    /// Lint the BPF programs with clippy, and build nothing
+    #[arg(long, conflicts_with = "check")]
+    lint: bool,
     /// Install what is missing: Debian packages, and bpf-linker into .bpf-toolchain
     #[arg(long)]
     install: bool,
@@ -64,6 +67,9 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<ExitCode> {
     let project = host::project();
     let toolchain = Toolchain::find(args.install)?;
+    if args.lint {
+        return lint(&toolchain, args.install);
+    }
     let mut now = Fingerprint::of_sources(&project, flags())?;
     now.toolchain = toolchain.versions()?;
     if args.check {
@@ -145,7 +151,40 @@ fn flags() -> Vec<String> {
 /// Builds the object in `target` and strips it.
 fn build(toolchain: &Toolchain, metadata: &Metadata, target: &Path) -> Result<Vec<u8>> {
     let mut command = host::cargo();
-    // Whatever configures the build for the host would reach the object.
+    command.args(["build", "--release"]);
+    isolate(&mut command, toolchain, metadata, target);
+    if let Err(error) = host::run(&mut command) {
+        bail!("the BPF object was not built, and {OBJECT} is as it was: {error:#}");
+    }
+    let built = target.join(TARGET).join("release").join(PACKAGE);
+    let bytes = fs::read(&built).with_context(|| format!("cannot read {}", built.display()))?;
+    strip::strip_dwarf(&bytes)
+}
+
+/// Runs clippy on the BPF programs; fails when it finds something.
+fn lint(toolchain: &Toolchain, install: bool) -> Result<ExitCode> {
+    let metadata = Metadata::read()?;
+    let mut command = Command::new(toolchain.clippy(install)?);
+    command.arg("clippy").current_dir(host::project());
+    isolate(
+        &mut command,
+        toolchain,
+        &metadata,
+        &metadata.target_directory.join("bpf"),
+    );
+    command.args(["--", "-D", "warnings"]);
+    match host::run(&mut command) {
+        Ok(()) => Ok(ExitCode::SUCCESS),
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            Ok(ExitCode::FAILURE)
+        }
+    }
+}
+
+/// Makes a cargo command work on the BPF package, for the BPF target, into `target`, and with
+/// nothing that configures builds for the host.
+fn isolate(command: &mut Command, toolchain: &Toolchain, metadata: &Metadata, target: &Path) {
     for (name, _) in std::env::vars_os() {
         if is_build_setting(&name) {
             command.env_remove(name);
@@ -161,27 +200,13 @@ fn build(toolchain: &Toolchain, metadata: &Metadata, target: &Path) -> Result<Ve
         // `asm_experimental_arch` and the atomics need unstable features.
         .env("RUSTC_BOOTSTRAP", "1")
         .env("CARGO_ENCODED_RUSTFLAGS", rustflags.join("\u{1f}".as_ref()))
-        .args([
-            "build",
-            "--release",
-            "--locked",
-            "--package",
-            PACKAGE,
-            "--target",
-            TARGET,
-        ])
+        .args(["--locked", "--package", PACKAGE, "--target", TARGET])
         .args(PROFILE.iter().flat_map(|setting| ["--config", setting]))
         .arg("--target-dir")
         .arg(target);
     if toolchain.build_std {
         command.arg("-Zbuild-std=core");
     }
-    if let Err(error) = host::run(&mut command) {
-        bail!("the BPF object was not built, and {OBJECT} is as it was: {error:#}");
-    }
-    let built = target.join(TARGET).join("release").join(PACKAGE);
-    let bytes = fs::read(&built).with_context(|| format!("cannot read {}", built.display()))?;
-    strip::strip_dwarf(&bytes)
 }
 
 /// Whether an environment variable shapes what cargo builds.

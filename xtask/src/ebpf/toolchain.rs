@@ -7,6 +7,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result, bail};
 
 use crate::host;
+use crate::install::{self, Step};
 
 /// The target that the object is for.
 pub const TARGET: &str = "bpfel-unknown-none";
@@ -24,11 +25,17 @@ const DEBIAN_PACKAGES: [&str; 5] = [
     "libzstd-dev",
 ];
 
+/// Debian's clippy for that compiler.
+const DEBIAN_CLIPPY: [&str; 1] = ["rust-web-clippy"];
+
 /// What bpf-linker's build script needs beside a Rust toolchain: LLVM is C++.
 const DEBIAN_COMPILER: [&str; 1] = ["g++"];
 
 /// Where Debian keeps the LLVM that `rustc-web` was built with.
 const DEBIAN_LLVM: &str = "/usr/lib/llvm-22";
+
+/// Where Debian's `rustc-web` puts the compiler.
+const DEBIAN_RUSTC: &str = "/usr/bin/rustc";
 
 /// A compiler and a linker that make the object.
 #[derive(Debug)]
@@ -54,27 +61,19 @@ impl Toolchain {
         if linker.is_none() {
             missing.extend(linker_commands()?);
         }
-        missing.dedup_by_key(|command| command.shown.clone());
         if !missing.is_empty() && !install {
-            let commands: Vec<_> = missing
-                .iter()
-                .map(|command| format!("  {}", command.shown))
-                .collect();
+            let what = match (&rustc, &linker) {
+                (None, None) => "a compiler for BPF and bpf-linker",
+                (None, _) => "a compiler for BPF",
+                _ => "bpf-linker",
+            };
             bail!(
-                "building the BPF object needs {}. `cargo xtask ebpf --install` gets what is \
+                "building the BPF object needs {what}. `cargo xtask ebpf --install` gets what is \
                  missing with these commands:\n{}",
-                match (&rustc, &linker) {
-                    (None, None) => "a compiler for BPF and bpf-linker",
-                    (None, _) => "a compiler for BPF",
-                    _ => "bpf-linker",
-                },
-                commands.join("\n")
+                install::show_steps(&missing)
             );
         }
-        for command in &mut missing {
-            eprintln!("xtask: {}", command.shown);
-            host::run(&mut command.command)?;
-        }
+        install::run_steps(missing)?;
         let (rustc, build_std) = rustc
             .or_else(find_rustc)
             .context("the packages are installed, but /usr/bin/rustc cannot compile for BPF")?;
@@ -86,6 +85,35 @@ impl Toolchain {
             linker,
             build_std,
         })
+    }
+
+    /// The `cargo-clippy` of the compiler: another's would look for a `core` of its own.
+    pub fn clippy(&self, install: bool) -> Result<PathBuf> {
+        let clippy = self.rustc.with_file_name("cargo-clippy");
+        if host::is_executable(&clippy) {
+            return Ok(clippy);
+        }
+        let steps = if self.rustc == Path::new(DEBIAN_RUSTC) {
+            install::apt_steps(&DEBIAN_CLIPPY)?.unwrap_or_default()
+        } else {
+            Vec::new()
+        };
+        if steps.is_empty() {
+            bail!(
+                "{} is not here, so the BPF programs cannot be linted: add clippy to the \
+                 toolchain of that compiler",
+                clippy.display()
+            );
+        }
+        if !install {
+            bail!(
+                "linting the BPF programs needs clippy. `cargo xtask ebpf --lint --install` gets \
+                 it with these commands:\n{}",
+                install::show_steps(&steps)
+            );
+        }
+        install::run_steps(steps)?;
+        Ok(clippy)
     }
 
     /// What each tool says of its version, for the record beside the object.
@@ -119,11 +147,8 @@ fn find_rustc() -> Option<(PathBuf, bool)> {
         let path = String::from_utf8(output.stdout).ok()?;
         output.status.success().then(|| PathBuf::from(path.trim()))
     };
-    let candidates: [&dyn Fn() -> Option<PathBuf>; 3] = [
-        &|| named.clone(),
-        &|| Some("/usr/bin/rustc".into()),
-        &nightly,
-    ];
+    let candidates: [&dyn Fn() -> Option<PathBuf>; 3] =
+        [&|| named.clone(), &|| Some(DEBIAN_RUSTC.into()), &nightly];
     candidates.iter().find_map(|candidate| {
         let rustc = candidate()?;
         let sysroot = Command::new(&rustc)
@@ -138,7 +163,7 @@ fn find_rustc() -> Option<(PathBuf, bool)> {
         // A distribution's compiler may have rust-src too; only one that was asked for, or a
         // nightly, is trusted to match it.
         let source = libraries.join("src/rust/library/core/Cargo.toml");
-        (source.is_file() && rustc != Path::new("/usr/bin/rustc")).then_some((rustc, true))
+        (source.is_file() && rustc != Path::new(DEBIAN_RUSTC)).then_some((rustc, true))
     })
 }
 
@@ -166,28 +191,9 @@ fn own_tools() -> PathBuf {
     host::project().join(".bpf-toolchain")
 }
 
-/// A command to run, and how somebody would type it.
-struct Step {
-    command: Command,
-    shown: String,
-}
-
-impl Step {
-    fn new(command: Command, environment: &[(&str, &str)]) -> Self {
-        let mut command = command;
-        let mut shown = String::new();
-        for (name, value) in environment {
-            command.env(name, value);
-            shown = format!("{shown}{name}={value} ");
-        }
-        shown += &host::show(&command);
-        Self { command, shown }
-    }
-}
-
 /// How to get a compiler here.
 fn compiler_commands() -> Result<Vec<Step>> {
-    let Some(apt) = apt_commands(&DEBIAN_PACKAGES)? else {
+    let Some(apt) = install::apt_steps(&DEBIAN_PACKAGES)? else {
         bail!(
             "there is no compiler for BPF here, and this is not Debian 12. Install a nightly \
              with its source (`rustup toolchain install nightly --component rust-src`), or name \
@@ -200,7 +206,8 @@ fn compiler_commands() -> Result<Vec<Step>> {
 /// How to get bpf-linker here.
 fn linker_commands() -> Result<Vec<Step>> {
     let root = own_tools();
-    let Some(mut steps) = apt_commands(&[&DEBIAN_PACKAGES[..], &DEBIAN_COMPILER[..]].concat())?
+    let Some(mut steps) =
+        install::apt_steps(&[&DEBIAN_PACKAGES[..], &DEBIAN_COMPILER[..]].concat())?
     else {
         bail!(
             "bpf-linker {LINKER_VERSION} is not here, and this is not Debian 12. Install it with \
@@ -222,54 +229,4 @@ fn linker_commands() -> Result<Vec<Step>> {
         .arg(&root);
     steps.push(Step::new(install, &[("LLVM_PREFIX", DEBIAN_LLVM)]));
     Ok(steps)
-}
-
-/// The commands that install those of `packages` that are missing; `None` where there is no apt.
-fn apt_commands(packages: &[&str]) -> Result<Option<Vec<Step>>> {
-    if host::find_program("apt-get").is_none() {
-        return Ok(None);
-    }
-    let missing = missing_packages(packages)?;
-    if missing.is_empty() {
-        return Ok(Some(Vec::new()));
-    }
-    let apt = || {
-        if host::is_root() {
-            Command::new("apt-get")
-        } else {
-            let mut sudo = Command::new("sudo");
-            sudo.arg("apt-get");
-            sudo
-        }
-    };
-    let mut update = apt();
-    update.args(["update", "-q"]);
-    let mut install = apt();
-    install
-        .args(["install", "-q", "-y", "--no-install-recommends"])
-        .args(missing);
-    Ok(Some(vec![
-        Step::new(update, &[]),
-        Step::new(install, &[("DEBIAN_FRONTEND", "noninteractive")]),
-    ]))
-}
-
-/// Those of `packages` that dpkg does not call installed.
-fn missing_packages<'a>(packages: &[&'a str]) -> Result<Vec<&'a str>> {
-    // dpkg-query fails when it knows nothing of one of them, and still prints the others.
-    let output = Command::new("dpkg-query")
-        .args(["-W", "-f", "${Package} ${db:Status-Status}\n"])
-        .args(packages)
-        .output()
-        .context("cannot run `dpkg-query`")?;
-    let known = String::from_utf8_lossy(&output.stdout);
-    Ok(packages
-        .iter()
-        .copied()
-        .filter(|package| {
-            !known
-                .lines()
-                .any(|line| line == format!("{package} installed"))
-        })
-        .collect())
 }
