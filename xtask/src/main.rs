@@ -1,9 +1,11 @@
 //! What memtrace's developers run: `cargo xtask ...`.
 //!
 //! Each command is a module: [`ebpf`] builds the committed BPF object, [`test`] runs every test,
-//! [`demo`] shows memtrace at work. [`host`] and [`install`] are what they
+//! [`demo`] shows memtrace at work,
+//! [`bench`] measures it. [`host`] and [`install`] are what they
 //! share.
 
+mod bench;
 mod demo;
 mod ebpf;
 mod host;
@@ -30,6 +32,8 @@ enum Task {
     Test(test::Args),
     /// Trace a small prefork server of our own and show the report
     Demo(demo::Args),
+    /// Measure what tracing costs
+    Bench(bench::Args),
     /// What the demo traces where there is no python3
     #[command(hide = true)]
     DemoServer(demo::native::Args),
@@ -40,6 +44,7 @@ fn main() -> ExitCode {
         Task::Ebpf(args) => ebpf::run(&args),
         Task::Test(args) => test::run(&args),
         Task::Demo(args) => demo::run(&args),
+        Task::Bench(args) => bench::run(&args),
         Task::DemoServer(args) => demo::native::run(&args),
     };
     match result {
