@@ -131,26 +131,29 @@ fn every_option_arrives() {
 
 #[test]
 fn what_is_wrong_is_said_with_what_to_do() {
-    insta::assert_snapshot!(refused(&[]), @"");
-    insta::assert_snapshot!(refused(&["--", ""]), @"");
-    insta::assert_snapshot!(refused(&["-p", "x"]), @"");
-    insta::assert_snapshot!(refused(&["-p", "0"]), @"");
-    insta::assert_snapshot!(refused(&["-p", "-1"]), @"");
-    insta::assert_snapshot!(refused(&["-p", "4294967295"]), @"");
-    insta::assert_snapshot!(refused(&["-p", "\x1b[31m"]), @"");
-    insta::assert_snapshot!(refused(&["-p", ""]), @"");
-    insta::assert_snapshot!(refused(&["-p1", "-d", "0"]), @"");
-    insta::assert_snapshot!(refused(&["-p1", "-d", "0s"]), @"");
-    insta::assert_snapshot!(refused(&["-p1", "-d", "30"]), @"");
-    insta::assert_snapshot!(refused(&["-p1", "-d", "soon"]), @"");
-    insta::assert_snapshot!(refused(&["-p1", "-d", "2y"]), @"");
-    insta::assert_snapshot!(refused(&["-p1", "-o", "out"]), @"");
-    insta::assert_snapshot!(refused(&["-p1", "-o", "flame.svg"]), @"");
-    insta::assert_snapshot!(refused(&["-p1", "--top", "0"]), @"");
-    insta::assert_snapshot!(refused(&["-p1", "--unwind", "dwarf"]), @"");
-    insta::assert_snapshot!(refused(&["-p1", "--backend", "fentry"]), @"");
-    insta::assert_snapshot!(refused(&["-p1", "--by", "weight"]), @"");
-    insta::assert_snapshot!(refused(&["ls"]), @"");
+    insta::assert_snapshot!(refused(&[]), @"error: there is nothing to trace; name a running process with --pid PID, or a program to start after --: memtrace -- COMMAND");
+    insta::assert_snapshot!(refused(&["--", ""]), @"error: the COMMAND after -- is empty; name a program to run");
+    insta::assert_snapshot!(refused(&["-p", "x"]), @"error: invalid value 'x' for '--pid <PID>': 'x' is not a process id, a number such as 4242");
+    insta::assert_snapshot!(refused(&["-p", "0"]), @"error: invalid value '0' for '--pid <PID>': 0 is no process that can be traced; it stands for the idle CPU");
+    insta::assert_snapshot!(refused(&["-p", "-1"]), @"error: unexpected argument '-1' found");
+    insta::assert_snapshot!(refused(&["-p", "4294967295"]), @"error: invalid value '4294967295' for '--pid <PID>': '4294967295' is not a process id, a number such as 4242");
+    insta::assert_snapshot!(refused(&["-p", "\x1b[31m"]), @r"error: invalid value '' for '--pid <PID>': '\u{1b}[31m' is not a process id, a number such as 4242");
+    insta::assert_snapshot!(refused(&["-p", ""]), @"error: invalid value '' for '--pid <PID>': no process id in it; did the command that should print it find nothing?");
+    insta::assert_snapshot!(refused(&["-p1", "-d", "0"]), @"error: invalid value '0' for '--duration <TIME>': a trace of no time sees nothing; give more than 0");
+    insta::assert_snapshot!(refused(&["-p1", "-d", "0s"]), @"error: invalid value '0s' for '--duration <TIME>': a trace of no time sees nothing; give more than 0");
+    insta::assert_snapshot!(refused(&["-p1", "-d", "30"]), @"error: invalid value '30' for '--duration <TIME>': it has no unit; for seconds write 30s");
+    insta::assert_snapshot!(refused(&["-p1", "-d", "soon"]), @r#"error: invalid value 'soon' for '--duration <TIME>': it is not a time such as 500ms, 30s, 5m or "1m 30s""#);
+    insta::assert_snapshot!(refused(&["-p1", "-d", "2y"]), @"error: invalid value '2y' for '--duration <TIME>': a trace lasts a year at most");
+    insta::assert_snapshot!(refused(&["-p1", "-o", "out"]), @"error: cannot write a report to 'out': its name has no extension, which says the report's format; supported are .json (schema memtrace/1) and .txt");
+    insta::assert_snapshot!(refused(&["-p1", "-o", "flame.svg"]), @"error: cannot write a report to 'flame.svg': '.svg' is not a report format of this version; supported are .json (schema memtrace/1) and .txt");
+    insta::assert_snapshot!(refused(&["-p1", "--top", "0"]), @"error: invalid value '0' for '--top <N>': 0 is not in 1..=4294967295");
+    insta::assert_snapshot!(refused(&["-p1", "--unwind", "dwarf"]), @"error: this version of memtrace cannot unwind by DWARF tables; use --unwind fp, which follows frame pointers, or --unwind off");
+    insta::assert_snapshot!(refused(&["-p1", "--backend", "fentry"]), @"error: this version of memtrace has no fentry backend; use --backend tracepoint, or auto, which takes the best there is");
+    insta::assert_snapshot!(refused(&["-p1", "--by", "weight"]), @"
+    error: invalid value 'weight' for '--by <WHAT>'
+      [possible values: site, function, stack, type, process, file, cause]
+    ");
+    insta::assert_snapshot!(refused(&["ls"]), @"error: unexpected argument 'ls' found");
 }
 
 #[test]

@@ -43,7 +43,7 @@ fn acts(c: char) -> bool {
             | 0x2060..=0x206f       // invisible operators, isolates
             | 0xfeff                // byte-order mark
             | 0xfff9..=0xfffb       // interlinear annotation
-            | 0xe0000..=0xe007f)    // tags
+            | 0xe0000..=0xe007f) // tags
 }
 
 #[cfg(test)]
@@ -57,8 +57,14 @@ mod tests {
         let cases = [
             ("\x1b[31mred\x1b[0m", "\\u{1b}[31mred\\u{1b}[0m"),
             ("two\nlines\r\t", "two\\nlines\\r\\t"),
-            ("bell\x07 delete\x7f csi\u{9b}2J", "bell\\u{7} delete\\u{7f} csi\\u{9b}2J"),
-            ("user\u{202e}txt.exe\u{2066}", "user\\u{202e}txt.exe\\u{2066}"),
+            (
+                "bell\x07 delete\x7f csi\u{9b}2J",
+                "bell\\u{7} delete\\u{7f} csi\\u{9b}2J",
+            ),
+            (
+                "user\u{202e}txt.exe\u{2066}",
+                "user\\u{202e}txt.exe\\u{2066}",
+            ),
             ("a\u{200b}b\u{feff}", "a\\u{200b}b\\u{feff}"),
             ("\0", "\\u{0}"),
         ];
@@ -69,7 +75,14 @@ mod tests {
 
     #[test]
     fn ordinary_names_stay_as_they_are() {
-        for name in ["std::vec<T>::push", "größe", "日本語", "C:\\x", "fn@@GLIBC_2.17", ""] {
+        for name in [
+            "std::vec<T>::push",
+            "größe",
+            "日本語",
+            "C:\\x",
+            "fn@@GLIBC_2.17",
+            "",
+        ] {
             assert!(matches!(escape(name), Cow::Borrowed(same) if same == name));
         }
     }

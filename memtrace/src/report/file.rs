@@ -21,14 +21,24 @@ pub fn write(
 ) -> anyhow::Result<()> {
     let failed = || format!("cannot write the report to '{}'", path.display());
     if is_special(path) {
-        let mut out = BufWriter::new(File::options().write(true).open(path).with_context(failed)?);
+        let mut out = BufWriter::new(
+            File::options()
+                .write(true)
+                .open(path)
+                .with_context(failed)?,
+        );
         fill(&mut out).with_context(failed)?;
         return out.flush().with_context(failed);
     }
     let mut out = BufWriter::new(beside(path).with_context(failed)?);
     fill(&mut out).with_context(failed)?;
-    let file = out.into_inner().map_err(io::IntoInnerError::into_error).with_context(failed)?;
-    file.persist(path).map_err(|error| error.error).with_context(failed)?;
+    let file = out
+        .into_inner()
+        .map_err(io::IntoInnerError::into_error)
+        .with_context(failed)?;
+    file.persist(path)
+        .map_err(|error| error.error)
+        .with_context(failed)?;
     Ok(())
 }
 
@@ -78,7 +88,9 @@ mod tests {
 
     fn names(dir: &Path) -> Vec<String> {
         let entries = fs::read_dir(dir).unwrap();
-        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+        entries
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect()
     }
 
     #[test]
@@ -119,7 +131,10 @@ mod tests {
         assert_eq!(fs::read_to_string(&target).unwrap(), "mine");
         assert!(fs::symlink_metadata(&link).unwrap().is_file());
 
-        write(Path::new("/dev/null"), &mut |out| Ok(out.write_all(b"report")?)).unwrap();
+        write(Path::new("/dev/null"), &mut |out| {
+            Ok(out.write_all(b"report")?)
+        })
+        .unwrap();
         assert!(is_special(Path::new("/dev/null")));
     }
 
@@ -130,7 +145,10 @@ mod tests {
         check_writable(Path::new("/dev/null")).unwrap();
         assert_eq!(names(dir.path()), Vec::<String>::new());
         let kind = |path: &Path| check_writable(path).unwrap_err().kind();
-        assert_eq!(kind(&dir.path().join("no/report.txt")), io::ErrorKind::NotFound);
+        assert_eq!(
+            kind(&dir.path().join("no/report.txt")),
+            io::ErrorKind::NotFound
+        );
         assert_eq!(kind(dir.path()), io::ErrorKind::IsADirectory);
     }
 }

@@ -48,30 +48,54 @@ impl Lines {
 impl Formatter for Lines {
     fn begin_array<W: Write + ?Sized>(&mut self, out: &mut W) -> io::Result<()> {
         self.depth += 1;
-        if self.inline() { out.write_all(b"[") } else { self.pretty.begin_array(out) }
+        if self.inline() {
+            out.write_all(b"[")
+        } else {
+            self.pretty.begin_array(out)
+        }
     }
 
     fn begin_array_value<W: Write + ?Sized>(&mut self, out: &mut W, first: bool) -> io::Result<()> {
-        if self.inline() { separate(out, first) } else { self.pretty.begin_array_value(out, first) }
+        if self.inline() {
+            separate(out, first)
+        } else {
+            self.pretty.begin_array_value(out, first)
+        }
     }
 
     fn end_array_value<W: Write + ?Sized>(&mut self, out: &mut W) -> io::Result<()> {
-        if self.inline() { Ok(()) } else { self.pretty.end_array_value(out) }
+        if self.inline() {
+            Ok(())
+        } else {
+            self.pretty.end_array_value(out)
+        }
     }
 
     fn end_array<W: Write + ?Sized>(&mut self, out: &mut W) -> io::Result<()> {
         let inline = self.inline();
         self.depth -= 1;
-        if inline { out.write_all(b"]") } else { self.pretty.end_array(out) }
+        if inline {
+            out.write_all(b"]")
+        } else {
+            self.pretty.end_array(out)
+        }
     }
 
     fn begin_object<W: Write + ?Sized>(&mut self, out: &mut W) -> io::Result<()> {
         self.depth += 1;
-        if self.inline() { out.write_all(b"{") } else { self.pretty.begin_object(out) }
+        if self.inline() {
+            out.write_all(b"{")
+        } else {
+            self.pretty.begin_object(out)
+        }
     }
 
     fn begin_object_key<W: Write + ?Sized>(&mut self, out: &mut W, first: bool) -> io::Result<()> {
-        if self.inline() { separate(out, first) } else { self.pretty.begin_object_key(out, first) }
+        if self.inline() {
+            separate(out, first)
+        } else {
+            self.pretty.begin_object_key(out, first)
+        }
     }
 
     fn begin_object_value<W: Write + ?Sized>(&mut self, out: &mut W) -> io::Result<()> {
@@ -79,13 +103,21 @@ impl Formatter for Lines {
     }
 
     fn end_object_value<W: Write + ?Sized>(&mut self, out: &mut W) -> io::Result<()> {
-        if self.inline() { Ok(()) } else { self.pretty.end_object_value(out) }
+        if self.inline() {
+            Ok(())
+        } else {
+            self.pretty.end_object_value(out)
+        }
     }
 
     fn end_object<W: Write + ?Sized>(&mut self, out: &mut W) -> io::Result<()> {
         let inline = self.inline();
         self.depth -= 1;
-        if inline { out.write_all(b"}") } else { self.pretty.end_object(out) }
+        if inline {
+            out.write_all(b"}")
+        } else {
+            self.pretty.end_object(out)
+        }
     }
 }
 
@@ -115,7 +147,252 @@ mod tests {
         let mut profile = sample();
         profile.processes.truncate(2);
         profile.call_sites.drain(1..7);
-        insta::assert_snapshot!(written(&profile), @"");
+        insta::assert_snapshot!(written(&profile), @r#"
+        {
+          "schema": "memtrace/1",
+          "memtrace": "0.1.0",
+          "host": {
+            "kernel": "6.12.41-cloud-amd64",
+            "arch": "x86_64",
+            "page_size": 4096,
+            "backend": "tracepoint",
+            "unwind": "fp",
+            "blind_spots": [
+              "Pages that another process writes through ptrace, /proc/PID/mem or process_vm_writev, and pages that a device writes by direct I/O, are copied without an exception, so they are not counted.",
+              "Copies of hugetlb pages are counted as reuse."
+            ]
+          },
+          "command": [
+            "wrk",
+            "-d",
+            "10",
+            "http://localhost:8000/"
+          ],
+          "command_exit": {
+            "status": 0,
+            "signal": null
+          },
+          "started_at": "2026-03-14T15:09:26Z",
+          "duration_s": 10.25,
+          "totals": {
+            "copied_pages": 7785,
+            "copied_bytes": 31887360,
+            "by_origin": {
+              "fork": 7532,
+              "ksm": 9,
+              "file": 244,
+              "hugetlb": 0
+            },
+            "by_cause": {
+              "refcount": 1350,
+              "gc": 5050,
+              "allocator": 120,
+              "object": 0,
+              "data": 409,
+              "kernel": 612,
+              "remote": 0,
+              "unknown": 244
+            },
+            "copy_on_read_pages": 6400,
+            "unchanged_pages": null,
+            "not_copied": {
+              "reuse": 12345,
+              "zero": 678,
+              "first_touch": 90123,
+              "split": null
+            },
+            "lost": {
+              "faults": 0,
+              "stacks": 0,
+              "processes": 0,
+              "threads": 0
+            }
+          },
+          "processes": [
+            {
+              "pid": 4242,
+              "ppid": 1,
+              "comm": "gunicorn",
+              "cmdline": [
+                "gunicorn"
+              ],
+              "forked_at_s": null,
+              "exited_at_s": null,
+              "copied_pages": 120,
+              "copied_bytes": 491520,
+              "copy_on_read_pages": 0,
+              "by_origin": {
+                "fork": 120,
+                "ksm": 0,
+                "file": 0,
+                "hugetlb": 0
+              },
+              "by_cause": {
+                "refcount": 0,
+                "gc": 0,
+                "allocator": 120,
+                "object": 0,
+                "data": 0,
+                "kernel": 0,
+                "remote": 0,
+                "unknown": 0
+              },
+              "not_copied": {
+                "reuse": 226,
+                "zero": 113,
+                "first_touch": 15020,
+                "split": null
+              },
+              "lost_faults": 0,
+              "memory": null
+            },
+            {
+              "pid": 4243,
+              "ppid": 4242,
+              "comm": "gunicorn: worke",
+              "cmdline": [
+                "gunicorn: worke"
+              ],
+              "forked_at_s": null,
+              "exited_at_s": null,
+              "copied_pages": 3500,
+              "copied_bytes": 14336000,
+              "copy_on_read_pages": 2800,
+              "by_origin": {
+                "fork": 3500,
+                "ksm": 0,
+                "file": 0,
+                "hugetlb": 0
+              },
+              "by_cause": {
+                "refcount": 700,
+                "gc": 2100,
+                "allocator": 0,
+                "object": 0,
+                "data": 400,
+                "kernel": 300,
+                "remote": 0,
+                "unknown": 0
+              },
+              "not_copied": {
+                "reuse": 229,
+                "zero": 113,
+                "first_touch": 15020,
+                "split": null
+              },
+              "lost_faults": 0,
+              "memory": null
+            }
+          ],
+          "call_sites": [
+            {
+              "site": {
+                "function": "gc_collect_main",
+                "file": "./Modules/gcmodule.c",
+                "line": 1202,
+                "module": "/usr/lib/x86_64-linux-gnu/libpython3.11.so.1.0",
+                "language": "native"
+              },
+              "cause": "gc",
+              "origin": "fork",
+              "object_type": null,
+              "pages": 5050,
+              "bytes": 20684800,
+              "share": 0.6486833654463712,
+              "processes": {
+                "4243": 2100,
+                "4244": 2050,
+                "4245": 900
+              },
+              "latency_ns": {
+                "min": 1100,
+                "p50": 2105,
+                "p90": 2917,
+                "p99": 24207,
+                "max": 571903,
+                "hdr": "HISTFAAAAQ94nJVRO47CMBCNH7OW15pmte1WKyEqzkABPeIEXAZKCkRBRYEoOAKipOI6tFSQkBAMZiZmJnbGfs/z/ZssfrPMDrJSWtXf3Ha3v/RO5cXyx1oSFLVlZRJFJEohxUoppNgTUkhaba8k0jzJtZEWjsSc8Gni4bOPxqKmr3uiFFLsSRtNY23vwpEWThmNljiRFA56dVr6jaS4BZRCuqsvxHn2grjAZidj9YFl6HFkCUuV+hnL0EP4LfZMdCz7cKEn50Unrib5xrRYhkKS0p+njjeNhmUoCLf7x5mx/cb8CzOLHeGI6pu2in0FrA02BgdTGfFxbjDGMNdRvkqrsO/W+HY/rLDC7qOLDtr5ugJZOUWB"
+              },
+              "age_ms": {
+                "min": 20,
+                "p50": 3003,
+                "p90": 5391,
+                "p99": 5955,
+                "max": 6019,
+                "hdr": "HISTFAAAAFl4nO3HsQ2AUAhFUfwSQmNlYWPvGA6nG7iXsziC/GDhACYmeuEF3hnXrRfpdslpr9/kG5b5yDYVKXXyAgAAAOB7UI1ouQUA8BOYeWzGwXtQt4jV9ihONQUrig=="
+              },
+              "stacks": [
+                {
+                  "pages": 4123,
+                  "frames": [
+                    {"function": "update_refs", "file": "./Modules/gcmodule.c", "line": 390, "module": "/usr/lib/x86_64-linux-gnu/libpython3.11.so.1.0", "address": 139716164190598, "language": "native", "inlined": true},
+                    {"function": "deduce_unreachable", "file": "./Modules/gcmodule.c", "line": 1103, "module": "/usr/lib/x86_64-linux-gnu/libpython3.11.so.1.0", "address": 139716164191311, "language": "native", "inlined": true},
+                    {"function": "gc_collect_main", "file": "./Modules/gcmodule.c", "line": 1202, "module": "/usr/lib/x86_64-linux-gnu/libpython3.11.so.1.0", "address": 139716164191410, "language": "native", "inlined": false},
+                    {"function": "_PyObject_GC_Alloc", "file": "./Modules/gcmodule.c", "line": 2283, "module": "/usr/lib/x86_64-linux-gnu/libpython3.11.so.1.0", "address": 139716164192491, "language": "native", "inlined": false},
+                    {"function": "PyDict_Copy", "file": "./Objects/dictobject.c", "line": 2876, "module": "/usr/lib/x86_64-linux-gnu/libpython3.11.so.1.0", "address": 139716164193084, "language": "native", "inlined": false},
+                    {"function": "context", "file": "/srv/shop/app/context.py", "line": 31, "module": null, "address": 0, "language": "python", "inlined": false},
+                    {"function": "checkout", "file": "/srv/shop/app/views.py", "line": 88, "module": null, "address": 0, "language": "python", "inlined": false},
+                    {"function": "dispatch_request", "file": "/srv/shop/lib/flask/app.py", "line": 1484, "module": null, "address": 0, "language": "python", "inlined": false},
+                    {"function": "_start", "file": "../sysdeps/x86_64/start.S", "line": 115, "module": "/usr/bin/python3.11", "address": 139716164190323, "language": "native", "inlined": false}
+                  ]
+                },
+                {
+                  "pages": 927,
+                  "frames": [
+                    {"function": "update_refs", "file": "./Modules/gcmodule.c", "line": 390, "module": "/usr/lib/x86_64-linux-gnu/libpython3.11.so.1.0", "address": 139716164190598, "language": "native", "inlined": true},
+                    {"function": "gc_collect_main", "file": "./Modules/gcmodule.c", "line": 1202, "module": "/usr/lib/x86_64-linux-gnu/libpython3.11.so.1.0", "address": 139716164191410, "language": "native", "inlined": false},
+                    {"function": "idle", "file": "/srv/shop/gunicorn.conf.py", "line": 12, "module": null, "address": 0, "language": "python", "inlined": false}
+                  ]
+                }
+              ]
+            },
+            {
+              "site": {
+                "function": "evil\u001b[2J‮eman\nfunction",
+                "file": "/tmp/日本語/\u0007.c",
+                "line": 1,
+                "module": "/tmp/日本語/a.out",
+                "language": "native"
+              },
+              "cause": "data",
+              "origin": "ksm",
+              "object_type": null,
+              "pages": 9,
+              "bytes": 36864,
+              "share": 0.0011560693641618498,
+              "processes": {
+                "4244": 9
+              },
+              "latency_ns": {
+                "min": null,
+                "p50": null,
+                "p90": null,
+                "p99": null,
+                "max": null,
+                "hdr": null
+              },
+              "age_ms": {
+                "min": 20,
+                "p50": 72,
+                "p90": 124,
+                "p99": 124,
+                "max": 124,
+                "hdr": "HISTFAAAAC94nF2GIQEAMAgEf1uDTczgiUExJA0oSgQEKO7EHZk/ABfF6a6uStTw/sMEgS8D+Q=="
+              },
+              "stacks": [
+                {
+                  "pages": 9,
+                  "frames": [
+                    {"function": "evil\u001b[2J‮eman\nfunction", "file": "/tmp/日本語/\u0007.c", "line": 1, "module": "/tmp/日本語/a.out", "address": 139716164190209, "language": "native", "inlined": false}
+                  ]
+                }
+              ]
+            }
+          ],
+          "types": [],
+          "advice": [],
+          "warnings": []
+        }
+        "#);
     }
 
     #[test]
@@ -154,11 +431,16 @@ mod tests {
                 site.latency_ns = Distribution::new();
                 site.age_ms = Distribution::new();
                 for i in 0..100 {
-                    site.latency_ns.record(1_500 + (n * 7_919 + i * 104_729) % 4_000);
+                    site.latency_ns
+                        .record(1_500 + (n * 7_919 + i * 104_729) % 4_000);
                     site.age_ms.record((n * 31 + i * 17) % 10_000);
                 }
-                let frames: Vec<Frame> =
-                    (0..20).map(|at| Frame { address: n * 20 + at, ..frame.clone() }).collect();
+                let frames: Vec<Frame> = (0..20)
+                    .map(|at| Frame {
+                        address: n * 20 + at,
+                        ..frame.clone()
+                    })
+                    .collect();
                 site.stacks.truncate(1);
                 site.stacks[0].frames = Arc::from(frames);
                 site

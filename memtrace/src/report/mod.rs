@@ -57,7 +57,9 @@ fn report(format: Format, options: TextOptions, screen: text::Screen) -> Box<dyn
 
 fn to_stdout(profile: &Profile, report: &dyn Report) -> anyhow::Result<()> {
     let mut out = io::BufWriter::new(io::stdout().lock());
-    let written = report.write(profile, &mut out).and_then(|()| Ok(out.flush()?));
+    let written = report
+        .write(profile, &mut out)
+        .and_then(|()| Ok(out.flush()?));
     if written.is_err() {
         // What is still buffered would be tried again on drop.
         drop(out.into_parts());
@@ -100,7 +102,10 @@ mod tests {
     #[test]
     fn a_closed_pipe_is_no_error_and_a_full_disk_is_one() {
         for format in [Format::Text, Format::Json] {
-            let options = TextOptions { by: By::Site, top: 20 };
+            let options = TextOptions {
+                by: By::Site,
+                top: 20,
+            };
             let report = report(format, options, text::Screen::of_a_file());
             let write = |kind| unless_closed(report.write(&sample(), &mut Full(kind)));
             write(io::ErrorKind::BrokenPipe).unwrap();

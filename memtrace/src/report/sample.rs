@@ -51,8 +51,13 @@ pub(crate) fn sample() -> Profile {
                 "Copies of hugetlb pages are counted as reuse.".to_owned(),
             ],
         },
-        command: ["wrk", "-d", "10", "http://localhost:8000/"].map(str::to_owned).to_vec(),
-        command_exit: Some(CommandExit { status: Some(0), signal: None }),
+        command: ["wrk", "-d", "10", "http://localhost:8000/"]
+            .map(str::to_owned)
+            .to_vec(),
+        command_exit: Some(CommandExit {
+            status: Some(0),
+            signal: None,
+        }),
         started_at: "2026-03-14T15:09:26Z".to_owned(),
         duration_s: 10.25,
         totals: Totals {
@@ -93,11 +98,18 @@ pub(crate) fn sample_with_losses() -> Profile {
     ));
     profile.processes[1].lost_faults = 1_000;
     profile.processes[2].lost_faults = 204;
-    profile.totals.lost = Lost { faults: 1_204, stacks: 31, processes: 2, threads: 1 };
-    profile.warnings = vec![
-        "The symbols of 3 programs could not be read: CAP_SYS_ADMIN is missing.".to_owned(),
-    ];
-    profile.command_exit = Some(CommandExit { status: None, signal: Some(9) });
+    profile.totals.lost = Lost {
+        faults: 1_204,
+        stacks: 31,
+        processes: 2,
+        threads: 1,
+    };
+    profile.warnings =
+        vec!["The symbols of 3 programs could not be read: CAP_SYS_ADMIN is missing.".to_owned()];
+    profile.command_exit = Some(CommandExit {
+        status: None,
+        signal: Some(9),
+    });
     summed(profile)
 }
 
@@ -128,7 +140,9 @@ fn summed(mut profile: Profile) -> Profile {
     totals.copied_pages = total;
     totals.copied_bytes = total * PAGE;
     totals.copy_on_read_pages = totals.by_cause.refcount + totals.by_cause.gc;
-    profile.call_sites.sort_by_key(|site| std::cmp::Reverse(site.pages));
+    profile
+        .call_sites
+        .sort_by_key(|site| std::cmp::Reverse(site.pages));
     profile
 }
 
@@ -164,12 +178,22 @@ fn garbage_collector() -> CallSite {
         inlined("update_refs", 390),
         inlined("deduce_unreachable", 1103),
         collect.clone(),
-        native("_PyObject_GC_Alloc", "./Modules/gcmodule.c", 2283, LIBPYTHON),
+        native(
+            "_PyObject_GC_Alloc",
+            "./Modules/gcmodule.c",
+            2283,
+            LIBPYTHON,
+        ),
         native("PyDict_Copy", "./Objects/dictobject.c", 2876, LIBPYTHON),
         python("context", "/srv/shop/app/context.py", 31),
         python("checkout", VIEWS, 88),
         python("dispatch_request", "/srv/shop/lib/flask/app.py", 1484),
-        native("_start", "../sysdeps/x86_64/start.S", 115, "/usr/bin/python3.11"),
+        native(
+            "_start",
+            "../sysdeps/x86_64/start.S",
+            115,
+            "/usr/bin/python3.11",
+        ),
     ];
     let explicit = vec![
         inlined("update_refs", 390),
@@ -209,11 +233,21 @@ fn view() -> CallSite {
 
 fn receive() -> CallSite {
     let frames = vec![
-        native("sock_recv_impl", "./Modules/socketmodule.c", 3480, LIBPYTHON),
+        native(
+            "sock_recv_impl",
+            "./Modules/socketmodule.c",
+            3480,
+            LIBPYTHON,
+        ),
         python("recv", "/usr/lib/python3.11/socket.py", 706),
     ];
     let pages = [(4243, 300), (4244, 312)];
-    call_site(CauseName::Kernel, OriginName::Fork, &pages, vec![(612, frames)])
+    call_site(
+        CauseName::Kernel,
+        OriginName::Fork,
+        &pages,
+        vec![(612, frames)],
+    )
 }
 
 fn template() -> CallSite {
@@ -223,14 +257,34 @@ fn template() -> CallSite {
     let file = "/usr/include/c++/12/bits/hashtable.h";
     let frames = vec![
         native(function, file, 1719, "/srv/shop/lib/_pricing.so"),
-        native("shop::pricing::apply", "src/pricing.cc", 77, "/srv/shop/lib/_pricing.so"),
+        native(
+            "shop::pricing::apply",
+            "src/pricing.cc",
+            77,
+            "/srv/shop/lib/_pricing.so",
+        ),
     ];
-    call_site(CauseName::Data, OriginName::Fork, &[(4243, 400)], vec![(400, frames)])
+    call_site(
+        CauseName::Data,
+        OriginName::Fork,
+        &[(4243, 400)],
+        vec![(400, frames)],
+    )
 }
 
 fn deallocation() -> CallSite {
-    let frames = vec![native("_PyObject_Free", "./Objects/obmalloc.c", 1834, LIBPYTHON)];
-    call_site(CauseName::Allocator, OriginName::Fork, &[(4242, 120)], vec![(120, frames)])
+    let frames = vec![native(
+        "_PyObject_Free",
+        "./Objects/obmalloc.c",
+        1834,
+        LIBPYTHON,
+    )];
+    call_site(
+        CauseName::Allocator,
+        OriginName::Fork,
+        &[(4242, 120)],
+        vec![(120, frames)],
+    )
 }
 
 fn without_symbol() -> CallSite {
@@ -239,7 +293,10 @@ fn without_symbol() -> CallSite {
         unknown: Some(Unknown::NoSymbol),
         ..frame("libssl.so.3+0x4a1f0", None, None)
     };
-    let nowhere = Frame { unknown: Some(Unknown::Anonymous), ..frame("[unknown]", None, None) };
+    let nowhere = Frame {
+        unknown: Some(Unknown::Anonymous),
+        ..frame("[unknown]", None, None)
+    };
     let mut site = call_site(
         CauseName::Unknown,
         OriginName::File,
@@ -252,18 +309,36 @@ fn without_symbol() -> CallSite {
 }
 
 fn relocation() -> CallSite {
-    let frames =
-        vec![native("_dl_relocate_object", "./elf/dl-reloc.c", 288, "/lib64/ld-linux-x86-64.so.2")];
-    let mut site =
-        call_site(CauseName::Unknown, OriginName::File, &[(4246, 64)], vec![(64, frames)]);
+    let frames = vec![native(
+        "_dl_relocate_object",
+        "./elf/dl-reloc.c",
+        288,
+        "/lib64/ld-linux-x86-64.so.2",
+    )];
+    let mut site = call_site(
+        CauseName::Unknown,
+        OriginName::File,
+        &[(4246, 64)],
+        vec![(64, frames)],
+    );
     site.age_ms = Distribution::new();
     site
 }
 
 fn hostile() -> CallSite {
     let function = "evil\u{1b}[2J\u{202e}eman\nfunction";
-    let frames = vec![native(function, "/tmp/日本語/\u{7}.c", 1, "/tmp/日本語/a.out")];
-    let mut site = call_site(CauseName::Data, OriginName::Ksm, &[(4244, 9)], vec![(9, frames)]);
+    let frames = vec![native(
+        function,
+        "/tmp/日本語/\u{7}.c",
+        1,
+        "/tmp/日本語/a.out",
+    )];
+    let mut site = call_site(
+        CauseName::Data,
+        OriginName::Ksm,
+        &[(4244, 9)],
+        vec![(9, frames)],
+    );
     site.latency_ns = Distribution::new();
     site
 }
@@ -303,7 +378,11 @@ fn call_site(
         age_ms,
         stacks: stacks
             .into_iter()
-            .map(|(pages, frames)| StackPages { pages, truncated: false, frames: frames.into() })
+            .map(|(pages, frames)| StackPages {
+                pages,
+                truncated: false,
+                frames: frames.into(),
+            })
             .collect(),
     }
 }
@@ -333,11 +412,18 @@ fn process(pid: u32, ppid: u32, comm: &str, forked: Option<f64>, exited: Option<
 }
 
 fn native(function: &str, file: &str, line: u32, module: &str) -> Frame {
-    Frame { module: Some(module.into()), ..frame(function, Some(file), Some(line)) }
+    Frame {
+        module: Some(module.into()),
+        ..frame(function, Some(file), Some(line))
+    }
 }
 
 fn python(function: &str, file: &str, line: u32) -> Frame {
-    Frame { language: Language::Python, address: 0, ..frame(function, Some(file), Some(line)) }
+    Frame {
+        language: Language::Python,
+        address: 0,
+        ..frame(function, Some(file), Some(line))
+    }
 }
 
 fn frame(function: &str, file: Option<&str>, line: Option<u32>) -> Frame {

@@ -41,7 +41,10 @@ enum Key<'a> {
 
 /// The rows of a table by `by`, the largest first.
 pub(super) fn regroup(profile: &Profile, by: By) -> Vec<Group<'_>> {
-    let mut groups = Groups { rows: Vec::new(), index: HashMap::new() };
+    let mut groups = Groups {
+        rows: Vec::new(),
+        index: HashMap::new(),
+    };
     for (at, site) in profile.call_sites.iter().enumerate() {
         let whole = |key, name| (key, name, site.pages);
         let blamed = &site.site;
@@ -57,7 +60,10 @@ pub(super) fn regroup(profile: &Profile, by: By) -> Vec<Group<'_>> {
             }
             By::Stack => {
                 for stack in &site.stacks {
-                    let leaf = stack.frames.first().map_or("[no stack]", |leaf| &leaf.function);
+                    let leaf = stack
+                        .frames
+                        .first()
+                        .map_or("[no stack]", |leaf| &leaf.function);
                     let group = groups.row(Key::Stack(&stack.frames), || leaf.into());
                     group.add(site, stack.pages);
                     group.stack = Some(stack);
@@ -72,7 +78,10 @@ pub(super) fn regroup(profile: &Profile, by: By) -> Vec<Group<'_>> {
             ),
             By::Type => {
                 let object_type = site.object_type.as_deref();
-                whole(Key::Type(object_type), object_type.unwrap_or("[type not known]").into())
+                whole(
+                    Key::Type(object_type),
+                    object_type.unwrap_or("[type not known]").into(),
+                )
             }
             By::File => {
                 let file = blamed.file.as_deref().or(blamed.module.as_deref());
@@ -132,7 +141,9 @@ impl<'a> Group<'a> {
     pub(super) fn merged(&self, which: fn(&CallSite) -> &Distribution) -> Distribution {
         let mut merged = Distribution::new();
         if self.whole {
-            self.parts.iter().for_each(|(site, _)| merged.merge(which(site)));
+            self.parts
+                .iter()
+                .for_each(|(site, _)| merged.merge(which(site)));
         }
         merged
     }
@@ -140,8 +151,15 @@ impl<'a> Group<'a> {
 
 /// `4243 gunicorn`, or the number alone.
 fn process_name(profile: &Profile, pid: u32) -> String {
-    let process = profile.processes.iter().rev().find(|process| process.pid == pid);
-    process.map_or_else(|| pid.to_string(), |process| format!("{pid} {}", process.comm))
+    let process = profile
+        .processes
+        .iter()
+        .rev()
+        .find(|process| process.pid == pid);
+    process.map_or_else(
+        || pid.to_string(),
+        |process| format!("{pid} {}", process.comm),
+    )
 }
 
 #[cfg(test)]
@@ -149,8 +167,15 @@ mod tests {
     use super::*;
     use crate::report::sample::{sample, sample_with_losses};
 
-    const ALL: [By; 7] =
-        [By::Site, By::Function, By::Stack, By::Type, By::Process, By::File, By::Cause];
+    const ALL: [By; 7] = [
+        By::Site,
+        By::Function,
+        By::Stack,
+        By::Type,
+        By::Process,
+        By::File,
+        By::Cause,
+    ];
 
     #[test]
     fn every_grouping_keeps_all_pages_and_bytes() {
@@ -170,10 +195,21 @@ mod tests {
     fn rows_of_whole_call_sites_have_their_latencies() {
         let profile = sample();
         let rows = regroup(&profile, By::File);
-        let collector = rows.iter().find(|row| row.name == "./Modules/gcmodule.c").unwrap();
+        let collector = rows
+            .iter()
+            .find(|row| row.name == "./Modules/gcmodule.c")
+            .unwrap();
         assert_eq!(collector.merged(|site| &site.latency_ns).count(), 5_050);
-        assert!(regroup(&profile, By::Stack)[0].merged(|site| &site.latency_ns).is_empty());
-        assert!(regroup(&profile, By::Process)[0].merged(|site| &site.latency_ns).is_empty());
+        assert!(
+            regroup(&profile, By::Stack)[0]
+                .merged(|site| &site.latency_ns)
+                .is_empty()
+        );
+        assert!(
+            regroup(&profile, By::Process)[0]
+                .merged(|site| &site.latency_ns)
+                .is_empty()
+        );
     }
 
     #[test]
@@ -184,7 +220,10 @@ mod tests {
         profile.call_sites.push(other);
         let rows = regroup(&profile, By::Stack);
         assert_eq!(rows[0].pages, 2 * 4_123);
-        assert_eq!(rows[0].causes, BTreeMap::from([(CauseName::Gc, 4_123), (CauseName::Data, 4_123)]));
+        assert_eq!(
+            rows[0].causes,
+            BTreeMap::from([(CauseName::Gc, 4_123), (CauseName::Data, 4_123)])
+        );
     }
 
     #[test]
@@ -192,7 +231,11 @@ mod tests {
         let profile = sample();
         for row in regroup(&profile, By::Process) {
             let pid: u32 = row.name.split(' ').next().unwrap().parse().unwrap();
-            let process = profile.processes.iter().find(|process| process.pid == pid).unwrap();
+            let process = profile
+                .processes
+                .iter()
+                .find(|process| process.pid == pid)
+                .unwrap();
             assert_eq!(row.pages, process.copied_pages);
         }
     }

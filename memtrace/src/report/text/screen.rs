@@ -23,7 +23,11 @@ impl Screen {
     /// A file: nothing is shortened or coloured.
     #[must_use]
     pub fn of_a_file() -> Self {
-        Self { width: PAPER, shorten: false, color: false }
+        Self {
+            width: PAPER,
+            shorten: false,
+            color: false,
+        }
     }
 
     /// This process's standard output: as a file when it is not a terminal.
@@ -37,7 +41,11 @@ impl Screen {
         let dumb = set("TERM").is_none_or(|term| term == "dumb");
         let width = terminal_size::terminal_size_of(stdout).map_or(PAPER, |(w, _)| w.0.into());
         // Below 60 columns there is nothing left to shorten.
-        Self { width: width.max(60), shorten: true, color: set("NO_COLOR").is_none() && !dumb }
+        Self {
+            width: width.max(60),
+            shorten: true,
+            color: set("NO_COLOR").is_none() && !dumb,
+        }
     }
 
     /// `text`, in `style` where there are colours.
@@ -51,7 +59,11 @@ impl Screen {
 
     /// The columns that a text may take which begins at column `from`.
     pub(super) fn room(self, from: usize) -> usize {
-        if self.shorten { self.width.saturating_sub(from) } else { usize::MAX }
+        if self.shorten {
+            self.width.saturating_sub(from)
+        } else {
+            usize::MAX
+        }
     }
 
     /// `text` broken at spaces into lines that begin with `indent` spaces.
@@ -101,14 +113,25 @@ pub(super) fn shorten(text: &str, room: usize) -> String {
     let kept = room.saturating_sub(1);
     // The end tells functions of a namespace apart, the beginning the namespace.
     let front = take(text.chars(), kept.div_ceil(2));
-    let back: String = take(text.chars().rev(), kept - width(&front)).chars().rev().collect();
-    if room == 0 { String::new() } else { format!("{front}…{back}") }
+    let back: String = take(text.chars().rev(), kept - width(&front))
+        .chars()
+        .rev()
+        .collect();
+    if room == 0 {
+        String::new()
+    } else {
+        format!("{front}…{back}")
+    }
 }
 
 /// `path`, its beginning left out when it is wider than `room`.
 pub(super) fn shorten_left(path: &str, room: usize) -> String {
     if width(path) <= room || room == 0 {
-        return if room == 0 { String::new() } else { path.to_owned() };
+        return if room == 0 {
+            String::new()
+        } else {
+            path.to_owned()
+        };
     }
     let back: String = take(path.chars().rev(), room - 1).chars().rev().collect();
     format!("…{back}")
@@ -169,7 +192,11 @@ mod tests {
 
     #[test]
     fn prose_is_wrapped_to_the_width() {
-        let screen = Screen { width: 30, shorten: true, color: false };
+        let screen = Screen {
+            width: 30,
+            shorten: true,
+            color: false,
+        };
         assert_eq!(
             screen.wrap(2, "The records of 12 pages were lost on the way."),
             ["  The records of 12 pages were", "  lost on the way."]
@@ -178,7 +205,11 @@ mod tests {
 
     #[test]
     fn colour_is_only_written_where_there_is_colour() {
-        let mut screen = Screen { width: 80, shorten: true, color: true };
+        let mut screen = Screen {
+            width: 80,
+            shorten: true,
+            color: true,
+        };
         assert_eq!(screen.paint(TITLE, "x"), "\x1b[1mx\x1b[0m");
         screen.color = false;
         assert_eq!(screen.paint(TITLE, "x"), "x");

@@ -26,8 +26,6 @@ pub(super) struct Column {
 pub(super) enum Kind {
     /// To the right.
     Number,
-    /// To the left.
-    Text,
     /// To the left; shortened where the table is too wide.
     Name,
     /// A bar, beside the column before it; its cell is a ratio.
@@ -61,7 +59,11 @@ pub(super) struct Table {
 impl Table {
     pub(super) fn write(&self, screen: Screen, out: &mut dyn Write) -> io::Result<()> {
         let widths = self.widths(screen);
-        let titles = self.columns.iter().map(|column| Cell::from(column.title)).collect();
+        let titles = self
+            .columns
+            .iter()
+            .map(|column| Cell::from(column.title))
+            .collect();
         let titles: Vec<Cell> = titles;
         self.line(screen, out, &widths, &titles, Some(DIM))?;
         for row in &self.rows {
@@ -92,9 +94,11 @@ impl Table {
     /// Takes columns from bars, then from names, then drops the bars, until the table fits.
     fn squeeze(&self, widths: &mut [usize], room: usize) {
         let gaps = INDENT + self.columns.iter().skip(1).map(gap).sum::<usize>();
-        for (kind, least) in
-            [(Kind::Bar, SHORTEST_BAR), (Kind::Name, SHORTEST_TEXT), (Kind::Bar, 0)]
-        {
+        for (kind, least) in [
+            (Kind::Bar, SHORTEST_BAR),
+            (Kind::Name, SHORTEST_TEXT),
+            (Kind::Bar, 0),
+        ] {
             for (at, column) in self.columns.iter().enumerate() {
                 let excess = (gaps + widths.iter().sum::<usize>()).saturating_sub(room);
                 if column.kind == kind {
@@ -122,8 +126,11 @@ impl Table {
                 Cell::Bar(ratio) => bar(*ratio, widths[at]).trim_end().to_owned(),
             };
             let padding = widths[at] - width(&text).min(widths[at]);
-            let (before, after) =
-                if column.kind == Kind::Number { (padding, 0) } else { (0, padding) };
+            let (before, after) = if column.kind == Kind::Number {
+                (padding, 0)
+            } else {
+                (0, padding)
+            };
             owed += before;
             if !text.is_empty() {
                 line += &" ".repeat(owed);

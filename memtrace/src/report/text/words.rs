@@ -32,12 +32,20 @@ pub(super) fn counted(n: u64, one: &str, many: &str) -> String {
 /// `61.2%`; what is not nothing is not shown as `0.0%`.
 pub(super) fn percent(part: u64, whole: u64) -> String {
     let percent = ratio(part, whole) * 100.0;
-    if part > 0 && percent < 0.05 { "<0.1%".to_owned() } else { format!("{percent:.1}%") }
+    if part > 0 && percent < 0.05 {
+        "<0.1%".to_owned()
+    } else {
+        format!("{percent:.1}%")
+    }
 }
 
 /// `part` of `whole`, 0 to 1; 0 when there is no whole.
 pub(super) fn ratio(part: u64, whole: u64) -> f64 {
-    if whole == 0 { 0.0 } else { (part as f64 / whole as f64).min(1.0) }
+    if whole == 0 {
+        0.0
+    } else {
+        (part as f64 / whole as f64).min(1.0)
+    }
 }
 
 /// Three digits: `812 ns`, `2.13 µs`, `48.1 ms`, `1.20 s`; from a minute up `3m 12s`.
