@@ -99,9 +99,8 @@ pub fn exited(ctx: &BtfTracePointContext) -> Option<()> {
 
 /// The kernel frees a thread.
 #[inline(always)]
-pub fn freed(task: Task) -> Option<()> {
+pub fn freed(task: Task) {
     Thread::forget(task);
-    Some(())
 }
 
 /// The kernel shows a thread: takes it when it belongs to the traced set and is not traced yet.

@@ -7,6 +7,7 @@ use memtrace_common::process::{Health, MAX_PROCESSES, ProcessSlot};
 use memtrace_common::record::{MAX_FRAMES, StackRecord};
 
 use crate::lineage::COUNTED;
+use crate::stack::Walk;
 use crate::task::Task;
 use crate::window::Window;
 
@@ -59,6 +60,9 @@ pub static STACKS_SENT: LruHashMap<u64, u8, 65_536> = LruHashMap::new();
 #[btf_map]
 pub static SCRATCH: PerCpuArray<Scratch, 1> = PerCpuArray::new();
 
+/// Bytes of the target's memory that are read at once.
+pub const PIECE: u64 = 1024;
+
 /// What [`SCRATCH`] holds: a record as it is sent.
 #[repr(C)]
 pub struct Scratch {
@@ -68,6 +72,10 @@ pub struct Scratch {
     pub frames: [u64; MAX_FRAMES],
     /// Fault records written on this CPU, to wake the loader now and then.
     pub records: u64,
+    /// Where the walk over the stack is.
+    pub walk: Walk,
+    /// A piece of the target's memory.
+    pub piece: [u64; (PIECE / 8) as usize],
 }
 
 /// The entry of [`TRACED_PIDS`] for a pid.
@@ -88,6 +96,8 @@ pub struct Thread {
     /// Itself.
     pub tid: u32,
     _pad: u32,
+    /// The stack of its last copy that the loader has been sent.
+    pub last_stack: u64,
     /// The fault that it is in.
     pub window: Window,
 }
@@ -112,7 +122,7 @@ impl Thread {
     /// A traced thread of the process in `slot`, outside of any fault.
     #[inline(always)]
     pub const fn new(slot: u32, pid: u32, tid: u32) -> Self {
-        Self { life: COUNTED, slot, pid, tid, _pad: 0, window: Window::CLOSED }
+        Self { life: COUNTED, slot, pid, tid, _pad: 0, last_stack: 0, window: Window::CLOSED }
     }
 
     /// Makes this the state of `task`; returns whether it had none, and there was room.

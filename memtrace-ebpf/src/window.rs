@@ -205,7 +205,7 @@ pub fn close(ctx: &PerfEventContext, flags: u8) -> Option<()> {
     }
     let marks = window.marks;
     window.marks = 0;
-    let (slot, process) = live_process(thread)?;
+    let process = live_process(thread)?;
     let Some(origin) = settle(process, marks) else {
         return Some(());
     };
@@ -214,7 +214,7 @@ pub fn close(ctx: &PerfEventContext, flags: u8) -> Option<()> {
     let latency_ns = if latency > u64::from(u32::MAX) { u32::MAX } else { latency as u32 };
     let (stack_id, no_stack) = match globals::UNWIND.load() {
         memtrace_common::config::UNWIND_OFF => (0, FAULT_NO_STACK),
-        _ => (stack::take(ctx, marks & BY_KERNEL != 0, slot, process), 0),
+        _ => (stack::take(ctx, marks & BY_KERNEL != 0, thread, process), 0),
     };
     trace!(ctx, "copy: pid {} address {:x} stack {:x}", (unsafe { &*thread }).pid, address, stack_id);
     emit(thread, process, origin, marks, Seen { latency_ns, stack_id, flags: flags | no_stack })
@@ -236,7 +236,7 @@ pub fn abandon(thread: *mut Thread, task: Task) {
     {
         return;
     }
-    let Some((_, process)) = live_process(thread) else {
+    let Some(process) = live_process(thread) else {
         return;
     };
     if let Some(origin) = settle(process, marks) {
@@ -250,13 +250,12 @@ pub fn abandon(thread: *mut Thread, task: Task) {
 /// The process of a traced thread; `None` when all of it has ended: a thread's very last writes
 /// can come after its slot was given back.
 #[inline(always)]
-fn live_process(thread: *mut Thread) -> Option<(u32, *mut ProcessSlot)> {
+fn live_process(thread: *mut Thread) -> Option<*mut ProcessSlot> {
     // SAFETY: callers pass a live value of the running thread; the slot is a live map value.
     unsafe {
-        let slot = (*thread).slot;
-        let process = PROCESSES.get_ptr_mut(slot)?;
+        let process = PROCESSES.get_ptr_mut((*thread).slot)?;
         let alive = (*process).state == SLOT_LIVE && (*process).pid == (*thread).pid;
-        alive.then_some((slot, process))
+        alive.then_some(process)
     }
 }
 

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, HashMap};
 use crate::distribution::Distribution;
 use crate::options::By;
 use crate::profile::{CallSite, CauseName, Frame, OriginName, Profile, StackPages};
+use std::sync::Arc;
 use crate::report::text::words;
 
 /// One row.
@@ -32,7 +33,7 @@ pub(super) struct Group<'a> {
 enum Key<'a> {
     Site(usize),
     Function(&'a str, Option<&'a str>),
-    Stack(&'a [Frame]),
+    Stack(&'a [Arc<Frame>]),
     Type(Option<&'a str>),
     Process(u32),
     File(&'a str),
