@@ -184,7 +184,11 @@ impl Report {
     /// Each process of the truth has its copies, and little else was copied.
     pub fn counts_processes(&self, truth: &Truth) {
         // A thread's first allocations touch the C library's data.
-        let threads = truth.extra.get("threads").and_then(serde_json::Value::as_u64).unwrap_or(0);
+        let threads = truth
+            .extra
+            .get("threads")
+            .and_then(serde_json::Value::as_u64)
+            .unwrap_or(0);
         let noise = NOISE_PER_PROCESS * (1 + threads);
         let mut by_pid: BTreeMap<u32, u64> = BTreeMap::new();
         for process in &truth.processes {

@@ -42,7 +42,10 @@ impl Trace {
             if messages.lines().any(|line| line.starts_with(ATTACHED)) {
                 return Some(());
             }
-            assert!(running(trace.child.id()), "memtrace ended before it attached:\n{messages}");
+            assert!(
+                running(trace.child.id()),
+                "memtrace ended before it attached:\n{messages}"
+            );
             None
         });
         trace
