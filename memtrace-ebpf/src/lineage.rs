@@ -19,12 +19,10 @@ use memtrace_common::process::{
 };
 use memtrace_common::record::{ProcessRecord, RecordKind};
 
-use crate::{atomic, globals};
-use crate::maps::{
-    EVENTS, FOUND, NEXT_SLOT, PROCESSES, ROOTS, Thread, count_health, traced_pids,
-};
+use crate::maps::{EVENTS, FOUND, NEXT_SLOT, PROCESSES, ROOTS, Thread, count_health, traced_pids};
 use crate::task::Task;
 use crate::window;
+use crate::{atomic, globals};
 
 /// [`Thread::life`]: traced, and counted in its process's `threads`.
 pub const COUNTED: u64 = 1;
@@ -60,7 +58,13 @@ pub fn forked(ctx: &BtfTracePointContext, parent: Task, child: Task) -> Option<(
         comm,
     };
     let slot = new_process(child, &new)?;
-    debug!(ctx, "fork: {} -> {} slot {}", new.parent_pid, child.pid(), slot);
+    debug!(
+        ctx,
+        "fork: {} -> {} slot {}",
+        new.parent_pid,
+        child.pid(),
+        slot
+    );
     Some(())
 }
 
@@ -304,7 +308,12 @@ fn current_comm() -> [u8; 16] {
 /// Tells the loader at once: it has to read /proc while the process is there.
 #[inline(always)]
 fn announce(kind: RecordKind, slot: u32, time_ns: u64) {
-    let record = ProcessRecord { kind: kind.code(), reserved: [0; 3], slot, time_ns };
+    let record = ProcessRecord {
+        kind: kind.code(),
+        reserved: [0; 3],
+        slot,
+        time_ns,
+    };
     if EVENTS.output_untyped::<ProcessRecord>(record, 0).is_err() {
         count_health!(lifecycle_lost);
     }

@@ -6,7 +6,10 @@
 #![no_std]
 #![no_main]
 #![feature(core_intrinsics)]
-#![expect(internal_features, reason = "see `atomic`: there is no other way to the BPF atomics")]
+#![expect(
+    internal_features,
+    reason = "see `atomic`: there is no other way to the BPF atomics"
+)]
 
 mod atomic;
 mod globals;

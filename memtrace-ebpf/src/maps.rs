@@ -122,13 +122,23 @@ impl Thread {
     /// A traced thread of the process in `slot`, outside of any fault.
     #[inline(always)]
     pub const fn new(slot: u32, pid: u32, tid: u32) -> Self {
-        Self { life: COUNTED, slot, pid, tid, _pad: 0, last_stack: 0, window: Window::CLOSED }
+        Self {
+            life: COUNTED,
+            slot,
+            pid,
+            tid,
+            _pad: 0,
+            last_stack: 0,
+            window: Window::CLOSED,
+        }
     }
 
     /// Makes this the state of `task`; returns whether it had none, and there was room.
     #[inline(always)]
     pub fn insert(&self, task: Task) -> bool {
-        THREADS.insert(task.address(), self, u64::from(BPF_NOEXIST)).is_ok()
+        THREADS
+            .insert(task.address(), self, u64::from(BPF_NOEXIST))
+            .is_ok()
     }
 
     /// Forgets `task`, which the kernel frees.

@@ -72,9 +72,20 @@ fn walk(scratch: *mut Scratch, ip: u64, fp: u64) -> (u64, usize) {
     unsafe {
         (*scratch).frames[0] = ip;
         // No piece yet: no frame pointer is in it.
-        (*scratch).walk = Walk { fp, piece: 0, size: 0, len: 1, hash: mix(0, ip) };
+        (*scratch).walk = Walk {
+            fp,
+            piece: 0,
+            size: 0,
+            len: 1,
+            hash: mix(0, ip),
+        };
         let step: unsafe extern "C" fn(u32, *mut c_void) -> i64 = step;
-        bpf_loop(MAX_FRAMES as u32, step as *mut c_void, core::ptr::null_mut(), 0);
+        bpf_loop(
+            MAX_FRAMES as u32,
+            step as *mut c_void,
+            core::ptr::null_mut(),
+            0,
+        );
         let Walk { len, hash, .. } = (*scratch).walk;
         let hash = mix(hash, len);
         let hash = hash ^ hash >> 32;
@@ -171,9 +182,17 @@ fn send(
 ) -> bool {
     const HEADER: usize = size_of::<StackRecord>();
     const _: () = assert!(offset_of!(Scratch, frames) == HEADER, "sent as one piece");
-    let truncated = if frames >= MAX_FRAMES { STACK_TRUNCATED } else { 0 };
+    let truncated = if frames >= MAX_FRAMES {
+        STACK_TRUNCATED
+    } else {
+        0
+    };
     // The verifier wants to see the bound.
-    let frames = if frames > MAX_FRAMES { MAX_FRAMES } else { frames };
+    let frames = if frames > MAX_FRAMES {
+        MAX_FRAMES
+    } else {
+        frames
+    };
     // SAFETY: the lookup gave this CPU's value; the record and `frames` frames behind it are
     // within it. The map is a ring buffer.
     let sent = unsafe {

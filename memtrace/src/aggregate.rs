@@ -120,15 +120,27 @@ impl Aggregator {
     pub fn take(&mut self, event: Event, table: &SharedArray<ProcessSlot>) {
         match event {
             Event::Fault(fault) => self.fault(&fault, table),
-            Event::Stack { id, frames, truncated } => {
-                self.taken.insert(id, TakenStack { addresses: frames, truncated });
+            Event::Stack {
+                id,
+                frames,
+                truncated,
+            } => {
+                self.taken.insert(
+                    id,
+                    TakenStack {
+                        addresses: frames,
+                        truncated,
+                    },
+                );
             }
             Event::Process { what, slot } => self.lifecycle(what, slot, table),
         }
     }
 
     fn lifecycle(&mut self, what: Lifecycle, slot: u32, table: &SharedArray<ProcessSlot>) {
-        let Some(entry) = table.read(slot as usize) else { return };
+        let Some(entry) = table.read(slot as usize) else {
+            return;
+        };
         let id = self.processes.add(slot, &entry);
         match what {
             Lifecycle::Fork => {}
@@ -160,7 +172,10 @@ impl Aggregator {
         });
         let Some(process) = process else { return };
         self.processes.count_record(process, fault.origin);
-        let kind = Kind { cause: fault.cause, origin: fault.origin };
+        let kind = Kind {
+            cause: fault.cause,
+            origin: fault.origin,
+        };
         let stack = self.stack_of(process, fault);
         let sum = self.count(stack, kind);
         let sum = &mut self.sums[sum];
@@ -168,7 +183,9 @@ impl Aggregator {
         if let Some(latency) = fault.latency_ns {
             sum.latency.record(u64::from(latency));
         }
-        let age_ns = fault.time_ns.saturating_sub(self.processes.get(process).started_ns);
+        let age_ns = fault
+            .time_ns
+            .saturating_sub(self.processes.get(process).started_ns);
         sum.age.record(age_ns / 1_000_000);
     }
 
@@ -177,10 +194,14 @@ impl Aggregator {
         let ip = fault.ip;
         let key = match fault.stack {
             Some(id) => StackKey::Taken { id, ip },
-            None if fault.latency_ns.is_none() => {
-                StackKey::Instruction { ip, why: Unknown::NoEnd }
-            }
-            None => StackKey::Instruction { ip, why: Unknown::UnwindOff },
+            None if fault.latency_ns.is_none() => StackKey::Instruction {
+                ip,
+                why: Unknown::NoEnd,
+            },
+            None => StackKey::Instruction {
+                ip,
+                why: Unknown::UnwindOff,
+            },
         };
         let found = self.by_key.get(&(self.processes.space_id(process), key));
         if let Some(&stack) = found {
@@ -212,7 +233,10 @@ impl Aggregator {
 
     /// Counts one page; returns where the rest is summed up.
     fn count(&mut self, stack: StackIndex, kind: Kind) -> SumIndex {
-        let known = self.stacks[stack].kinds.iter_mut().find(|(k, ..)| *k == kind);
+        let known = self.stacks[stack]
+            .kinds
+            .iter_mut()
+            .find(|(k, ..)| *k == kind);
         if let Some((_, pages, sum)) = known {
             *pages += 1;
             return *sum;
@@ -288,7 +312,10 @@ impl Aggregator {
             self.sites.len() - 1
         });
         stack.site = Some(site);
-        stack.frames = frames.into_iter().map(|frame| intern(&mut self.frames, frame)).collect();
+        stack.frames = frames
+            .into_iter()
+            .map(|frame| intern(&mut self.frames, frame))
+            .collect();
         let kinds = std::mem::take(&mut stack.kinds);
         let moved = kinds.into_iter().map(|(kind, pages, own)| {
             let sum = self.sum_of_site(site, kind);
@@ -313,12 +340,18 @@ fn intern(frames: &mut HashSet<Arc<Frame>>, frame: Frame) -> Arc<Frame> {
 
 /// A frame of a process whose mappings could not be read.
 fn unmapped(address: u64) -> Frame {
-    Frame { unknown: Some(Unknown::ProcessGone), ..nameless(address) }
+    Frame {
+        unknown: Some(Unknown::ProcessGone),
+        ..nameless(address)
+    }
 }
 
 /// Stands where a stack's callers are not known.
 fn missing_callers(why: Unknown) -> Frame {
-    Frame { unknown: Some(why), ..nameless(0) }
+    Frame {
+        unknown: Some(why),
+        ..nameless(0)
+    }
 }
 
 fn nameless(address: u64) -> Frame {

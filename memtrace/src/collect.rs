@@ -99,7 +99,10 @@ impl Event {
                     RecordKind::Exec => Lifecycle::Exec,
                     _ => Lifecycle::Exit,
                 };
-                Some(Self::Process { what, slot: record.slot })
+                Some(Self::Process {
+                    what,
+                    slot: record.slot,
+                })
             }
         }
     }
@@ -123,7 +126,10 @@ fn read<T: Record>(bytes: &[u8]) -> Option<T> {
 }
 
 fn read_word(bytes: &[u8]) -> u64 {
-    bytes.iter().rev().fold(0, |word, &byte| word << 8 | u64::from(byte))
+    bytes
+        .iter()
+        .rev()
+        .fold(0, |word, &byte| word << 8 | u64::from(byte))
 }
 
 /// Reads the ring buffer.
@@ -136,7 +142,10 @@ impl Collector {
     /// A reader of `ring`.
     #[must_use]
     pub fn new(ring: RingBuf<MapData>) -> Self {
-        Self { ring, undecodable: 0 }
+        Self {
+            ring,
+            undecodable: 0,
+        }
     }
 
     /// Hands up to `limit` records to `take`; returns how many there were.
@@ -203,13 +212,20 @@ mod tests {
         };
         assert_eq!(decoded.slot, 7);
         assert_eq!(decoded.latency_ns, Some(900));
-        assert_eq!((decoded.origin, decoded.cause), (Origin::File, Cause::Kernel));
+        assert_eq!(
+            (decoded.origin, decoded.cause),
+            (Origin::File, Cause::Kernel)
+        );
         assert_eq!((decoded.ip, decoded.stack), (0x2000, Some(9)));
     }
 
     #[test]
     fn a_fault_without_end_has_no_latency() {
-        let record = FaultRecord { flags: FAULT_NO_END, stack_id: 0, ..fault() };
+        let record = FaultRecord {
+            flags: FAULT_NO_END,
+            stack_id: 0,
+            ..fault()
+        };
         let Some(Event::Fault(decoded)) = Event::decode(&bytes_of(&record)) else {
             panic!("not decoded")
         };
@@ -226,7 +242,11 @@ mod tests {
             id: 3,
         };
         let mut bytes = bytes_of(&record);
-        bytes.extend([1u64, 0x0102_0304_0506_0708, 3].iter().flat_map(|word| word.to_le_bytes()));
+        bytes.extend(
+            [1u64, 0x0102_0304_0506_0708, 3]
+                .iter()
+                .flat_map(|word| word.to_le_bytes()),
+        );
         let expected = Event::Stack {
             id: 3,
             frames: Box::new([1, 0x0102_0304_0506_0708]),
@@ -240,7 +260,10 @@ mod tests {
     fn unknown_numbers_are_refused() {
         assert_eq!(Event::decode(&[]), None);
         assert_eq!(Event::decode(&[99; 80]), None);
-        let record = FaultRecord { cause: 200, ..fault() };
+        let record = FaultRecord {
+            cause: 200,
+            ..fault()
+        };
         assert_eq!(Event::decode(&bytes_of(&record)), None);
     }
 

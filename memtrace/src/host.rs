@@ -46,7 +46,10 @@ pub fn command_line(target: &Target) -> Vec<String> {
         Target::Attach { load, .. } => load.as_deref().unwrap_or_default(),
         Target::Launch { command } => command,
     };
-    command.iter().map(|arg| escape(&arg.to_string_lossy()).into_owned()).collect()
+    command
+        .iter()
+        .map(|arg| escape(&arg.to_string_lossy()).into_owned())
+        .collect()
 }
 
 fn page_size() -> u64 {
@@ -65,7 +68,9 @@ fn uname() -> (String, String) {
     }
     let text = |field: &[libc::c_char]| {
         // SAFETY: the kernel ends each field with a NUL, within the array.
-        unsafe { CStr::from_ptr(field.as_ptr()) }.to_string_lossy().into_owned()
+        unsafe { CStr::from_ptr(field.as_ptr()) }
+            .to_string_lossy()
+            .into_owned()
     };
     (text(&names.release), text(&names.machine))
 }

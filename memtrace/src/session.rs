@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use aya_log::EbpfLogger;
 use log::{debug, info};
-use tokio::io::unix::AsyncFd;
 use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::aggregate::Aggregator;
@@ -75,7 +75,10 @@ pub async fn trace(options: &Options) -> Result<Traced> {
             (vec![held.pid()], Some(held))
         }
     };
-    let alive = pids.iter().map(|&pid| PidFd::open(pid)).collect::<Result<Vec<_>>>()?;
+    let alive = pids
+        .iter()
+        .map(|&pid| PidFd::open(pid))
+        .collect::<Result<Vec<_>>>()?;
     let mut probe = Probe::attach(settings)?;
     let mut session = Session::new(&mut probe)?;
     let started_ns = clock_ns(libc::CLOCK_MONOTONIC);
@@ -112,7 +115,10 @@ fn announce(pids: &[u32], found: usize) {
         1 => " and 1 descendant".to_owned(),
         n => format!(" and {n} descendants"),
     };
-    let text = format!("memtrace: tracing {}{descendants}; Ctrl-C to finish\n", pids.join(", "));
+    let text = format!(
+        "memtrace: tracing {}{descendants}; Ctrl-C to finish\n",
+        pids.join(", ")
+    );
     // Standard error may be closed; the trace does not depend on it.
     let _ = std::io::stderr().write_all(text.as_bytes());
 }
@@ -204,7 +210,10 @@ impl Session {
         };
         self.progress.clear();
         if has_command && command_exit.is_none() && why == "interrupted" {
-            command_exit = tokio::time::timeout(COMMAND_GRACE, wait).await.ok().transpose()?;
+            command_exit = tokio::time::timeout(COMMAND_GRACE, wait)
+                .await
+                .ok()
+                .transpose()?;
         }
         Ok(Ending { why, command_exit })
     }
@@ -212,7 +221,10 @@ impl Session {
     /// Takes a batch of records; returns whether there may be more.
     fn drain(&mut self, probe: &Probe) -> bool {
         let folded = &mut self.folded;
-        let taken = self.records.get_mut().drain(BATCH, |event| folded.take(event, &probe.processes));
+        let taken = self
+            .records
+            .get_mut()
+            .drain(BATCH, |event| folded.take(event, &probe.processes));
         taken == BATCH
     }
 
@@ -287,12 +299,18 @@ impl PidFd {
                 .with_context(|| format!("cannot trace process {pid}"));
         }
         // SAFETY: just made, and nobody else has it.
-        Ok(Self { pid, fd: unsafe { OwnedFd::from_raw_fd(fd as i32) } })
+        Ok(Self {
+            pid,
+            fd: unsafe { OwnedFd::from_raw_fd(fd as i32) },
+        })
     }
 
     fn has_ended(&self) -> bool {
-        let mut poll =
-            libc::pollfd { fd: self.fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+        let mut poll = libc::pollfd {
+            fd: self.fd.as_raw_fd(),
+            events: libc::POLLIN,
+            revents: 0,
+        };
         // SAFETY: one entry, as said.
         unsafe { libc::poll(&raw mut poll, 1, 0) > 0 }
     }

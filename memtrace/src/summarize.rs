@@ -79,14 +79,21 @@ fn processes(folded: &Aggregator, run: &Run) -> Vec<Process> {
         }
     }
     let with_causes = all.iter().zip(causes);
-    with_causes.map(|(traced, by_cause)| process(traced, by_cause, run)).collect()
+    with_causes
+        .map(|(traced, by_cause)| process(traced, by_cause, run))
+        .collect()
 }
 
 fn process(traced: &Traced, mut by_cause: ByCause, run: &Run) -> Process {
     let since_start = |ns: u64| ns.saturating_sub(run.started_ns) as f64 / 1e9;
     let text = |bytes: &[u8]| escape(&String::from_utf8_lossy(bytes)).into_owned();
-    let Counters { copied: [fork, ksm, file, hugetlb], reuse, zero, first_touch, .. } =
-        traced.counters;
+    let Counters {
+        copied: [fork, ksm, file, hugetlb],
+        reuse,
+        zero,
+        first_touch,
+        ..
+    } = traced.counters;
     let copied_pages = fork + ksm + file + hugetlb;
     let lost_faults = traced.lost().map(|(_, pages)| pages).sum();
     by_cause.unknown += lost_faults;
@@ -100,7 +107,12 @@ fn process(traced: &Traced, mut by_cause: ByCause, run: &Run) -> Process {
         copied_pages,
         copied_bytes: copied_pages * run.host.page_size,
         copy_on_read_pages: by_cause.refcount + by_cause.gc,
-        by_origin: ByOrigin { fork, ksm, file, hugetlb },
+        by_origin: ByOrigin {
+            fork,
+            ksm,
+            file,
+            hugetlb,
+        },
         by_cause,
         not_copied: NotCopied {
             reuse: Some(reuse),
@@ -116,7 +128,12 @@ fn process(traced: &Traced, mut by_cause: ByCause, run: &Run) -> Process {
 
 fn totals(processes: &[Process], folded: &Aggregator, run: &Run) -> Totals {
     let mut totals = Totals {
-        not_copied: NotCopied { reuse: Some(0), zero: Some(0), first_touch: Some(0), split: None },
+        not_copied: NotCopied {
+            reuse: Some(0),
+            zero: Some(0),
+            first_touch: Some(0),
+            split: None,
+        },
         ..Totals::default()
     };
     for process in processes {
@@ -131,7 +148,10 @@ fn totals(processes: &[Process], folded: &Aggregator, run: &Run) -> Totals {
     let lost_stacks = folded.stacks.iter().filter(|stack| stack.lost);
     totals.lost = Lost {
         faults: totals.lost.faults,
-        stacks: lost_stacks.flat_map(|stack| &stack.kinds).map(|(_, pages, _)| pages).sum(),
+        stacks: lost_stacks
+            .flat_map(|stack| &stack.kinds)
+            .map(|(_, pages, _)| pages)
+            .sum(),
         processes: run.health.processes_lost,
         threads: run.health.threads_lost,
     };
@@ -190,7 +210,11 @@ fn lost_sites(processes: &[Traced]) -> Vec<CallSite> {
     let mut by_origin: BTreeMap<Origin, BTreeMap<u32, u64>> = BTreeMap::new();
     for process in processes {
         for (origin, pages) in process.lost() {
-            *by_origin.entry(origin).or_default().entry(process.pid).or_default() += pages;
+            *by_origin
+                .entry(origin)
+                .or_default()
+                .entry(process.pid)
+                .or_default() += pages;
         }
     }
     let site = Site {
@@ -227,7 +251,11 @@ fn lost_sites(processes: &[Traced]) -> Vec<CallSite> {
                 processes,
                 latency_ns: Distribution::default(),
                 age_ms: Distribution::default(),
-                stacks: vec![StackPages { pages, truncated: true, frames }],
+                stacks: vec![StackPages {
+                    pages,
+                    truncated: true,
+                    frames,
+                }],
             }
         })
         .collect()
@@ -235,20 +263,43 @@ fn lost_sites(processes: &[Traced]) -> Vec<CallSite> {
 
 fn warnings(totals: &Totals, folded: &Aggregator, run: &Run) -> Vec<String> {
     let mut warnings = Vec::new();
-    let Lost { faults, stacks, processes, threads } = totals.lost;
+    let Lost {
+        faults,
+        stacks,
+        processes,
+        threads,
+    } = totals.lost;
     let all = folded.processes.all();
     let mut say = |count: u64, text: &str| {
         if count > 0 {
             warnings.push(format!("{count} {text}"));
         }
     };
-    say(faults, "copied pages were counted, but memtrace was too slow to take their records: they have no call site (shown as [lost])");
-    say(stacks, "copied pages have no stack beyond the instruction, since memtrace was too slow to take it");
-    say(processes, "processes could not be traced, since the table of processes was full: their copies are missing");
-    say(threads, "threads could not be traced, since the kernel had no memory or the table was full: their copies are missing");
+    say(
+        faults,
+        "copied pages were counted, but memtrace was too slow to take their records: they have no call site (shown as [lost])",
+    );
+    say(
+        stacks,
+        "copied pages have no stack beyond the instruction, since memtrace was too slow to take it",
+    );
+    say(
+        processes,
+        "processes could not be traced, since the table of processes was full: their copies are missing",
+    );
+    say(
+        threads,
+        "threads could not be traced, since the kernel had no memory or the table was full: their copies are missing",
+    );
     let no_end = all.iter().map(|process| process.counters.no_end).sum();
-    say(no_end, "copied pages have neither latency nor stack, since the end of the fault was not seen");
-    say(run.undecodable, "records could not be decoded: this memtrace and its BPF object do not fit together");
+    say(
+        no_end,
+        "copied pages have neither latency nor stack, since the end of the fault was not seen",
+    );
+    say(
+        run.undecodable,
+        "records could not be decoded: this memtrace and its BPF object do not fit together",
+    );
     warnings
 }
 

@@ -51,14 +51,20 @@ impl KernelTypes {
     }
 
     fn parse(data: Vec<u8>) -> Result<Self> {
-        ensure!(data.len() >= HEADER && data[..2] == MAGIC.to_le_bytes(), "not little-endian BTF");
+        ensure!(
+            data.len() >= HEADER && data[..2] == MAGIC.to_le_bytes(),
+            "not little-endian BTF"
+        );
         let header = |at| read_u32(&data, at);
         let start = header(4)? as usize;
         let (type_off, type_len) = (header(8)? as usize, header(12)? as usize);
         let (string_off, string_len) = (header(16)? as usize, header(20)? as usize);
         let types_end = start + type_off + type_len;
         let strings = start + string_off;
-        ensure!(types_end <= data.len() && strings + string_len <= data.len(), "BTF cut short");
+        ensure!(
+            types_end <= data.len() && strings + string_len <= data.len(),
+            "BTF cut short"
+        );
         let mut types = vec![0];
         let mut at = start + type_off;
         while at < types_end {
@@ -75,7 +81,11 @@ impl KernelTypes {
                     _ => bail!("BTF has a kind {kind} that this version does not know"),
                 };
         }
-        Ok(Self { data, strings, types })
+        Ok(Self {
+            data,
+            strings,
+            types,
+        })
     }
 
     /// Offset in bytes of the first of `members` that `structure` has.
@@ -114,7 +124,10 @@ impl KernelTypes {
     }
 
     fn name(&self, offset: u32) -> &[u8] {
-        let from = self.data.get(self.strings + offset as usize..).unwrap_or_default();
+        let from = self
+            .data
+            .get(self.strings + offset as usize..)
+            .unwrap_or_default();
         from.split(|&byte| byte == 0).next().unwrap_or_default()
     }
 
@@ -152,7 +165,10 @@ impl KernelTypes {
 }
 
 fn read_u32(data: &[u8], at: usize) -> Result<u32> {
-    let bytes = at.checked_add(4).and_then(|end| data.get(at..end)).context("BTF cut short")?;
+    let bytes = at
+        .checked_add(4)
+        .and_then(|end| data.get(at..end))
+        .context("BTF cut short")?;
     Ok(u32::from_le_bytes(bytes.try_into()?))
 }
 

@@ -8,7 +8,7 @@ use std::io::Read as _;
 use anyhow::{Context as _, Result, bail, ensure};
 use aya::maps::{HashMap, Map, MapData, RingBuf};
 use aya::programs::perf_event::{PerfEventConfig, PerfEventScope, SamplePolicy, SoftwareEvent};
-use aya::programs::{BtfTracePoint, Iter, PerfEvent, Program};
+use aya::programs::{BtfTracePoint, Iter, PerfEvent, Program, ProgramError};
 use aya::util::online_cpus;
 use aya::{Btf, Ebpf, EbpfLoader};
 use aya_log::EbpfLogger;
@@ -21,10 +21,8 @@ pub use self::shared::SharedArray;
 use crate::options::Unwind;
 
 /// The object built by `cargo xtask ebpf`, aligned as its parser needs it.
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(
-    env!("CARGO_MANIFEST_DIR"),
-    "/bpf/memtrace.bpf.o"
-));
+static OBJECT: &[u8] =
+    aya::include_bytes_aligned!(concat!(env!("CARGO_MANIFEST_DIR"), "/bpf/memtrace.bpf.o"));
 
 /// Bytes of the ring buffer: 131,072 copies, which even a storm on all of a small machine's CPUs
 /// takes a sixth of a second to make. Twice that is mapped into memtrace's memory.
@@ -77,19 +75,26 @@ impl Probe {
         let kernel = KernelTypes::of_running_kernel()?;
         check_kernel(&kernel)?;
         let btf = Btf::from_sys_fs().context("cannot read the kernel's BTF")?;
-        let mut ebpf = load(&kernel, settings, &btf).context("cannot load memtrace's BPF object")?;
+        let mut ebpf =
+            load(&kernel, settings, &btf).context("cannot load memtrace's BPF object")?;
         drop(kernel);
         for name in TRACEPOINTS {
             let program: &mut BtfTracePoint = program(&mut ebpf, name)?;
-            program.load(name, &btf).with_context(|| format!("cannot load `{name}`"))?;
+            program
+                .load(name, &btf)
+                .map_err(|error| refused(name, error))?;
         }
         attach_fault_ends(&mut ebpf)?;
         for name in TRACEPOINTS {
             let program: &mut BtfTracePoint = program(&mut ebpf, name)?;
-            program.attach().with_context(|| format!("cannot attach `{name}`"))?;
+            program
+                .attach()
+                .with_context(|| format!("cannot attach `{name}`"))?;
         }
         let finder: &mut Iter = program(&mut ebpf, "find_processes")?;
-        finder.load("task", &btf).context("cannot load `find_processes`")?;
+        finder
+            .load("task", &btf)
+            .map_err(|error| refused("find_processes", error))?;
         Ok(Self {
             found: array(&ebpf, "FOUND", 1)?,
             processes: array(&ebpf, "PROCESSES", MAX_PROCESSES as usize)?,
@@ -101,7 +106,10 @@ impl Probe {
     /// Traces `pids` from now on, and with [`Settings::follow`] their descendants, present and
     /// future. Returns how many processes were found.
     pub fn trace(&mut self, pids: &[u32]) -> Result<usize> {
-        let map = self.ebpf()?.map_mut("ROOTS").context("the BPF object has no map `ROOTS`")?;
+        let map = self
+            .ebpf()?
+            .map_mut("ROOTS")
+            .context("the BPF object has no map `ROOTS`")?;
         let mut roots: HashMap<_, u32, u32> = HashMap::try_from(map)?;
         for pid in pids {
             roots.insert(pid, 1, 0).context("too many pids")?;
@@ -110,9 +118,14 @@ impl Probe {
         for pass in 1..=MAX_PASSES {
             self.find()?;
             let now = self.found.read(0).unwrap_or(0);
-            debug!("pass {pass} over the system's threads: {} taken", now - before);
+            debug!(
+                "pass {pass} over the system's threads: {} taken",
+                now - before
+            );
             if now == before {
-                return Ok((0..MAX_PROCESSES).filter(|&slot| self.processes.is_used(slot)).count());
+                return Ok((0..MAX_PROCESSES)
+                    .filter(|&slot| self.processes.is_used(slot))
+                    .count());
             }
             before = now;
         }
@@ -125,13 +138,17 @@ impl Probe {
         let link = finder.attach().context("cannot attach `find_processes`")?;
         let mut file = finder.take_link(link)?.into_file()?;
         let mut nothing = Vec::new();
-        file.read_to_end(&mut nothing).context("cannot visit the system's threads")?;
+        file.read_to_end(&mut nothing)
+            .context("cannot visit the system's threads")?;
         Ok(())
     }
 
     /// The records that the BPF side writes. Can be taken once.
     pub fn events(&mut self) -> Result<RingBuf<MapData>> {
-        let map = self.ebpf()?.take_map("EVENTS").context("the BPF object has no map `EVENTS`")?;
+        let map = self
+            .ebpf()?
+            .take_map("EVENTS")
+            .context("the BPF object has no map `EVENTS`")?;
         Ok(RingBuf::try_from(map)?)
     }
 
@@ -191,7 +208,10 @@ fn load(kernel: &KernelTypes, settings: Settings, btf: &Btf) -> Result<Ebpf> {
         (config::TASK_MAJ_FLT, task(&["maj_flt"])?),
         (config::TASK_REAL_PARENT, task(&["real_parent"])?),
         (config::TASK_GROUP_LEADER, task(&["group_leader"])?),
-        (config::TASK_START_BOOTTIME, task(&["start_boottime", "real_start_time"])?),
+        (
+            config::TASK_START_BOOTTIME,
+            task(&["start_boottime", "real_start_time"])?,
+        ),
         (config::REGS_IP, kernel.offset("pt_regs", &["ip"])?),
         (config::REGS_FP, kernel.offset("pt_regs", &["bp"])?),
         (config::WAKEUP_RECORDS, WAKEUP_RECORDS),
@@ -217,13 +237,15 @@ fn load(kernel: &KernelTypes, settings: Settings, btf: &Btf) -> Result<Ebpf> {
 
 /// Ends of faults are software events, opened on every CPU.
 fn attach_fault_ends(ebpf: &mut Ebpf) -> Result<()> {
-    let cpus = online_cpus().map_err(|(_, error)| error).context("cannot list the CPUs")?;
+    let cpus = online_cpus()
+        .map_err(|(_, error)| error)
+        .context("cannot list the CPUs")?;
     for (name, event) in [
         ("fault_end_minor", SoftwareEvent::PageFaultsMin),
         ("fault_end_major", SoftwareEvent::PageFaultsMaj),
     ] {
         let program: &mut PerfEvent = program(ebpf, name)?;
-        program.load().with_context(|| format!("cannot load `{name}`"))?;
+        program.load().map_err(|error| refused(name, error))?;
         for &cpu in &cpus {
             program
                 .attach(
@@ -239,12 +261,29 @@ fn attach_fault_ends(ebpf: &mut Ebpf) -> Result<()> {
     Ok(())
 }
 
+/// The kernel does not take a program. Its verifier's reasons are for developers.
+fn refused(name: &str, error: ProgramError) -> anyhow::Error {
+    let error = match error {
+        ProgramError::LoadError {
+            io_error,
+            verifier_log,
+        } => {
+            debug!("the verifier on `{name}`: {verifier_log}");
+            anyhow::Error::new(io_error)
+        }
+        other => other.into(),
+    };
+    error.context(format!("the kernel refuses the BPF program `{name}`"))
+}
+
 fn program<'a, T>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut T>
 where
     &'a mut T: TryFrom<&'a mut Program, Error: std::error::Error + Send + Sync + 'static>,
 {
     let program = ebpf.program_mut(name);
-    Ok(program.with_context(|| format!("the BPF object has no program `{name}`"))?.try_into()?)
+    Ok(program
+        .with_context(|| format!("the BPF object has no program `{name}`"))?
+        .try_into()?)
 }
 
 fn array<T: shared::Shared>(ebpf: &Ebpf, name: &str, len: usize) -> Result<SharedArray<T>> {

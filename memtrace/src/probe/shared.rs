@@ -59,7 +59,12 @@ impl<T: Shared> SharedArray<T> {
             return Err(std::io::Error::last_os_error()).context("cannot map a BPF array");
         }
         let base = NonNull::new(base.cast()).context("a BPF array was mapped at address 0")?;
-        Ok(Self { base, len, bytes, _values: PhantomData })
+        Ok(Self {
+            base,
+            len,
+            bytes,
+            _values: PhantomData,
+        })
     }
 
     /// A copy of element `index`, or `None` beyond the end. The BPF side may write meanwhile, so
@@ -82,12 +87,8 @@ impl SharedArray<ProcessSlot> {
     /// Gives an exited process's slot back to the BPF side. Its counters are gone after that.
     pub fn release(&self, slot: u32) {
         if let Some(state) = self.state(slot) {
-            let _ = state.compare_exchange(
-                SLOT_EXITED,
-                SLOT_FREE,
-                Ordering::AcqRel,
-                Ordering::Relaxed,
-            );
+            let _ =
+                state.compare_exchange(SLOT_EXITED, SLOT_FREE, Ordering::AcqRel, Ordering::Relaxed);
         }
     }
 

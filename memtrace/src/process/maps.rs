@@ -68,7 +68,9 @@ impl AddressSpace {
     /// The executable mapping that has `address`.
     #[must_use]
     pub fn find(&self, address: u64) -> Option<&Mapping> {
-        let after = self.mappings.partition_point(|mapping| mapping.start <= address);
+        let after = self
+            .mappings
+            .partition_point(|mapping| mapping.start <= address);
         let mapping = &self.mappings[after.checked_sub(1)?];
         (address < mapping.end).then_some(mapping)
     }
@@ -104,14 +106,25 @@ impl<'a> Line<'a> {
             end,
             executable: permissions.get(2) == Some(&b'x'),
             offset,
-            device: (u32::from_str_radix(major, 16).ok()?, u32::from_str_radix(minor, 16).ok()?),
+            device: (
+                u32::from_str_radix(major, 16).ok()?,
+                u32::from_str_radix(minor, 16).ok()?,
+            ),
             inode,
             path: &path[..path.len().min(MAX_PATH)],
         })
     }
 
     fn into_mapping(self, pid: u32, modules: &mut Modules) -> Mapping {
-        let Self { start, end, offset, device, inode, path, .. } = self;
+        let Self {
+            start,
+            end,
+            offset,
+            device,
+            inode,
+            path,
+            ..
+        } = self;
         let code = if inode != 0 {
             Code::Module(modules.file(pid, start..end, device, inode, path))
         } else if path == b"[vdso]" {
@@ -119,7 +132,12 @@ impl<'a> Line<'a> {
         } else {
             Code::Anonymous(escape(&String::from_utf8_lossy(path)).into())
         };
-        Mapping { start, end, offset, code }
+        Mapping {
+            start,
+            end,
+            offset,
+            code,
+        }
     }
 }
 
@@ -136,7 +154,10 @@ mod tests {
     fn a_line_is_taken_apart() {
         let line = b"7f00-7f80 r-xp 00001000 fd:1a 42                         /a b\\012c";
         let parsed = Line::parse(line).unwrap();
-        assert_eq!((parsed.start, parsed.end, parsed.offset), (0x7f00, 0x7f80, 0x1000));
+        assert_eq!(
+            (parsed.start, parsed.end, parsed.offset),
+            (0x7f00, 0x7f80, 0x1000)
+        );
         assert_eq!((parsed.device, parsed.inode), ((0xfd, 0x1a), 42));
         assert!(parsed.executable);
         assert_eq!(parsed.path, b"/a b\\012c");
@@ -146,17 +167,26 @@ mod tests {
     fn a_line_without_a_path_is_anonymous() {
         let parsed = Line::parse(b"1000-2000 rw-p 00000000 00:00 0 ").unwrap();
         assert!(!parsed.executable && parsed.path.is_empty());
-        assert_eq!(Line::parse(b"2000-1000 rw-p 00000000 00:00 0 "), None, "backwards");
+        assert_eq!(
+            Line::parse(b"2000-1000 rw-p 00000000 00:00 0 "),
+            None,
+            "backwards"
+        );
     }
 
     #[test]
     fn our_own_code_is_found_and_nothing_else() {
         let space = AddressSpace::read(std::process::id(), &mut Modules::default()).unwrap();
-        let code = space.find(hex as *const () as u64).expect("this function is mapped");
+        let code = space
+            .find(hex as *const () as u64)
+            .expect("this function is mapped");
         assert!(matches!(&code.code, Code::Module(_)));
         assert!(space.find(0).is_none());
         let local = 0u8;
-        assert!(space.find(&raw const local as u64).is_none(), "a stack is not executable");
+        assert!(
+            space.find(&raw const local as u64).is_none(),
+            "a stack is not executable"
+        );
     }
 
     #[test]

@@ -139,7 +139,9 @@ impl Processes {
         let parent = parent.flatten().filter(|_| entry.execs == 0);
         let forked_ns = (entry.forked_ns != 0).then_some(entry.forked_ns);
         let id = self.list.len();
-        let inherited = parent.filter(|_| forked_ns.is_some()).map(|parent| &self.list[parent]);
+        let inherited = parent
+            .filter(|_| forked_ns.is_some())
+            .map(|parent| &self.list[parent]);
         let (cmdline, space) = inherited.map_or((None, None), |parent| {
             (Some(Arc::clone(&parent.cmdline)), parent.space.clone())
         });
@@ -168,7 +170,11 @@ impl Processes {
     /// Drops what was known of the program of a process that replaced it.
     pub fn execed(&mut self, id: ProcessId, entry: &ProcessSlot) {
         // Its children still run the old program, whose mappings it can no longer show.
-        for child in self.list.iter_mut().filter(|child| child.parent == Some(id)) {
+        for child in self
+            .list
+            .iter_mut()
+            .filter(|child| child.parent == Some(id))
+        {
             child.parent = None;
         }
         let process = &mut self.list[id];
@@ -212,7 +218,10 @@ impl Processes {
     /// Which snapshot of mappings a process has.
     #[must_use]
     pub fn space_id(&self, id: ProcessId) -> SpaceId {
-        self.list[id].space.as_ref().map_or(SpaceId::Unread(id), |(space_id, _)| *space_id)
+        self.list[id]
+            .space
+            .as_ref()
+            .map_or(SpaceId::Unread(id), |(space_id, _)| *space_id)
     }
 
     /// Mappings of a process in which all `addresses` are known, as far as that can be had: they
@@ -220,7 +229,9 @@ impl Processes {
     /// ancestor of the same program that lives. `None` when they never could be read.
     pub fn space(&mut self, id: ProcessId, addresses: &[u64]) -> Option<AddressSpace> {
         let missing = |(_, space): &(SpaceId, AddressSpace)| {
-            addresses.iter().any(|&address| space.find(address).is_none())
+            addresses
+                .iter()
+                .any(|&address| space.find(address).is_none())
         };
         if self.list[id].space.as_ref().is_none_or(missing) {
             self.refresh(id);
@@ -230,7 +241,10 @@ impl Processes {
 
     fn refresh(&mut self, id: ProcessId) {
         let process = &mut self.list[id];
-        if process.refreshed.is_some_and(|when| when.elapsed() < REFRESH_INTERVAL) {
+        if process
+            .refreshed
+            .is_some_and(|when| when.elapsed() < REFRESH_INTERVAL)
+        {
             return;
         }
         process.refreshed = Some(Instant::now());
@@ -258,7 +272,10 @@ impl Default for Processes {
 /// Now, in nanoseconds of `clock`.
 #[must_use]
 pub fn clock_ns(clock: libc::clockid_t) -> u64 {
-    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
     // SAFETY: `time` is there to be written; the clocks used exist on every kernel we run on, and
     // an error would leave 0.
     unsafe { libc::clock_gettime(clock, &raw mut time) };
@@ -266,7 +283,11 @@ pub fn clock_ns(clock: libc::clockid_t) -> u64 {
 }
 
 fn until_nul(bytes: &[u8]) -> Vec<u8> {
-    bytes.split(|&byte| byte == 0).next().unwrap_or_default().to_vec()
+    bytes
+        .split(|&byte| byte == 0)
+        .next()
+        .unwrap_or_default()
+        .to_vec()
 }
 
 fn read_cmdline(pid: u32) -> Arc<[Vec<u8>]> {

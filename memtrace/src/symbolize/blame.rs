@@ -20,10 +20,37 @@ const HELPER_MODULES: [&str; 9] = [
 
 /// Parts of the names of string and allocator functions, without leading underscores.
 const HELPER_PREFIXES: [&str; 32] = [
-    "memcpy", "memmove", "mempcpy", "memset", "memccpy", "bcopy", "bzero", "strcpy", "strncpy",
-    "stpcpy", "stpncpy", "strcat", "strncat", "strdup", "strndup", "wmemcpy", "wmemset", "malloc",
-    "calloc", "realloc", "free", "memalign", "posix_memalign", "aligned_alloc", "int_malloc",
-    "int_free", "int_realloc", "int_memalign", "libc_malloc", "libc_calloc", "libc_free",
+    "memcpy",
+    "memmove",
+    "mempcpy",
+    "memset",
+    "memccpy",
+    "bcopy",
+    "bzero",
+    "strcpy",
+    "strncpy",
+    "stpcpy",
+    "stpncpy",
+    "strcat",
+    "strncat",
+    "strdup",
+    "strndup",
+    "wmemcpy",
+    "wmemset",
+    "malloc",
+    "calloc",
+    "realloc",
+    "free",
+    "memalign",
+    "posix_memalign",
+    "aligned_alloc",
+    "int_malloc",
+    "int_free",
+    "int_realloc",
+    "int_memalign",
+    "libc_malloc",
+    "libc_calloc",
+    "libc_free",
     "libc_realloc",
 ];
 
@@ -48,13 +75,28 @@ const HELPER_NAMES: [&str; 16] = [
     "reallocarray",
 ];
 
+/// Where the sources of the languages' own libraries lie. What is inlined from there works for
+/// whoever called it: the write through a pointer is not `write_volatile`'s.
+const LIBRARY_SOURCES: [&str; 4] = [
+    "/library/core/src/",
+    "/library/alloc/src/",
+    "/library/std/src/",
+    "/include/c++/",
+];
+
 /// The call site of a copy with this stack: the innermost Python frame; without one the innermost
 /// native frame that is no helper of the C library or an allocator; when there is none, the leaf.
 #[must_use]
 pub fn blame(frames: &[Frame]) -> Site {
-    let python = frames.iter().find(|frame| frame.language == Language::Python);
+    let python = frames
+        .iter()
+        .find(|frame| frame.language == Language::Python);
     let blamed = python
-        .or_else(|| frames.iter().find(|frame| !is_helper(frame) && is_code(frame)))
+        .or_else(|| {
+            frames
+                .iter()
+                .find(|frame| !is_helper(frame) && is_code(frame))
+        })
         .or_else(|| frames.first());
     blamed.map_or_else(no_stack, |frame| Site {
         function: Arc::clone(&frame.function),
@@ -87,19 +129,28 @@ fn is_helper(frame: &Frame) -> bool {
         return false;
     }
     let function = frame.function.as_ref();
+    let from_library = |file: &str| LIBRARY_SOURCES.iter().any(|sources| file.contains(sources));
+    if frame.inlined && frame.file.as_deref().is_some_and(from_library) {
+        return true;
+    }
     if function.starts_with("compiler_builtins::mem::")
         || function.starts_with("operator new")
         || function.starts_with("operator delete")
     {
         return true;
     }
-    let module = frame.module.as_deref().and_then(|path| path.rsplit('/').next());
+    let module = frame
+        .module
+        .as_deref()
+        .and_then(|path| path.rsplit('/').next());
     let in_library =
         module.is_some_and(|name| HELPER_MODULES.iter().any(|helper| name.starts_with(helper)));
     let bare = function.trim_start_matches('_');
     in_library
         && (HELPER_NAMES.contains(&bare)
-            || HELPER_PREFIXES.iter().any(|prefix| bare.starts_with(prefix)))
+            || HELPER_PREFIXES
+                .iter()
+                .any(|prefix| bare.starts_with(prefix)))
 }
 
 #[cfg(test)]
@@ -142,8 +193,33 @@ mod tests {
     #[test]
     fn system_calls_and_qsort_are_not() {
         let libc = "/lib/libc.so.6";
-        assert_eq!(blamed(&[frame("__read", libc), frame("main", "/srv/app")]), "__read");
-        assert_eq!(blamed(&[frame("qsort_r", libc), frame("main", "/srv/app")]), "qsort_r");
+        assert_eq!(
+            blamed(&[frame("__read", libc), frame("main", "/srv/app")]),
+            "__read"
+        );
+        assert_eq!(
+            blamed(&[frame("qsort_r", libc), frame("main", "/srv/app")]),
+            "qsort_r"
+        );
+    }
+
+    #[test]
+    fn what_is_inlined_from_the_languages_library_is_passed_over() {
+        let inlined = |function: &str, file: &str| Frame {
+            file: Some(file.into()),
+            inlined: true,
+            ..frame(function, "/srv/app")
+        };
+        let stack = [
+            inlined("write<u64>", "/rustc/0123/library/core/src/ptr/mod.rs"),
+            inlined(
+                "std::vector<int>::push_back",
+                "/usr/include/c++/12/bits/stl_vector.h",
+            ),
+            inlined("store", "/srv/src/store.rs"),
+            frame("handle", "/srv/app"),
+        ];
+        assert_eq!(blamed(&stack), "store");
     }
 
     #[test]
@@ -154,8 +230,15 @@ mod tests {
 
     #[test]
     fn the_innermost_python_frame_comes_first() {
-        let python = Frame { language: Language::Python, ..frame("walk", "app.py") };
-        let stack = [frame("PyObject_Call", "/usr/bin/python3"), python, frame("main", "/x")];
+        let python = Frame {
+            language: Language::Python,
+            ..frame("walk", "app.py")
+        };
+        let stack = [
+            frame("PyObject_Call", "/usr/bin/python3"),
+            python,
+            frame("main", "/x"),
+        ];
         assert_eq!(blamed(&stack), "walk");
     }
 
@@ -165,7 +248,10 @@ mod tests {
             unknown: Some(Unknown::NoSymbol),
             ..frame("libc.so.6+0x1234", "/lib/libc.so.6")
         };
-        assert_eq!(blamed(&[unknown, frame("main", "/srv/app")]), "libc.so.6+0x1234");
+        assert_eq!(
+            blamed(&[unknown, frame("main", "/srv/app")]),
+            "libc.so.6+0x1234"
+        );
     }
 
     #[test]
@@ -175,7 +261,10 @@ mod tests {
             module: None,
             ..frame("[unknown]", "")
         };
-        assert_eq!(blamed(&[frame("malloc", "/lib/libc.so.6"), nothing]), "malloc");
+        assert_eq!(
+            blamed(&[frame("malloc", "/lib/libc.so.6"), nothing]),
+            "malloc"
+        );
     }
 
     proptest! {

@@ -78,7 +78,9 @@ impl Modules {
         if let Some(known) = &self.vdso {
             return Arc::clone(known);
         }
-        let file = copy_of_vdso().inspect_err(|error| debug!("no vDSO: {error}")).ok();
+        let file = copy_of_vdso()
+            .inspect_err(|error| debug!("no vDSO: {error}"))
+            .ok();
         let module = self.add(b"[vdso]", file);
         self.vdso = Some(Arc::clone(&module));
         module
@@ -106,15 +108,21 @@ impl Modules {
             let inside = Path::new("/proc").join(pid.to_string()).join("root");
             let file = open_regular(&inside.join(path.strip_prefix("/").unwrap_or(path)))?;
             let same = file.metadata()?.ino() == inode;
-            same.then_some(file).ok_or_else(|| io::ErrorKind::NotFound.into())
+            same.then_some(file)
+                .ok_or_else(|| io::ErrorKind::NotFound.into())
         });
-        opened.inspect_err(|error| debug!("{}: {error}", String::from_utf8_lossy(path))).ok()
+        opened
+            .inspect_err(|error| debug!("{}: {error}", String::from_utf8_lossy(path)))
+            .ok()
     }
 }
 
 /// Opens a file to read, if it is one: a device or pipe could block or do something.
 fn open_regular(path: &Path) -> io::Result<File> {
-    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(path)?;
     let metadata = file.metadata()?;
     if !metadata.is_file() {
         return Err(io::Error::other("not a regular file"));
@@ -133,7 +141,10 @@ fn copy_of_vdso() -> io::Result<File> {
         .find(|line| line.ends_with("[vdso]"))
         .and_then(|line| line.split(' ').next()?.split_once('-'))
         .and_then(|(start, end)| {
-            Some((usize::from_str_radix(start, 16).ok()?, usize::from_str_radix(end, 16).ok()?))
+            Some((
+                usize::from_str_radix(start, 16).ok()?,
+                usize::from_str_radix(end, 16).ok()?,
+            ))
         });
     let (start, end) = range.ok_or(io::ErrorKind::NotFound)?;
     // SAFETY: the kernel says that these addresses are mapped and readable, and keeps them so for

@@ -108,7 +108,11 @@ impl Symbolizer {
             {
                 let offset = address - mapping.start + mapping.offset;
                 if !self.known.contains_key(&(module.id, offset)) {
-                    wanted.entry(module.id).or_insert((module, Vec::new())).1.push(offset);
+                    wanted
+                        .entry(module.id)
+                        .or_insert((module, Vec::new()))
+                        .1
+                        .push(offset);
                 }
             }
         }
@@ -122,7 +126,9 @@ impl Symbolizer {
 
     /// Names places of a module: as many results as `offsets`.
     fn name(&mut self, module: &Module, offsets: &[u64]) -> Vec<Functions> {
-        let Self { blazesym, texts, .. } = self;
+        let Self {
+            blazesym, texts, ..
+        } = self;
         let Some(path) = module.readable_path() else {
             return texts.no_functions(module, offsets, Unknown::NoFile);
         };
@@ -130,15 +136,22 @@ impl Symbolizer {
         let mut elf = Elf::new(path);
         elf.debug_syms = size <= MAX_DEBUG_FILE_SIZE;
         let mut answers = ask(blazesym, module, &elf, offsets);
-        if elf.debug_syms && answers.iter().any(|answer| matches!(answer, Err(Unknown::BadElf))) {
+        if elf.debug_syms
+            && answers
+                .iter()
+                .any(|answer| matches!(answer, Err(Unknown::BadElf)))
+        {
             // Debug information may be damaged, or packed in a way that is not known here.
             elf.debug_syms = false;
             answers = ask(blazesym, module, &elf, offsets);
         }
-        let functions = offsets.iter().zip(answers).map(|(&offset, answer)| match answer {
-            Ok(sym) => texts.functions(&sym),
-            Err(why) => texts.no_function(module, offset, why),
-        });
+        let functions = offsets
+            .iter()
+            .zip(answers)
+            .map(|(&offset, answer)| match answer {
+                Ok(sym) => texts.functions(&sym),
+                Err(why) => texts.no_function(module, offset, why),
+            });
         functions.collect()
     }
 }
@@ -169,34 +182,51 @@ fn ask<'a>(
 impl Texts {
     fn functions(&mut self, sym: &Sym<'_>) -> Functions {
         let outer = (&sym.name, sym.code_info.as_deref());
-        let inlined = sym.inlined.iter().map(|inlined| (&inlined.name, inlined.code_info.as_ref()));
+        let inlined = sym
+            .inlined
+            .iter()
+            .map(|inlined| (&inlined.name, inlined.code_info.as_ref()));
         let nested: Vec<_> = std::iter::once(outer).chain(inlined).collect();
-        let functions = nested.into_iter().enumerate().rev().map(|(depth, (name, place))| {
-            Function {
+        let functions = nested
+            .into_iter()
+            .enumerate()
+            .rev()
+            .map(|(depth, (name, place))| Function {
                 name: self.text(name),
                 file: place.map(|place| self.text(&place.to_path().to_string_lossy())),
                 line: place.and_then(|place| place.line).filter(|&line| line != 0),
                 inlined: depth != 0,
                 unknown: None,
-            }
-        });
+            });
         functions.collect()
     }
 
     fn no_functions(&mut self, module: &Module, offsets: &[u64], why: Unknown) -> Vec<Functions> {
-        offsets.iter().map(|&offset| self.no_function(module, offset, why)).collect()
+        offsets
+            .iter()
+            .map(|&offset| self.no_function(module, offset, why))
+            .collect()
     }
 
     fn no_function(&mut self, module: &Module, offset: u64, why: Unknown) -> Functions {
         let name = self.text(&format!("{}+{offset:#x}", module.name()));
-        Arc::from([Function { name, file: None, line: None, inlined: false, unknown: Some(why) }])
+        Arc::from([Function {
+            name,
+            file: None,
+            line: None,
+            inlined: false,
+            unknown: Some(why),
+        }])
     }
 
     fn text(&mut self, text: &str) -> Arc<str> {
         if let Some(known) = self.0.get(text) {
             return Arc::clone(known);
         }
-        let end = text.char_indices().nth(MAX_NAME).map_or(text.len(), |(end, _)| end);
+        let end = text
+            .char_indices()
+            .nth(MAX_NAME)
+            .map_or(text.len(), |(end, _)| end);
         let shown: Arc<str> = escape(&text[..end]).into();
         self.0.insert(text.into(), Arc::clone(&shown));
         shown
@@ -206,7 +236,11 @@ impl Texts {
 /// The instruction that a frame is in: a return address is behind its call, and may already
 /// belong to the next function.
 fn instruction(depth: usize, address: u64) -> u64 {
-    if depth == 0 { address } else { address.saturating_sub(1) }
+    if depth == 0 {
+        address
+    } else {
+        address.saturating_sub(1)
+    }
 }
 
 fn nameless(address: u64, module: Option<Arc<str>>, why: Unknown) -> Frame {

@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, HashMap};
 use crate::distribution::Distribution;
 use crate::options::By;
 use crate::profile::{CallSite, CauseName, Frame, OriginName, Profile, StackPages};
-use std::sync::Arc;
 use crate::report::text::words;
+use std::sync::Arc;
 
 /// One row.
 pub(super) struct Group<'a> {
