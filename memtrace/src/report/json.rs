@@ -141,13 +141,27 @@ mod tests {
         String::from_utf8(text).unwrap()
     }
 
+    /// Another release of the compressor may pack the same histogram in other bytes.
+    fn without_packed_bytes(text: &str) -> String {
+        let mut parts = text.split("\"hdr\": \"HIST");
+        let mut out = parts.next().unwrap().to_owned();
+        for part in parts {
+            out += "\"hdr\": \"HIST...";
+            out += &part[part.find('"').unwrap()..];
+        }
+        out
+    }
+
     #[test]
     fn json_of_the_sample_profile() {
         // The first and the last call site stand for all.
         let mut profile = sample();
         profile.processes.truncate(2);
         profile.call_sites.drain(1..7);
-        insta::assert_snapshot!(written(&profile), @r#"
+        // JSON keeps what the profile has; this source must not turn around its own lines.
+        let text = written(&profile).replace('\u{202e}', "<U+202E>");
+        let text = without_packed_bytes(&text);
+        insta::assert_snapshot!(text, @r#"
         {
           "schema": "memtrace/1",
           "memtrace": "0.1.0",
@@ -310,7 +324,7 @@ mod tests {
                 "p90": 2917,
                 "p99": 24207,
                 "max": 571903,
-                "hdr": "HISTFAAAAQ94nJVRO47CMBCNH7OW15pmte1WKyEqzkABPeIEXAZKCkRBRYEoOAKipOI6tFSQkBAMZiZmJnbGfs/z/ZssfrPMDrJSWtXf3Ha3v/RO5cXyx1oSFLVlZRJFJEohxUoppNgTUkhaba8k0jzJtZEWjsSc8Gni4bOPxqKmr3uiFFLsSRtNY23vwpEWThmNljiRFA56dVr6jaS4BZRCuqsvxHn2grjAZidj9YFl6HFkCUuV+hnL0EP4LfZMdCz7cKEn50Unrib5xrRYhkKS0p+njjeNhmUoCLf7x5mx/cb8CzOLHeGI6pu2in0FrA02BgdTGfFxbjDGMNdRvkqrsO/W+HY/rLDC7qOLDtr5ugJZOUWB"
+                "hdr": "HIST..."
               },
               "age_ms": {
                 "min": 20,
@@ -318,7 +332,7 @@ mod tests {
                 "p90": 5391,
                 "p99": 5955,
                 "max": 6019,
-                "hdr": "HISTFAAAAFl4nO3HsQ2AUAhFUfwSQmNlYWPvGA6nG7iXsziC/GDhACYmeuEF3hnXrRfpdslpr9/kG5b5yDYVKXXyAgAAAOB7UI1ouQUA8BOYeWzGwXtQt4jV9ihONQUrig=="
+                "hdr": "HIST..."
               },
               "stacks": [
                 {
@@ -347,7 +361,7 @@ mod tests {
             },
             {
               "site": {
-                "function": "evil\u001b[2J‮eman\nfunction",
+                "function": "evil\u001b[2J<U+202E>eman\nfunction",
                 "file": "/tmp/日本語/\u0007.c",
                 "line": 1,
                 "module": "/tmp/日本語/a.out",
@@ -376,13 +390,13 @@ mod tests {
                 "p90": 124,
                 "p99": 124,
                 "max": 124,
-                "hdr": "HISTFAAAAC94nF2GIQEAMAgEf1uDTczgiUExJA0oSgQEKO7EHZk/ABfF6a6uStTw/sMEgS8D+Q=="
+                "hdr": "HIST..."
               },
               "stacks": [
                 {
                   "pages": 9,
                   "frames": [
-                    {"function": "evil\u001b[2J‮eman\nfunction", "file": "/tmp/日本語/\u0007.c", "line": 1, "module": "/tmp/日本語/a.out", "address": 139716164190209, "language": "native", "inlined": false}
+                    {"function": "evil\u001b[2J<U+202E>eman\nfunction", "file": "/tmp/日本語/\u0007.c", "line": 1, "module": "/tmp/日本語/a.out", "address": 139716164190209, "language": "native", "inlined": false}
                   ]
                 }
               ]
@@ -423,7 +437,7 @@ mod tests {
     fn measure_ten_thousand_call_sites() {
         let mut profile = sample();
         let site = profile.call_sites[0].clone();
-        let frame = site.stacks[0].frames[0].clone();
+        let frame = Frame::clone(&site.stacks[0].frames[0]);
         profile.call_sites = (0..10_000_u64)
             .map(|n| {
                 let mut site = site.clone();
@@ -435,14 +449,14 @@ mod tests {
                         .record(1_500 + (n * 7_919 + i * 104_729) % 4_000);
                     site.age_ms.record((n * 31 + i * 17) % 10_000);
                 }
-                let frames: Vec<Frame> = (0..20)
+                site.stacks.truncate(1);
+                site.stacks[0].frames = (0..20)
                     .map(|at| Frame {
                         address: n * 20 + at,
                         ..frame.clone()
                     })
+                    .map(Arc::new)
                     .collect();
-                site.stacks.truncate(1);
-                site.stacks[0].frames = Arc::from(frames);
                 site
             })
             .collect();

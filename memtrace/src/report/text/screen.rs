@@ -6,6 +6,8 @@ use anstyle::{AnsiColor, Style};
 use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
 
 /// Width of prose and bars where there is no terminal.
+/// What the tables need; a narrower terminal breaks their lines.
+const NARROWEST: usize = 80;
 const PAPER: usize = 100;
 
 /// Where a text report goes.
@@ -42,7 +44,7 @@ impl Screen {
         let width = terminal_size::terminal_size_of(stdout).map_or(PAPER, |(w, _)| w.0.into());
         // Below 60 columns there is nothing left to shorten.
         Self {
-            width: width.max(60),
+            width: width.max(NARROWEST),
             shorten: true,
             color: set("NO_COLOR").is_none() && !dumb,
         }
