@@ -279,53 +279,50 @@ impl Aggregator {
 
     fn resolve_stack(&mut self, index: StackIndex) {
         let stack = &mut self.stacks[index];
-        let space = stack.space.take();
-        let lone;
-        let (addresses, incomplete) = match stack.key {
-            StackKey::Taken { id, ip } => match self.taken.get(&id) {
-                Some(taken) => {
-                    stack.truncated = taken.truncated;
-                    (&taken.addresses[..], None)
-                }
-                None => {
-                    stack.lost = true;
-                    lone = [ip];
-                    (&lone[..], Some(Unknown::StackLost))
-                }
-            },
-            StackKey::Instruction { ip, why } => {
-                lone = [ip];
-                (&lone[..], Some(why))
-            }
+        let taken = match stack.key {
+            StackKey::Taken { id, .. } => self.taken.get(&id),
+            StackKey::Instruction { .. } => None,
         };
-        let mut frames = match &space {
-            Some(space) => self.symbolizer.symbolize(space, addresses),
+        let (lone, why) = match stack.key {
+            StackKey::Taken { ip, .. } => ([ip], Unknown::StackLost),
+            StackKey::Instruction { ip, why } => ([ip], why),
+        };
+        let addresses = taken.map_or(&lone[..], |taken| &taken.addresses);
+        let mut frames = match stack.space.take() {
+            Some(space) => self.symbolizer.symbolize(&space, addresses),
             None => addresses.iter().map(|&address| unmapped(address)).collect(),
         };
         let site = blame(&frames);
-        if let Some(why) = incomplete {
-            stack.truncated = true;
+        if taken.is_none() {
             frames.push(missing_callers(why));
         }
-        let site = *self.site_index.entry(site.clone()).or_insert_with(|| {
-            self.sites.push(site);
-            self.sites.len() - 1
-        });
-        stack.site = Some(site);
+        stack.lost = taken.is_none() && why == Unknown::StackLost;
+        stack.truncated = taken.is_none_or(|taken| taken.truncated);
         stack.frames = frames
             .into_iter()
             .map(|frame| intern(&mut self.frames, frame))
             .collect();
-        let kinds = std::mem::take(&mut stack.kinds);
-        let moved = kinds.into_iter().map(|(kind, pages, own)| {
-            let sum = self.sum_of_site(site, kind);
-            let old = std::mem::take(&mut self.sums[own]);
-            self.sums[sum].absorb(&old);
-            self.free_sums.push(own);
-            (kind, pages, sum)
+        self.settle(index, site);
+    }
+
+    /// Puts the faults of a stack down to its call site.
+    fn settle(&mut self, index: StackIndex, site: Site) {
+        let known = self.site_index.get(&site).copied();
+        let site = known.unwrap_or_else(|| {
+            let new = self.sites.len();
+            self.sites.push(site.clone());
+            self.site_index.insert(site, new);
+            new
         });
-        let moved: Vec<_> = moved.collect();
-        self.stacks[index].kinds = moved;
+        self.stacks[index].site = Some(site);
+        let mut kinds = std::mem::take(&mut self.stacks[index].kinds);
+        for (kind, _, sum) in &mut kinds {
+            let own = std::mem::replace(sum, self.sum_of_site(site, *kind));
+            let gathered = std::mem::take(&mut self.sums[own]);
+            self.sums[*sum].absorb(&gathered);
+            self.free_sums.push(own);
+        }
+        self.stacks[index].kinds = kinds;
     }
 }
 

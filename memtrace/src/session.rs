@@ -276,8 +276,9 @@ impl StopSignals {
         }
     }
 
-    /// Lets the next signal end memtrace.
-    fn restore(&self) {
+    /// Lets the next signal end memtrace; nothing is listened for any more.
+    fn restore(self) {
+        drop(self);
         for signal in [libc::SIGINT, libc::SIGTERM] {
             // SAFETY: the default action is a valid one; no handler of ours runs any more.
             unsafe { libc::signal(signal, libc::SIG_DFL) };

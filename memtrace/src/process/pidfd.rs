@@ -25,10 +25,8 @@ impl PidFd {
                 .with_context(|| format!("cannot watch process {pid}"));
         }
         // SAFETY: just made, and nobody else has it.
-        Ok(Self {
-            pid,
-            fd: unsafe { OwnedFd::from_raw_fd(fd as RawFd) },
-        })
+        let fd = unsafe { OwnedFd::from_raw_fd(fd as RawFd) };
+        Ok(Self { pid, fd })
     }
 
     /// Its pid, while it lives.

@@ -31,7 +31,7 @@ impl Report for Json {
 /// each. Fully broken up, most of a large report would be indentation.
 const BROKEN: usize = 6;
 
-/// Indents like serde_json's pretty printer, down to depth [`BROKEN`].
+/// Indents like `serde_json`'s pretty printer, down to depth [`BROKEN`].
 #[derive(Default)]
 struct Lines {
     pretty: PrettyFormatter<'static>,
@@ -153,6 +153,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::too_many_lines, reason = "they are the snapshot")]
     fn json_of_the_sample_profile() {
         // The first and the last call site stand for all.
         let mut profile = sample();

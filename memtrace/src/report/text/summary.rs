@@ -114,7 +114,9 @@ fn headline(profile: &Profile) -> String {
     let mut headline = format!("{} copied in {time}", size(totals.copied_bytes));
     if duration > 0.0 {
         let rate = totals.copied_bytes as f64 / duration;
-        headline += &format!(", {}/s", size(rate as u64));
+        headline += ", ";
+        headline += &size(rate as u64);
+        headline += "/s";
     }
     headline
 }
