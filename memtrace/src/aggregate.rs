@@ -8,7 +8,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use memtrace_common::process::ProcessSlot;
+use memtrace_common::process::{ProcessSlot, SLOT_EXITED};
 use memtrace_common::record::{Cause, Origin};
 
 use crate::collect::{Event, Fault, Lifecycle};
@@ -141,14 +141,37 @@ impl Aggregator {
         let Some(entry) = table.read(slot as usize) else {
             return;
         };
-        let id = self.processes.add(slot, &entry);
         match what {
-            Lifecycle::Fork => {}
-            Lifecycle::Exec => self.processes.execed(id, &entry),
-            Lifecycle::Exit => {
-                self.processes.update(id, &entry);
-                self.processes.release(slot);
-                table.release(slot);
+            Lifecycle::Fork => {
+                self.processes.add(slot, &entry);
+            }
+            Lifecycle::Exec => {
+                let id = self.processes.add(slot, &entry);
+                self.processes.execed(id, &entry);
+            }
+            Lifecycle::Exit => self.exited(slot, &entry, table),
+        }
+    }
+
+    /// Takes the last counters of a process that ended, and gives its slot back. Nothing is done
+    /// twice: an exit can be found in the table before its record is read.
+    fn exited(&mut self, slot: u32, entry: &ProcessSlot, table: &SharedArray<ProcessSlot>) {
+        if entry.state == SLOT_EXITED
+            && let Some(id) = self.processes.by_slot(slot)
+        {
+            self.processes.update(id, entry);
+            self.processes.release(slot);
+            table.release(slot);
+        }
+    }
+
+    /// Looks for processes that ended and whose records were lost. Only right when no record is
+    /// waiting to be read.
+    pub fn find_exited(&mut self, table: &SharedArray<ProcessSlot>) {
+        let slots: Vec<u32> = self.processes.slots().map(|(slot, _)| slot).collect();
+        for slot in slots {
+            if let Some(entry) = table.read(slot as usize) {
+                self.exited(slot, &entry, table);
             }
         }
     }

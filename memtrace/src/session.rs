@@ -201,6 +201,9 @@ impl Session {
                 }
                 () = log_records(&mut self.logger) => {}
                 _ = tick.tick() => {
+                    if !self.drain(probe) {
+                        self.folded.find_exited(&probe.processes);
+                    }
                     self.folded.resolve(RESOLVE_BUDGET);
                     self.progress.update(&self.folded.processes, host::page_size());
                     if self.folded.processes.live() == 0 {
