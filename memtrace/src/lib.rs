@@ -51,6 +51,7 @@ pub fn run(options: &Options) -> Result<()> {
         notes,
     };
     let profile = summarize::summarize(traced.folded, run);
-    report::sums::check(&profile).context("memtrace has miscounted, which is a fault of its own")?;
+    report::sums::check(&profile)
+        .context("memtrace has miscounted, which is a fault of its own")?;
     report::render(&profile, options)
 }
