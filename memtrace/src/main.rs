@@ -1,3 +1,31 @@
 //! The `memtrace` command.
 
-fn main() {}
+use std::process::ExitCode;
+
+use log::LevelFilter;
+use memtrace::{cli, run};
+
+fn main() -> ExitCode {
+    let options = match cli::parse() {
+        Ok(options) => options,
+        Err(error) => error.exit(),
+    };
+    let level = match options.verbosity {
+        0 => LevelFilter::Warn,
+        1 => LevelFilter::Info,
+        2 => LevelFilter::Debug,
+        _ => LevelFilter::Trace,
+    };
+    env_logger::Builder::new()
+        // Of others' diagnostics, only what they think is wrong.
+        .filter_level(LevelFilter::Warn)
+        .filter_module("memtrace", level)
+        .init();
+    match run(&options) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("memtrace: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}

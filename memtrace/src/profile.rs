@@ -237,7 +237,7 @@ pub struct StackPages {
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub truncated: bool,
     /// Leaf first; inlined functions come before the one that they are inlined into.
-    pub frames: Arc<[Frame]>,
+    pub frames: Arc<[Arc<Frame>]>,
 }
 
 /// One function in a stack.

@@ -1,3 +1,4 @@
 //! The processes that are traced, as /proc shows them.
 
 pub mod maps;
+pub mod traced;

@@ -381,7 +381,7 @@ fn call_site(
             .map(|(pages, frames)| StackPages {
                 pages,
                 truncated: false,
-                frames: frames.into(),
+                frames: frames.into_iter().map(Arc::new).collect(),
             })
             .collect(),
     }

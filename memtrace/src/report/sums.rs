@@ -305,10 +305,7 @@ mod tests {
             "pages of process 9 and its call sites",
         );
         broken(|p| p.call_sites[0].stacks[0].pages -= 1, "and its stacks");
-        broken(
-            |p| p.call_sites[0].processes.clear(),
-            "and its processes",
-        );
+        broken(|p| p.call_sites[0].processes.clear(), "and its processes");
         broken(|p| p.call_sites[0].share = f64::NAN, "share of call site");
         broken(|p| p.duration_s = f64::INFINITY, "the duration is inf");
     }

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use crate::distribution::Distribution;
 use crate::options::By;
@@ -32,7 +33,7 @@ pub(super) struct Group<'a> {
 enum Key<'a> {
     Site(usize),
     Function(&'a str, Option<&'a str>),
-    Stack(&'a [Frame]),
+    Stack(&'a [Arc<Frame>]),
     Type(Option<&'a str>),
     Process(u32),
     File(&'a str),

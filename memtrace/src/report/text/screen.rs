@@ -8,6 +8,9 @@ use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
 /// Width of prose and bars where there is no terminal.
 const PAPER: usize = 100;
 
+/// Narrower terminals break lines themselves.
+const NARROWEST: usize = 72;
+
 /// Where a text report goes.
 #[derive(Clone, Copy, Debug)]
 pub struct Screen {
@@ -40,9 +43,9 @@ impl Screen {
         let set = |name| std::env::var_os(name).filter(|value| !value.is_empty());
         let dumb = set("TERM").is_none_or(|term| term == "dumb");
         let width = terminal_size::terminal_size_of(stdout).map_or(PAPER, |(w, _)| w.0.into());
-        // Below 60 columns there is nothing left to shorten.
+        // Below that there is nothing left to shorten.
         Self {
-            width: width.max(60),
+            width: width.max(NARROWEST),
             shorten: true,
             color: set("NO_COLOR").is_none() && !dumb,
         }
