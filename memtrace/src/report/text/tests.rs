@@ -151,7 +151,7 @@ fn text_at_80_columns() {
        1.5% ▏         480.0 KiB    120  allocator  a memory allocator's bookkeeping
 
     Write faults that copied nothing
-      reuse        12,345  the page was shared no more, so it was used as it is
+      reuse        12,345  no longer shared, so the page was used as it is
       zero            678  the zero page was replaced by an empty page
       first touch  90,123  an absent page was filled for the first time
       split             -  not visible to the tracepoint backend
@@ -246,7 +246,7 @@ fn text_at_160_columns() {
        1.5% ▎                 480.0 KiB    120  allocator  a memory allocator's bookkeeping
 
     Write faults that copied nothing
-      reuse        12,345  the page was shared no more, so it was used as it is
+      reuse        12,345  no longer shared, so the page was used as it is
       zero            678  the zero page was replaced by an empty page
       first touch  90,123  an absent page was filled for the first time
       split             -  not visible to the tracepoint backend
@@ -338,7 +338,7 @@ fn text_with_losses_says_so_first() {
        1.3% ▏         480.0 KiB    120  allocator  a memory allocator's bookkeeping
 
     Write faults that copied nothing
-      reuse        12,345  the page was shared no more, so it was used as it is
+      reuse        12,345  no longer shared, so the page was used as it is
       zero            678  the zero page was replaced by an empty page
       first touch  90,123  an absent page was filled for the first time
       split             -  not visible to the tracepoint backend
@@ -376,7 +376,7 @@ fn text_of_a_trace_that_copied_nothing() {
       4242  gunicorn  before       -     0 B      0   0.0%               15,359
 
     Write faults that copied nothing
-      reuse        12,345  the page was shared no more, so it was used as it is
+      reuse        12,345  no longer shared, so the page was used as it is
       zero            678  the zero page was replaced by an empty page
       first touch  90,123  an absent page was filled for the first time
       split             -  not visible to the tracepoint backend
