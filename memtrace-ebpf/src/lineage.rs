@@ -3,8 +3,8 @@
 //! Descendants that exist at attach are found by [`visit`], which the kernel calls for every
 //! thread; those to come are taken by [`forked`], before they have run. The hooks are attached
 //! first, so whatever is forked meanwhile is taken by one of the two, and the loader repeats the
-//! search until it finds nothing new. Both may meet the same thread: [`Thread::life`] is changed
-//! atomically, and only who changes it counts.
+//! search until it finds nothing new. Both may meet the same thread: its entry is inserted whole,
+//! and only who inserts it counts.
 //!
 //! A process is known by its slot in the table, not by its pid: the slot is not given away before
 //! the loader has read what its last owner did.
@@ -19,19 +19,15 @@ use memtrace_common::process::{
 };
 use memtrace_common::record::{ProcessRecord, RecordKind};
 
-use crate::{atomic, globals};
-use crate::maps::{
-    EVENTS, FOUND, NEXT_SLOT, PROCESSES, ROOTS, Thread, count_health, traced_pids,
-};
+use crate::maps::{EVENTS, FOUND, NEXT_SLOT, PROCESSES, ROOTS, Thread, count_health, traced_pids};
 use crate::task::Task;
 use crate::window;
+use crate::{atomic, globals};
 
-/// [`Thread::life`]: not taken yet.
-const ABSENT: u64 = 0;
 /// [`Thread::life`]: traced, and counted in its process's `threads`.
-const COUNTED: u64 = 1;
+pub const COUNTED: u64 = 1;
 /// [`Thread::life`]: ended, and no longer counted.
-const GONE: u64 = 2;
+pub const GONE: u64 = 2;
 
 /// How many slots are looked at for a free one. The table is far larger than the number of
 /// processes, so that the first nearly always is.
@@ -57,12 +53,18 @@ pub fn forked(ctx: &BtfTracePointContext, parent: Task, child: Task) -> Option<(
     let new = NewProcess {
         parent_pid: parent_thread.pid,
         parent_slot: parent_thread.slot,
+        now_ns: now,
         forked_ns: now,
         comm,
     };
     let slot = new_process(child, &new)?;
-    debug!(ctx, "fork: {} -> {} slot {}", new.parent_pid, child.pid(), slot);
-    announce(RecordKind::Fork, slot, now);
+    debug!(
+        ctx,
+        "fork: {} -> {} slot {}",
+        new.parent_pid,
+        child.pid(),
+        slot
+    );
     Some(())
 }
 
@@ -101,9 +103,8 @@ pub fn exited(ctx: &BtfTracePointContext) -> Option<()> {
 
 /// The kernel frees a thread.
 #[inline(always)]
-pub fn freed(task: Task) -> Option<()> {
+pub fn freed(task: Task) {
     Thread::forget(task);
-    Some(())
 }
 
 /// The kernel shows a thread: takes it when it belongs to the traced set and is not traced yet.
@@ -112,7 +113,7 @@ pub fn freed(task: Task) -> Option<()> {
 pub fn visit(ctx: *mut c_void) -> Option<()> {
     // SAFETY: the context has two pointers: the iteration's state, and the task or null.
     let task = Task::from_ptr(unsafe { *ctx.cast::<*const c_void>().add(1) })?;
-    if task.is_kernel_thread() || task.is_exiting() || Thread::of(task).is_some() {
+    if task.is_kernel_thread() || task.is_exiting() || is_traced(task) {
         return None;
     }
     let leader = task.group_leader()?;
@@ -131,17 +132,17 @@ pub fn visit(ctx: *mut c_void) -> Option<()> {
             parent_pid: parent.pid(),
             // SAFETY: the lookup gave a live value.
             parent_slot: parent_thread.map_or(NO_SLOT, |parent| unsafe { (*parent).slot }),
+            // SAFETY: the helper has no preconditions.
+            now_ns: unsafe { bpf_ktime_get_ns() },
             forked_ns: 0,
             comm: leader.comm(),
         };
-        let slot = new_process(leader, &new)?;
+        // Another pass is needed in any case: what it forked may have a smaller pid.
         if let Some(found) = FOUND.get_ptr_mut(0) {
             // SAFETY: the lookup gave a live map value.
             unsafe { atomic::add(found, 1) };
         }
-        // SAFETY: the helper has no preconditions.
-        announce(RecordKind::Fork, slot, unsafe { bpf_ktime_get_ns() });
-        slot
+        new_process(leader, &new)?
     };
     let thread = take(task, slot, pid)?;
     if let Some(found) = FOUND.get_ptr_mut(0) {
@@ -155,10 +156,18 @@ pub fn visit(ctx: *mut c_void) -> Option<()> {
     Some(())
 }
 
-/// What a new slot is filled with.
+/// Whether a thread is traced already.
+#[inline(always)]
+fn is_traced(task: Task) -> bool {
+    // SAFETY: the lookup gave a live value.
+    Thread::of(task).is_some_and(|thread| unsafe { (*thread).life } == COUNTED)
+}
+
+/// What a new slot is filled with, and when.
 struct NewProcess {
     parent_pid: u32,
     parent_slot: u32,
+    now_ns: u64,
     forked_ns: u64,
     comm: [u8; 16],
 }
@@ -175,7 +184,8 @@ fn new_process(leader: Task, new: &NewProcess) -> Option<u32> {
         (*process).pid = leader.pid();
         (*process).parent_pid = new.parent_pid;
         (*process).parent_slot = new.parent_slot;
-        (*process).threads = 0;
+        // One more than there are, until it has been announced: its end must not come before that.
+        (*process).threads = 1;
         (*process).execs = 0;
         (*process).forked_ns = new.forked_ns;
         (*process).exited_ns = 0;
@@ -199,32 +209,42 @@ fn new_process(leader: Task, new: &NewProcess) -> Option<u32> {
         return None;
     };
     if leader.is_exiting() {
+        // Its exit hook may have run before it was taken, and would never be called again.
         leave(thread);
     }
+    announce(RecordKind::Fork, slot, new.now_ns);
+    count_off(process, slot);
     Some(slot)
 }
 
 /// Makes `task` a traced thread of the process in `slot`, unless it is one already.
+///
+/// Its entry is made whole in one step, so that whoever finds it finds its slot too.
 #[inline(always)]
 fn take(task: Task, slot: u32, pid: u32) -> Option<*mut Thread> {
-    let Some(thread) = Thread::of_new(task) else {
-        count_health!(threads_lost);
-        return None;
-    };
-    // SAFETY: the value is live, and `life` is only changed atomically.
-    if unsafe { atomic::replace(&raw mut (*thread).life, ABSENT, COUNTED) } {
-        // SAFETY: who changed `life` owns the other fields until the thread runs its next hook.
-        unsafe {
-            (*thread).slot = slot;
-            (*thread).pid = pid;
-            (*thread).tid = task.tid();
-        }
-        if let Some(process) = PROCESSES.get_ptr_mut(slot) {
-            // SAFETY: the lookup gave a live map value.
-            unsafe { atomic::add(&raw mut (*process).threads, 1) };
+    let process = PROCESSES.get_ptr_mut(slot)?;
+    // Counted first: once there is an entry, the thread's end counts it off.
+    // SAFETY: the lookup gave a live map value.
+    unsafe { atomic::add(&raw mut (*process).threads, 1) };
+    let new = Thread::new(slot, pid, task.tid());
+    if new.insert(task) {
+        return Thread::find(task);
+    }
+    let known = Thread::find(task);
+    // SAFETY: the lookup gave a live value.
+    if known.is_some_and(|known| unsafe { (*known).life } == GONE) {
+        // Of a thread that ended, and whose place in memory this one has: now and then the kernel
+        // does not call `freed`. One in a hundred was seen.
+        Thread::forget(task);
+        if new.insert(task) {
+            return Thread::find(task);
         }
     }
-    Some(thread)
+    count_off(process, slot);
+    if known.is_none() {
+        count_health!(threads_lost);
+    }
+    known
 }
 
 /// Counts a thread as ended; with the last one, its process. Returns its slot, the first time.
@@ -236,21 +256,27 @@ fn leave(thread: *mut Thread) -> Option<u32> {
     }
     // SAFETY: the value is live.
     let slot = unsafe { (*thread).slot };
-    let process = PROCESSES.get_ptr_mut(slot)?;
-    // SAFETY: the lookup gave a live map value.
-    if unsafe { atomic::fetch_add(&raw mut (*process).threads, u64::MAX) } == 1 {
-        // SAFETY: the helper has no preconditions; the slot is this process's until released.
-        unsafe {
-            if let Some(traced) = traced_pids((*process).pid) {
-                atomic::add(traced, u64::MAX);
-            }
-            let now = bpf_ktime_get_ns();
-            (*process).exited_ns = now;
-            announce(RecordKind::Exit, slot, now);
-            write_volatile(&raw mut (*process).state, SLOT_EXITED);
-        }
-    }
+    count_off(PROCESSES.get_ptr_mut(slot)?, slot);
     Some(slot)
+}
+
+/// Takes one off the threads of a process, which ends with the last.
+#[inline(always)]
+fn count_off(process: *mut ProcessSlot, slot: u32) {
+    // SAFETY: callers pass a live map value; the slot is this process's until the loader releases
+    // it, which it does not before it has read the record.
+    unsafe {
+        if atomic::fetch_add(&raw mut (*process).threads, u64::MAX) != 1 {
+            return;
+        }
+        if let Some(traced) = traced_pids((*process).pid) {
+            atomic::add(traced, u64::MAX);
+        }
+        let now = bpf_ktime_get_ns();
+        (*process).exited_ns = now;
+        write_volatile(&raw mut (*process).state, SLOT_EXITED);
+        announce(RecordKind::Exit, slot, now);
+    }
 }
 
 /// Takes a free slot of the table.
@@ -282,7 +308,12 @@ fn current_comm() -> [u8; 16] {
 /// Tells the loader at once: it has to read /proc while the process is there.
 #[inline(always)]
 fn announce(kind: RecordKind, slot: u32, time_ns: u64) {
-    let record = ProcessRecord { kind: kind.code(), reserved: [0; 3], slot, time_ns };
+    let record = ProcessRecord {
+        kind: kind.code(),
+        reserved: [0; 3],
+        slot,
+        time_ns,
+    };
     if EVENTS.output_untyped::<ProcessRecord>(record, 0).is_err() {
         count_health!(lifecycle_lost);
     }

@@ -6,7 +6,10 @@
 #![no_std]
 #![no_main]
 #![feature(core_intrinsics)]
-#![expect(internal_features, reason = "see `atomic`: there is no other way to the BPF atomics")]
+#![expect(
+    internal_features,
+    reason = "see `atomic`: there is no other way to the BPF atomics"
+)]
 
 mod atomic;
 mod globals;
@@ -87,14 +90,14 @@ fn sched_process_exit(ctx: BtfTracePointContext) -> Option<()> {
 /// `sched_process_free(task)`: nothing refers to a thread any more.
 #[btf_tracepoint(function = "sched_process_free")]
 fn sched_process_free(ctx: BtfTracePointContext) -> Option<()> {
-    lineage::freed(Task::from_arg(&ctx, 0)?)
+    Task::from_arg(&ctx, 0).map(lineage::freed)
 }
 
 /// Visits every thread of the system and takes those that belong to the traced set. The loader
 /// reads it again until a pass finds nothing new.
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "iter/task")]
-fn find_processes(ctx: *mut c_void) -> i32 {
+extern "C" fn find_processes(ctx: *mut c_void) -> i32 {
     let _ = lineage::visit(ctx);
     0
 }

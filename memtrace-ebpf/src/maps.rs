@@ -6,6 +6,8 @@ use aya_ebpf::macros::btf_map;
 use memtrace_common::process::{Health, MAX_PROCESSES, ProcessSlot};
 use memtrace_common::record::{MAX_FRAMES, StackRecord};
 
+use crate::lineage::COUNTED;
+use crate::stack::Walk;
 use crate::task::Task;
 use crate::window::Window;
 
@@ -58,6 +60,9 @@ pub static STACKS_SENT: LruHashMap<u64, u8, 65_536> = LruHashMap::new();
 #[btf_map]
 pub static SCRATCH: PerCpuArray<Scratch, 1> = PerCpuArray::new();
 
+/// Bytes of the target's memory that are read at once.
+pub const PIECE: u64 = 1024;
+
 /// What [`SCRATCH`] holds: a record as it is sent.
 #[repr(C)]
 pub struct Scratch {
@@ -67,6 +72,10 @@ pub struct Scratch {
     pub frames: [u64; MAX_FRAMES],
     /// Fault records written on this CPU, to wake the loader now and then.
     pub records: u64,
+    /// Where the walk over the stack is.
+    pub walk: Walk,
+    /// A piece of the target's memory.
+    pub piece: [u64; (PIECE / 8) as usize],
 }
 
 /// The entry of [`TRACED_PIDS`] for a pid.
@@ -78,7 +87,7 @@ pub fn traced_pids(pid: u32) -> Option<*mut u64> {
 /// What is known of one traced thread.
 #[repr(C)]
 pub struct Thread {
-    /// `ABSENT`, `COUNTED` or `GONE`: see [`crate::lineage`].
+    /// `COUNTED` or `GONE`: see [`crate::lineage`].
     pub life: u64,
     /// Its process's index in [`PROCESSES`].
     pub slot: u32,
@@ -87,6 +96,8 @@ pub struct Thread {
     /// Itself.
     pub tid: u32,
     _pad: u32,
+    /// The stack of its last copy that the loader has been sent.
+    pub last_stack: u64,
     /// The fault that it is in.
     pub window: Window,
 }
@@ -99,16 +110,35 @@ impl Thread {
         if unsafe { *traced_pids(task.pid())? } == 0 {
             return None;
         }
+        Self::find(task)
+    }
+
+    /// The state of `task`, whether its pid says that it is traced or not.
+    #[inline(always)]
+    pub fn find(task: Task) -> Option<*mut Self> {
         THREADS.get_ptr_mut(task.address())
     }
 
-    /// The state of `task`, all zeroes if it had none; `None` when there is no room.
+    /// A traced thread of the process in `slot`, outside of any fault.
     #[inline(always)]
-    pub fn of_new(task: Task) -> Option<*mut Self> {
-        let key = task.address();
-        // Without success where it is there already, which is as good.
-        let _ = THREADS.insert(key, &Self::ABSENT, u64::from(BPF_NOEXIST));
-        THREADS.get_ptr_mut(key)
+    pub const fn new(slot: u32, pid: u32, tid: u32) -> Self {
+        Self {
+            life: COUNTED,
+            slot,
+            pid,
+            tid,
+            _pad: 0,
+            last_stack: 0,
+            window: Window::CLOSED,
+        }
+    }
+
+    /// Makes this the state of `task`; returns whether it had none, and there was room.
+    #[inline(always)]
+    pub fn insert(&self, task: Task) -> bool {
+        THREADS
+            .insert(task.address(), self, u64::from(BPF_NOEXIST))
+            .is_ok()
     }
 
     /// Forgets `task`, which the kernel frees.
@@ -116,15 +146,6 @@ impl Thread {
     pub fn forget(task: Task) {
         let _ = THREADS.remove(task.address());
     }
-
-    const ABSENT: Self = Self {
-        life: 0,
-        slot: 0,
-        pid: 0,
-        tid: 0,
-        _pad: 0,
-        window: Window::CLOSED,
-    };
 }
 
 /// Adds one to a field of [`HEALTH`].

@@ -54,7 +54,11 @@ pub fn outcome(marks: u32) -> Outcome {
         return Outcome::Aborted;
     }
     if marks & ZEROED != 0 {
-        return if present { Outcome::Zero } else { Outcome::FirstTouch };
+        return if present {
+            Outcome::Zero
+        } else {
+            Outcome::FirstTouch
+        };
     }
     if present {
         // A present file page leaves one count and enters the other; a shared anonymous page,
@@ -68,5 +72,9 @@ pub fn outcome(marks: u32) -> Outcome {
     }
     // An absent page that is not zeroed holds a file's contents: private to the process when it
     // counts as anonymous, the shared page itself when it does not.
-    if anon { Outcome::Copied(Origin::File) } else { Outcome::FirstTouch }
+    if anon {
+        Outcome::Copied(Origin::File)
+    } else {
+        Outcome::FirstTouch
+    }
 }

@@ -145,7 +145,10 @@ impl Task {
         if regs.is_null() {
             (0, 0)
         } else {
-            (field(regs, &globals::REGS_IP), field(regs, &globals::REGS_FP))
+            (
+                field(regs, &globals::REGS_IP),
+                field(regs, &globals::REGS_FP),
+            )
         }
     }
 }

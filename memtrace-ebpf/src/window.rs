@@ -68,8 +68,15 @@ pub struct Window {
 
 impl Window {
     /// No fault.
-    pub const CLOSED: Self =
-        Self { address: 0, ip: 0, opened_ns: 0, page: 0, faults: 0, marks: 0, _pad: 0 };
+    pub const CLOSED: Self = Self {
+        address: 0,
+        ip: 0,
+        opened_ns: 0,
+        page: 0,
+        faults: 0,
+        marks: 0,
+        _pad: 0,
+    };
 }
 
 /// Who faulted.
@@ -93,7 +100,11 @@ pub fn open(ctx: &BtfTracePointContext, mode: Mode) -> Option<()> {
     if error & PF_WRITE == 0 || address >> 63 != 0 {
         return None;
     }
-    let present = if error & PF_PROT == 0 { 0 } else { origin::PRESENT };
+    let present = if error & PF_PROT == 0 {
+        0
+    } else {
+        origin::PRESENT
+    };
     // SAFETY: the lookup gave a live value; only its own thread writes the window. The helper has
     // no preconditions.
     unsafe {
@@ -118,12 +129,7 @@ pub fn open(ctx: &BtfTracePointContext, mode: Mode) -> Option<()> {
 
 /// The kernel allocated a page on this thread.
 #[inline(always)]
-pub fn page_allocated(
-    page: u64,
-    order: u32,
-    gfp: u32,
-    _ctx: &BtfTracePointContext,
-) -> Option<()> {
+pub fn page_allocated(page: u64, order: u32, gfp: u32, _ctx: &BtfTracePointContext) -> Option<()> {
     // What user memory is made of is movable; pages for page tables and for interrupts are not.
     if gfp & GFP_MOVABLE == 0 || page == 0 {
         return None;
@@ -149,7 +155,11 @@ pub fn page_allocated(
         return None;
     }
     window.page = page;
-    let zeroed = if order != 0 || gfp & GFP_ZERO != 0 { origin::ZEROED } else { 0 };
+    let zeroed = if order != 0 || gfp & GFP_ZERO != 0 {
+        origin::ZEROED
+    } else {
+        0
+    };
     // What was counted before may have been reclaim on the way to this page.
     let cleared = origin::FREED | origin::ZEROED | origin::RSS_ANON | origin::RSS_FILE;
     window.marks = window.marks & !cleared | origin::ALLOCATED | zeroed;
@@ -205,19 +215,39 @@ pub fn close(ctx: &PerfEventContext, flags: u8) -> Option<()> {
     }
     let marks = window.marks;
     window.marks = 0;
-    let (slot, process) = live_process(thread)?;
+    let process = live_process(thread)?;
     let Some(origin) = settle(process, marks) else {
         return Some(());
     };
     // SAFETY: the helper has no preconditions.
     let latency = unsafe { bpf_ktime_get_ns() }.saturating_sub(window.opened_ns);
-    let latency_ns = if latency > u64::from(u32::MAX) { u32::MAX } else { latency as u32 };
+    let latency_ns = if latency > u64::from(u32::MAX) {
+        u32::MAX
+    } else {
+        latency as u32
+    };
     let (stack_id, no_stack) = match globals::UNWIND.load() {
         memtrace_common::config::UNWIND_OFF => (0, FAULT_NO_STACK),
-        _ => (stack::take(ctx, marks & BY_KERNEL != 0, slot, process), 0),
+        _ => (stack::take(ctx, marks & BY_KERNEL != 0, thread, process), 0),
     };
-    trace!(ctx, "copy: pid {} address {:x} stack {:x}", (unsafe { &*thread }).pid, address, stack_id);
-    emit(thread, process, origin, marks, Seen { latency_ns, stack_id, flags: flags | no_stack })
+    trace!(
+        ctx,
+        "copy: pid {} address {:x} stack {:x}",
+        (unsafe { &*thread }).pid,
+        address,
+        stack_id
+    );
+    emit(
+        thread,
+        process,
+        origin,
+        marks,
+        Seen {
+            latency_ns,
+            stack_id,
+            flags: flags | no_stack,
+        },
+    )
 }
 
 /// Settles a window that was not closed: see the module's text.
@@ -236,13 +266,17 @@ pub fn abandon(thread: *mut Thread, task: Task) {
     {
         return;
     }
-    let Some((_, process)) = live_process(thread) else {
+    let Some(process) = live_process(thread) else {
         return;
     };
     if let Some(origin) = settle(process, marks) {
         // SAFETY: the slot is live.
         unsafe { atomic::add(&raw mut (*process).counters.no_end, 1) };
-        let seen = Seen { latency_ns: 0, stack_id: 0, flags: FAULT_NO_END };
+        let seen = Seen {
+            latency_ns: 0,
+            stack_id: 0,
+            flags: FAULT_NO_END,
+        };
         let _ = emit(thread, process, origin, marks, seen);
     }
 }
@@ -250,13 +284,12 @@ pub fn abandon(thread: *mut Thread, task: Task) {
 /// The process of a traced thread; `None` when all of it has ended: a thread's very last writes
 /// can come after its slot was given back.
 #[inline(always)]
-fn live_process(thread: *mut Thread) -> Option<(u32, *mut ProcessSlot)> {
+fn live_process(thread: *mut Thread) -> Option<*mut ProcessSlot> {
     // SAFETY: callers pass a live value of the running thread; the slot is a live map value.
     unsafe {
-        let slot = (*thread).slot;
-        let process = PROCESSES.get_ptr_mut(slot)?;
+        let process = PROCESSES.get_ptr_mut((*thread).slot)?;
         let alive = (*process).state == SLOT_LIVE && (*process).pid == (*thread).pid;
-        alive.then_some((slot, process))
+        alive.then_some(process)
     }
 }
 
@@ -307,7 +340,11 @@ fn emit(
         unsafe { atomic::add(&raw mut (*process).counters.lost, 1) };
         return None;
     };
-    let cause = if marks & BY_KERNEL == 0 { Cause::Unknown } else { Cause::Kernel };
+    let cause = if marks & BY_KERNEL == 0 {
+        Cause::Unknown
+    } else {
+        Cause::Kernel
+    };
     entry.write(FaultRecord {
         kind: RecordKind::Fault.code(),
         origin: origin.code(),
@@ -338,5 +375,9 @@ fn wakeup() -> u32 {
         (*scratch).records
     };
     let due = records & u64::from(globals::WAKEUP_RECORDS.load() - 1) == 0;
-    if due { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP }
+    if due {
+        BPF_RB_FORCE_WAKEUP
+    } else {
+        BPF_RB_NO_WAKEUP
+    }
 }

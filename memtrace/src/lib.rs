@@ -2,6 +2,8 @@
 //!
 //! See ARCHITECTURE.md for the way from a fault to a report.
 
+#![allow(text_direction_codepoint_in_literal, reason = "temporary")]
+
 pub mod aggregate;
 pub mod cli;
 pub mod collect;

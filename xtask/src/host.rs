@@ -64,35 +64,80 @@ pub fn is_executable(file: &Path) -> bool {
 pub enum Artifact {
     /// The binary of this name.
     Binary(&'static str),
-    /// Every integration test.
-    IntegrationTests,
+    /// The integration test of this name.
+    IntegrationTest(&'static str),
 }
 
-/// Runs the cargo command `build`, with its diagnostics shown, and returns the executables of the
-/// wanted kind that it made.
-pub fn build(build: &mut Command, wanted: Artifact) -> Result<Vec<PathBuf>> {
+/// Runs the cargo command `build`, with its diagnostics shown, and returns the executable that was
+/// wanted.
+pub fn build(build: &mut Command, wanted: Artifact) -> Result<PathBuf> {
     build.arg("--message-format=json-render-diagnostics");
     let messages = capture(build)?;
-    let made = messages.lines().filter_map(|line| {
+    let (kind, name) = match wanted {
+        Artifact::Binary(name) => ("bin", name),
+        Artifact::IntegrationTest(name) => ("test", name),
+    };
+    let executable = messages.lines().find_map(|line| {
         let message: serde_json::Value = serde_json::from_str(line).ok()?;
         let target = &message["target"];
-        let fits = match wanted {
-            Artifact::Binary(name) => target["name"] == name && target["kind"][0] == "bin",
-            Artifact::IntegrationTests => target["kind"][0] == "test",
-        };
-        let executable = message["executable"].as_str().filter(|_| fits)?;
-        Some(PathBuf::from(executable))
+        let fits = target["name"] == name && target["kind"][0] == kind;
+        message["executable"]
+            .as_str()
+            .filter(|_| fits)
+            .map(PathBuf::from)
     });
-    Ok(made.collect())
+    executable.with_context(|| format!("cargo did not say where it put {name}"))
 }
 
-/// Builds `package` with optimization and returns its binary of the same name.
-pub fn build_release(package: &'static str) -> Result<PathBuf> {
+/// Builds memtrace with optimization.
+pub fn build_memtrace() -> Result<PathBuf> {
     let mut command = cargo();
-    command.args(["build", "--release", "--package", package, "--bin", package]);
-    build(&mut command, Artifact::Binary(package))?
-        .pop()
-        .with_context(|| format!("cargo did not say where it put {package}"))
+    command.args([
+        "build",
+        "--release",
+        "--package",
+        "memtrace",
+        "--bin",
+        "memtrace",
+    ]);
+    build(&mut command, Artifact::Binary("memtrace"))
+}
+
+/// Builds the program that tests and benches trace, with optimization, but not across its modules:
+/// its call chains are to be as they are written.
+pub fn build_fixture() -> Result<PathBuf> {
+    const NAME: &str = "memtrace-fixture";
+    let mut command = cargo();
+    command
+        .args([
+            "build",
+            "--release",
+            "--package",
+            NAME,
+            "--config",
+            "profile.release.lto=\"off\"",
+        ])
+        // A folder of its own: the other profile would rebuild its dependencies back and forth.
+        .arg("--target-dir")
+        .arg(target_directory()?.join("fixture"));
+    build(&mut command, Artifact::Binary(NAME))
+}
+
+/// Where cargo puts what it builds.
+pub fn target_directory() -> Result<PathBuf> {
+    let metadata = metadata()?;
+    let directory = metadata["target_directory"].as_str();
+    directory
+        .map(PathBuf::from)
+        .context("cargo does not say where its target directory is")
+}
+
+/// What cargo says of the workspace's own packages.
+pub fn metadata() -> Result<serde_json::Value> {
+    let mut command = cargo();
+    command.args(["metadata", "--format-version", "1", "--no-deps"]);
+    serde_json::from_str(&capture(&mut command)?)
+        .context("cannot read what `cargo metadata` prints")
 }
 
 /// Runs `command` with its output shown; an error names the command and its exit status.

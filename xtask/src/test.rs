@@ -1,16 +1,22 @@
 //! `cargo xtask test`: every test, those that need root too.
 //!
-//! A test that needs root is an integration test marked `#[ignore = "needs root: ..."]`, so that
-//! plain `cargo test` shows it as ignored, with the reason. Here those run as root: directly, or
-//! through sudo.
+//! Those are the integration test `privileged`. Without root its tests skip themselves, with a
+//! line on standard error each; here they run as root: directly, or through sudo.
 
-use std::path::{Path, PathBuf};
+use std::collections::BTreeSet;
+use std::path::Path;
 use std::process::{Command, ExitCode};
 
 use anyhow::Result;
 
 use crate::host::{self, Artifact};
 use crate::install;
+
+/// The integration test whose tests trace processes.
+const PRIVILEGED: &str = "privileged";
+
+/// What makes the tests use the fixture that is built here.
+const FIXTURE: &str = "MEMTRACE_FIXTURE";
 
 /// Programs that some tests run, and Debian's packages with them.
 const PROGRAMS: [(&str, &str); 3] = [("gcc", "gcc"), ("g++", "g++"), ("python3", "python3")];
@@ -29,11 +35,12 @@ pub struct Args {
 /// Runs the tests; fails when one fails.
 pub fn run(args: &Args) -> Result<ExitCode> {
     programs(args.install)?;
-    let mut passed = step("tests that need no privileges", &mut unprivileged());
+    let mut passed = step("tests that need no privileges", &mut unprivileged()?);
+    passed &= step("examples in the documentation", &mut documentation());
     if args.unprivileged {
-        eprintln!("xtask: left out, as asked: the tests that need root");
+        eprintln!("xtask: SKIPPED, as asked: the tests that need root");
     } else if host::is_root() {
-        passed &= step("tests that need root", &mut privileged());
+        passed &= step("tests that need root", &mut privileged()?);
     } else if host::find_program("sudo").is_some() {
         passed &= through_sudo()?;
     } else {
@@ -41,7 +48,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
             "xtask: SKIPPED: the tests that need root, since this is not root and there is no \
              sudo. These were not run:"
         );
-        host::run(privileged().arg("--list"))?;
+        host::run(privileged()?.args(["--", "--list"]))?;
     }
     if passed {
         eprintln!("xtask: all tests that ran passed");
@@ -78,58 +85,75 @@ fn programs(install: bool) -> Result<()> {
     Ok(())
 }
 
-/// All tests of the host's packages. The BPF package has no tests of its own and does not build
-/// for the host; the object that is made from it is tested.
-fn unprivileged() -> Command {
-    let mut command = host::cargo();
-    command.args([
-        "test",
-        "--workspace",
-        "--exclude",
-        "memtrace-ebpf",
-        "--no-fail-fast",
-    ]);
-    command
-}
-
-/// The ignored integration tests, one at a time: they watch the whole machine's page faults.
-fn privileged() -> Command {
+/// All tests of the host's packages, but for those that need root. The BPF package has no tests of
+/// its own and does not build for the host; the object that is made from it is tested.
+fn unprivileged() -> Result<Command> {
     let mut command = host::cargo();
     command
         .args([
             "test",
-            "--package",
-            "memtrace",
-            "--test",
-            "*",
+            "--workspace",
+            "--exclude",
+            "memtrace-ebpf",
             "--no-fail-fast",
         ])
-        .args(["--", "--ignored", "--test-threads=1"]);
+        .args(["--lib", "--bins"]);
+    for name in integration_tests()?
+        .iter()
+        .filter(|name| *name != PRIVILEGED)
+    {
+        command.args(["--test", name]);
+    }
+    Ok(command)
+}
+
+/// Cargo runs these on their own only.
+fn documentation() -> Command {
+    let mut command = host::cargo();
+    command.args(["test", "--workspace", "--exclude", "memtrace-ebpf", "--doc"]);
     command
 }
 
-/// Runs the integration tests' binaries under sudo. Cargo itself stays the user's, so that no
-/// file in the target directory becomes root's.
-fn through_sudo() -> Result<bool> {
+fn privileged() -> Result<Command> {
     let mut command = host::cargo();
-    command.args(["test", "--package", "memtrace", "--test", "*", "--no-run"]);
-    let binaries = host::build(&mut command, Artifact::IntegrationTests)?;
-    eprintln!("xtask: sudo runs {} test binaries as root", binaries.len());
-    let dir = host::project().join("memtrace");
-    // Not `all`, which would stop at the first that fails.
-    let failed = binaries.iter().filter(|binary| !under_sudo(binary, &dir));
-    Ok(failed.count() == 0)
+    command
+        .args(["test", "--package", "memtrace", "--test", PRIVILEGED])
+        .env(FIXTURE, host::build_fixture()?);
+    Ok(command)
 }
 
-fn under_sudo(binary: &PathBuf, dir: &Path) -> bool {
+/// Runs the tests that need root under sudo. Cargo itself stays the user's, so that no file in the
+/// target directory becomes root's.
+fn through_sudo() -> Result<bool> {
+    let binary = host::build(
+        privileged()?.arg("--no-run"),
+        Artifact::IntegrationTest(PRIVILEGED),
+    )?;
+    let dir = host::project().join("memtrace");
+    let mut command = under_sudo(&binary, &dir);
+    command.env(FIXTURE, host::build_fixture()?);
+    Ok(step("tests that need root", &mut command))
+}
+
+fn under_sudo(binary: &Path, dir: &Path) -> Command {
     let mut command = Command::new("sudo");
     command
-        .arg("-E")
+        .args(["--preserve-env", "--"])
         .arg(binary)
-        .args(["--include-ignored", "--test-threads=1"])
         .current_dir(dir)
         .env("CARGO_MANIFEST_DIR", dir);
-    step("as root", &mut command)
+    command
+}
+
+/// The names of all integration tests of the workspace.
+fn integration_tests() -> Result<BTreeSet<String>> {
+    let metadata = host::metadata()?;
+    let packages = metadata["packages"].as_array().into_iter().flatten();
+    let targets = packages.flat_map(|package| package["targets"].as_array().into_iter().flatten());
+    Ok(targets
+        .filter(|target| target["kind"][0] == "test")
+        .filter_map(|target| target["name"].as_str().map(str::to_owned))
+        .collect())
 }
 
 /// Runs a step of the tests; whether it passed.

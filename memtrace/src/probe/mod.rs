@@ -8,7 +8,7 @@ use std::io::Read as _;
 use anyhow::{Context as _, Result, bail, ensure};
 use aya::maps::{HashMap, Map, MapData, RingBuf};
 use aya::programs::perf_event::{PerfEventConfig, PerfEventScope, SamplePolicy, SoftwareEvent};
-use aya::programs::{BtfTracePoint, Iter, PerfEvent, Program};
+use aya::programs::{BtfTracePoint, Iter, PerfEvent, Program, ProgramError};
 use aya::util::online_cpus;
 use aya::{Btf, Ebpf, EbpfLoader};
 use aya_log::EbpfLogger;
@@ -82,7 +82,7 @@ impl Probe {
             let program: &mut BtfTracePoint = program(&mut ebpf, name)?;
             program
                 .load(name, &btf)
-                .with_context(|| format!("cannot load `{name}`"))?;
+                .map_err(|error| refused(name, error))?;
         }
         attach_fault_ends(&mut ebpf)?;
         for name in TRACEPOINTS {
@@ -94,7 +94,7 @@ impl Probe {
         let finder: &mut Iter = program(&mut ebpf, "find_processes")?;
         finder
             .load("task", &btf)
-            .context("cannot load `find_processes`")?;
+            .map_err(|error| refused("find_processes", error))?;
         Ok(Self {
             found: array(&ebpf, "FOUND", 1)?,
             processes: array(&ebpf, "PROCESSES", MAX_PROCESSES as usize)?,
@@ -245,9 +245,7 @@ fn attach_fault_ends(ebpf: &mut Ebpf) -> Result<()> {
         ("fault_end_major", SoftwareEvent::PageFaultsMaj),
     ] {
         let program: &mut PerfEvent = program(ebpf, name)?;
-        program
-            .load()
-            .with_context(|| format!("cannot load `{name}`"))?;
+        program.load().map_err(|error| refused(name, error))?;
         for &cpu in &cpus {
             program
                 .attach(
@@ -261,6 +259,21 @@ fn attach_fault_ends(ebpf: &mut Ebpf) -> Result<()> {
     }
     info!("attached to {} CPUs", cpus.len());
     Ok(())
+}
+
+/// The kernel does not take a program. Its verifier's reasons are for developers.
+fn refused(name: &str, error: ProgramError) -> anyhow::Error {
+    let error = match error {
+        ProgramError::LoadError {
+            io_error,
+            verifier_log,
+        } => {
+            debug!("the verifier on `{name}`: {verifier_log}");
+            anyhow::Error::new(io_error)
+        }
+        other => other.into(),
+    };
+    error.context(format!("the kernel refuses the BPF program `{name}`"))
 }
 
 fn program<'a, T>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut T>

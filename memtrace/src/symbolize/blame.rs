@@ -75,6 +75,15 @@ const HELPER_NAMES: [&str; 16] = [
     "reallocarray",
 ];
 
+/// Where the sources of the languages' own libraries lie. What is inlined from there works for
+/// whoever called it: the write through a pointer is not `write_volatile`'s.
+const LIBRARY_SOURCES: [&str; 4] = [
+    "/library/core/src/",
+    "/library/alloc/src/",
+    "/library/std/src/",
+    "/include/c++/",
+];
+
 /// The call site of a copy with this stack: the innermost Python frame; without one the innermost
 /// native frame that is no helper of the C library or an allocator; when there is none, the leaf.
 #[must_use]
@@ -120,6 +129,10 @@ fn is_helper(frame: &Frame) -> bool {
         return false;
     }
     let function = frame.function.as_ref();
+    let from_library = |file: &str| LIBRARY_SOURCES.iter().any(|sources| file.contains(sources));
+    if frame.inlined && frame.file.as_deref().is_some_and(from_library) {
+        return true;
+    }
     if function.starts_with("compiler_builtins::mem::")
         || function.starts_with("operator new")
         || function.starts_with("operator delete")
@@ -188,6 +201,25 @@ mod tests {
             blamed(&[frame("qsort_r", libc), frame("main", "/srv/app")]),
             "qsort_r"
         );
+    }
+
+    #[test]
+    fn what_is_inlined_from_the_languages_library_is_passed_over() {
+        let inlined = |function: &str, file: &str| Frame {
+            file: Some(file.into()),
+            inlined: true,
+            ..frame(function, "/srv/app")
+        };
+        let stack = [
+            inlined("write<u64>", "/rustc/0123/library/core/src/ptr/mod.rs"),
+            inlined(
+                "std::vector<int>::push_back",
+                "/usr/include/c++/12/bits/stl_vector.h",
+            ),
+            inlined("store", "/srv/src/store.rs"),
+            frame("handle", "/srv/app"),
+        ];
+        assert_eq!(blamed(&stack), "store");
     }
 
     #[test]

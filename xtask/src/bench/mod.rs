@@ -73,15 +73,15 @@ pub fn run(args: &Args) -> Result<ExitCode> {
 
 impl Programs {
     fn build(common: &Common) -> Result<Self> {
-        let or_build = |given: &Option<PathBuf>, package| match given {
+        let or_build = |given: &Option<PathBuf>, build: fn() -> Result<PathBuf>| match given {
             Some(path) => path
                 .canonicalize()
                 .with_context(|| format!("there is no {}", path.display())),
-            None => host::build_release(package),
+            None => build(),
         };
         Ok(Self {
-            memtrace: or_build(&common.memtrace, "memtrace")?,
-            fixture: or_build(&common.fixture, "memtrace-fixture")?,
+            memtrace: or_build(&common.memtrace, host::build_memtrace)?,
+            fixture: or_build(&common.fixture, host::build_fixture)?,
         })
     }
 }

@@ -1,6 +1,8 @@
 //! Who traces, and what that costs the tracer.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
+use std::io::BufReader;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -10,7 +12,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
-use serde_json::Value;
+use serde::Deserialize;
 
 use crate::host;
 
@@ -185,8 +187,6 @@ impl Running {
             );
         }
         let (seen, lost) = self.result()?;
-        // Linux counts the largest resident size in KiB.
-        let peak_rss = peak_rss.max(usage.ru_maxrss as u64 * 1024);
         Ok(Finished {
             seen,
             lost,
@@ -258,15 +258,12 @@ impl Running {
     fn result(&self) -> Result<(Option<u64>, Option<u64>)> {
         match self.tracer {
             Tracer::Memtrace(_) => {
-                let text = fs::read(&self.out)?;
-                let report: Value =
-                    serde_json::from_slice(&text).context("memtrace's report is not JSON")?;
-                let totals = &report["totals"];
-                let lost = ["faults", "stacks"].map(|what| totals["lost"][what].as_u64());
-                Ok((
-                    totals["copied_pages"].as_u64(),
-                    lost[0].zip(lost[1]).map(|(a, b)| a + b),
-                ))
+                let report = BufReader::new(File::open(&self.out)?);
+                let totals = serde_json::from_reader::<_, Report>(report)
+                    .context("memtrace's report is not as expected")?
+                    .totals;
+                let lost = totals.lost.values().sum();
+                Ok((Some(totals.copied_pages), Some(lost)))
             }
             Tracer::Perf => {
                 let text = fs::read_to_string(&self.err)?;
@@ -289,6 +286,20 @@ impl Drop for Running {
             let _ = self.child.wait();
         }
     }
+}
+
+/// What is read of memtrace's report. Only this: a report may be large, and a process that is
+/// forked off a large one counts that as its own peak.
+#[derive(Deserialize)]
+struct Report {
+    totals: Totals,
+}
+
+#[derive(Deserialize)]
+struct Totals {
+    copied_pages: u64,
+    /// By what was lost: anything is a loss.
+    lost: BTreeMap<String, u64>,
 }
 
 /// The sum of a printed map's counts: each entry ends with `]: count`.
@@ -363,12 +374,13 @@ impl Watch {
         let thread = thread::spawn(move || {
             while !seen.stop.load(Ordering::Relaxed) {
                 let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-                // VmHWM is the kernel's own peak; of anonymous memory it keeps none.
+                // VmHWM is the kernel's own peak, of this program alone: that of wait4 includes
+                // us, as we were when we forked. Of anonymous memory the kernel keeps no peak.
                 seen.rss
                     .fetch_max(status_bytes(&status, "VmHWM:"), Ordering::Relaxed);
                 seen.anonymous
                     .fetch_max(status_bytes(&status, "RssAnon:"), Ordering::Relaxed);
-                thread::sleep(Duration::from_millis(20));
+                thread::sleep(Duration::from_millis(5));
             }
         });
         Self {

@@ -40,7 +40,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         bail!("memtrace needs root, and there is no sudo here: run this as root");
     }
     eprintln!("xtask: building memtrace");
-    let memtrace = host::build_release("memtrace")?;
+    let memtrace = host::build_memtrace()?;
 
     let scratch = tempfile::tempdir().context("cannot create a temporary directory")?;
     let mut server = Server::start(args, scratch.path())?;

@@ -30,51 +30,51 @@ def build_catalogue():
     ]
 
 
-def sum_prices(records):
+def sum_prices(catalogue, part):
     """Reads a number of each record: its reference count is what is written."""
-    return sum(record["price"] for record in records)
+    return sum(catalogue[number]["price"] for number in part)
 
 
-def search_names(records, text):
+def search_names(catalogue, part, text):
     """Reads a string of each record."""
-    return [record for record in records if record["name"].endswith(text)]
+    return [number for number in part if catalogue[number]["name"].endswith(text)]
 
 
-def collect_tags(records):
+def collect_tags(catalogue, part):
     """Reads lists and what is in them."""
-    return {tag for record in records for tag in record["tags"]}
+    return {tag for number in part for tag in catalogue[number]["tags"]}
 
 
-def count_view(records):
+def count_views(catalogue, part):
     """What a program writes on purpose."""
-    for record in records:
-        record["views"] = record["id"] % 10
+    for number in part:
+        catalogue[number]["views"] = number % 10
 
 
-def handle_request(catalogue, number):
+def handle_request(catalogue, request):
     """One request works on one part of the catalogue."""
     size = len(catalogue) // 40
-    start = (number * 7919) % (len(catalogue) - size)
-    part = catalogue[start : start + size]
-    work = number % 8
+    start = (request * 7919) % (len(catalogue) - size)
+    part = range(start, start + size)
+    work = request % 8
     if work < 3:
-        sum_prices(part)
+        sum_prices(catalogue, part)
     elif work < 5:
-        search_names(part, "7")
+        search_names(catalogue, part, "7")
     elif work < 7:
-        collect_tags(part)
+        collect_tags(catalogue, part)
     else:
-        count_view(part[: size // 8])
+        count_views(catalogue, part[: size // 8])
 
 
 def serve(catalogue, worker, master):
     """Handles requests until it is time for a fresh worker, or the master is gone."""
     end = time.monotonic() + WORKER_LIFE + 0.3 * worker
-    number = worker
+    request = worker
     while time.monotonic() < end and os.getppid() == master:
-        handle_request(catalogue, number)
-        number += WORKERS
-        if worker == 0 and number % 40 == 0:
+        handle_request(catalogue, request)
+        request += WORKERS
+        if worker == 0 and request % 40 == 0:
             gc.collect()
         time.sleep(0.02)
 

@@ -49,6 +49,15 @@ const PROFILE: [&str; 7] = [
     "profile.release.panic=\"abort\"",
 ];
 
+/// Lints that do not fit BPF: what is not inlined is a call with five arguments at most, which the
+/// verifier may refuse, and aya hands an entry point its context by value.
+const BPF_LINTS: [&str; 4] = [
+    "-A",
+    "clippy::inline_always",
+    "-A",
+    "clippy::needless_pass_by_value",
+];
+
 /// Build the BPF object that is committed beside the loader.
 #[derive(clap::Args)]
 pub struct Args {
@@ -172,7 +181,7 @@ fn lint(toolchain: &Toolchain, install: bool) -> Result<ExitCode> {
         &metadata,
         &metadata.target_directory.join("bpf"),
     );
-    command.args(["--", "-D", "warnings"]);
+    command.args(["--", "-D", "warnings"]).args(BPF_LINTS);
     match host::run(&mut command) {
         Ok(()) => Ok(ExitCode::SUCCESS),
         Err(error) => {

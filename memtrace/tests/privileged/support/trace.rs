@@ -38,20 +38,15 @@ impl Trace {
     pub fn with<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Self {
         let trace = Self::start(arguments);
         eventually("memtrace attaches", || {
-            let lines = trace.errors.lock().expect("no reader panicked");
-            lines
-                .iter()
-                .any(|line| line.starts_with(ATTACHED))
-                .then_some(())
-                .or_else(|| {
-                    let gone = !running(trace.child.id());
-                    assert!(
-                        !gone,
-                        "memtrace ended before it was attached:\n{}",
-                        lines.join("\n")
-                    );
-                    None
-                })
+            let messages = trace.messages();
+            if messages.lines().any(|line| line.starts_with(ATTACHED)) {
+                return Some(());
+            }
+            assert!(
+                running(trace.child.id()),
+                "memtrace ended before it attached:\n{messages}"
+            );
+            None
         });
         trace
     }

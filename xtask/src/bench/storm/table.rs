@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use super::{FP, Figures, OFF, Results, Tracer, TracerResult};
+use crate::bench::summary::Summary;
 
 /// Bounds that the project sets itself, whatever other tracers do.
 const MEMORY_MIB: f64 = 64.0;
@@ -51,9 +52,7 @@ fn tracers(out: &mut String, results: &Results) {
                 figures.ns.show(0, false),
                 figures.added_ns.show(0, true),
                 figures.slowdown.show(2, false),
-                figures.seen_share.map_or("not said".into(), |share| {
-                    format!("{:.1}%", share.median * 100.0)
-                }),
+                percent(figures.seen_share),
                 said(figures.lost),
             ),
             (None, why) => {
@@ -66,7 +65,7 @@ fn tracers(out: &mut String, results: &Results) {
         "\n\"Seen\" is what the tracer counted, of the pages that were copied: memtrace counts \
          copied pages, the others faults of any kind. A process also copies a few pages outside \
          the measured range, so a little more than 100% is right. bpftrace does not say how many \
-         stacks its map had no place for.\n\n\
+         stacks it lost to collisions and to a full map; the share shows them.\n\n\
          ## The tracer itself\n\n\
          | tracer | CPU ms | CPU ns per copied page | peak memory MiB | of it anonymous MiB | \
          Ctrl-C to exit ms |\n\
@@ -116,10 +115,7 @@ fn stacks(out: &mut String, results: &Results) {
         stacks.own.peak_rss_mib.show(1, false),
         stacks.own.peak_anonymous_mib.show(1, false),
         said(stacks.lost),
-        stacks.seen_share.map_or("not said".into(), |share| format!(
-            "{:.1}%",
-            share.median * 100.0
-        )),
+        percent(stacks.seen_share),
     );
 }
 
@@ -144,7 +140,10 @@ fn reach(out: &mut String, results: &Results) {
     let lost = lost[0].zip(lost[1]).map(|(off, fp)| (off + fp) as f64);
     rows.push(("lost in all rounds", Some(0.0), lost, 0));
     let peaks = [OFF, FP].map(|tracer| Some(figures(tracer)?.own.peak_rss_mib.max));
-    let peak = peaks[0].zip(peaks[1]).map(|(off, fp)| off.max(fp));
+    let stacks = results.stacks.own.peak_rss_mib.max;
+    let peak = peaks[0]
+        .zip(peaks[1])
+        .map(|(off, fp)| off.max(fp).max(stacks));
     rows.push(("memtrace's peak memory in MiB", Some(MEMORY_MIB), peak, 1));
     let stop = results.stacks.own.stop_ms.median;
     rows.push((
@@ -186,6 +185,13 @@ fn figures_of(results: &[TracerResult], tracer: Tracer) -> Option<&Figures> {
         .find(|result| result.tracer == name)?
         .figures
         .as_ref()
+}
+
+fn percent(share: Option<Summary>) -> String {
+    share.map_or("not said".into(), |share| {
+        let [median, min, max] = [share.median, share.min, share.max].map(|share| share * 100.0);
+        format!("{} %", Summary { median, min, max }.show(1, false))
+    })
 }
 
 fn said(number: Option<u64>) -> String {
