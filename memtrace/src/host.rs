@@ -52,7 +52,9 @@ pub fn command_line(target: &Target) -> Vec<String> {
         .collect()
 }
 
-fn page_size() -> u64 {
+/// Bytes in a page.
+#[must_use]
+pub fn page_size() -> u64 {
     // SAFETY: no pointers are passed.
     let size = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
     u64::try_from(size).unwrap_or(4096)

@@ -19,7 +19,7 @@ use crate::options::{Options, Target};
 use crate::probe::{Probe, Settings};
 use crate::process::traced::clock_ns;
 use crate::profile::CommandExit;
-use crate::progress::Progress;
+use crate::progress::{Progress, Snapshot};
 
 /// How often memtrace looks for records by itself. The BPF side wakes it before the ring buffer
 /// fills up; this bounds how long a few records wait.
@@ -201,7 +201,7 @@ impl Session {
                 () = log_records(&mut self.logger) => {}
                 _ = tick.tick() => {
                     self.folded.resolve(RESOLVE_BUDGET);
-                    self.progress.update(&mut self.folded, probe);
+                    self.progress.update(|| snapshot(&mut self.folded, probe));
                     if self.folded.processes.live() == 0 {
                         break "every traced process ended";
                     }
@@ -240,6 +240,25 @@ impl Session {
         debug!("detached and drained after {:?}", start.elapsed());
         while !self.folded.resolve(Duration::MAX) {}
         debug!("symbolized after {:?}", start.elapsed());
+    }
+}
+
+/// What the progress line shows.
+fn snapshot(folded: &mut Aggregator, probe: &Probe) -> Snapshot {
+    folded.update_counters(&probe.processes);
+    let counters = || {
+        folded
+            .processes
+            .all()
+            .iter()
+            .map(|process| &process.counters)
+    };
+    let pages: u64 = counters().flat_map(|counters| counters.copied).sum();
+    Snapshot {
+        pages,
+        bytes: pages * crate::host::page_size(),
+        processes: folded.processes.live() as u64,
+        lost: counters().map(|counters| counters.lost).sum(),
     }
 }
 

@@ -8,7 +8,6 @@ use crate::distribution::Distribution;
 use crate::options::By;
 use crate::profile::{CallSite, CauseName, Frame, OriginName, Profile, StackPages};
 use crate::report::text::words;
-use std::sync::Arc;
 
 /// One row.
 pub(super) struct Group<'a> {
