@@ -323,7 +323,7 @@ fn parse_pid(text: &str) -> Result<u32, String> {
 }
 
 fn parse_duration(text: &str) -> Result<Duration, String> {
-    const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
+    const LONGEST: Duration = Duration::from_hours(365 * 24);
     if text.parse::<f64>().is_ok_and(|number| number > 0.0) {
         return Err(format!("it has no unit; for seconds write {text}s"));
     }

@@ -73,7 +73,7 @@ impl<W: Write> Progress<W> {
         let now = take();
         // Over the time since the last line, so that it shows what happens now.
         let (since, before) = self.last.unwrap_or_default();
-        let seconds = (elapsed - since).as_secs_f64();
+        let seconds = elapsed.saturating_sub(since).as_secs_f64();
         let rate = if seconds > 0.0 {
             now.bytes.saturating_sub(before.bytes) as f64 / seconds
         } else {

@@ -10,8 +10,8 @@ use procfs::process::Process;
 use crate::report::escape::escape;
 
 /// Inode numbers of the first user and PID namespace, fixed in the kernel's interface.
-const INITIAL_USER_NAMESPACE: u64 = 0xeffffffd;
-const INITIAL_PID_NAMESPACE: u64 = 0xeffffffc;
+const INITIAL_USER_NAMESPACE: u64 = 0xefff_fffd;
+const INITIAL_PID_NAMESPACE: u64 = 0xefff_fffc;
 
 /// Flag of a kernel thread in /proc/PID/stat.
 const PF_KTHREAD: u32 = 0x0020_0000;
@@ -216,7 +216,8 @@ fn try_state_of(pid: u32) -> Result<PidState, ProcError> {
         PidState::ThreadOf {
             process: status.tgid as u32,
         }
-    } else if matches!(stat.state, 'Z' | 'X') {
+    } else if matches!(stat.state, 'Z' | 'X') && stat.num_threads <= 1 {
+        // With more, only the first thread has ended, and the process goes on.
         PidState::Zombie { comm }
     } else {
         PidState::Running { uid: status.euid }

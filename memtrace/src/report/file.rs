@@ -32,11 +32,12 @@ pub fn write(
     }
     let mut out = BufWriter::new(beside(path).with_context(failed)?);
     fill(&mut out).with_context(failed)?;
-    let file = out
+    let complete = out
         .into_inner()
         .map_err(io::IntoInnerError::into_error)
         .with_context(failed)?;
-    file.persist(path)
+    complete
+        .persist(path)
         .map_err(|error| error.error)
         .with_context(failed)?;
     Ok(())

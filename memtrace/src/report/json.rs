@@ -32,7 +32,7 @@ impl Report for Json {
 /// each. Fully broken up, most of a large report would be indentation.
 const BROKEN: usize = 6;
 
-/// Indents like serde_json's pretty printer, down to depth [`BROKEN`].
+/// Indents like `serde_json`'s pretty printer, down to depth [`BROKEN`].
 #[derive(Default)]
 struct Lines {
     pretty: PrettyFormatter<'static>,
@@ -164,6 +164,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::too_many_lines, reason = "the report is as long as that")]
     fn json_of_the_sample_profile() {
         // A named and an unnamed call site stand for all.
         let mut profile = sample();

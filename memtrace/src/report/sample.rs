@@ -387,10 +387,10 @@ fn call_site(
     }
 }
 
-fn process(pid: u32, ppid: u32, comm: &str, forked: Option<f64>, exited: Option<f64>) -> Process {
+fn process(pid: u32, parent: u32, comm: &str, forked: Option<f64>, exited: Option<f64>) -> Process {
     Process {
         pid,
-        ppid,
+        ppid: parent,
         comm: comm.to_owned(),
         cmdline: vec![comm.to_owned()],
         forked_at_s: forked,

@@ -165,9 +165,12 @@ impl Details {
             (None, None) => String::new(),
         };
         if let Some(reason) = reason {
-            text = format!("{text}{}", words::unknown_mark(reason))
-                .trim_start()
-                .to_owned();
+            let mark = words::unknown_mark(reason);
+            text += if text.is_empty() {
+                mark.trim_start()
+            } else {
+                mark
+            };
         }
         if !text.is_empty() {
             let line = " ".repeat(DETAIL) + &shorten(&text, room);
@@ -407,12 +410,9 @@ fn mixed<K>(pages: &BTreeMap<K, u64>, name: impl Fn(&K) -> &'static str) -> Stri
     let whole = pages.values().sum();
     let mut kinds: Vec<_> = pages.iter().collect();
     kinds.sort_by_key(|(_, pages)| std::cmp::Reverse(**pages));
-    match &kinds[..] {
-        [(only, _)] => name(only).to_owned(),
-        _ => {
-            let one =
-                |(kind, pages): &(&K, &u64)| format!("{} {}", name(kind), percent(**pages, whole));
-            kinds.iter().map(one).collect::<Vec<_>>().join(", ")
-        }
+    if let [(only, _)] = &kinds[..] {
+        return name(only).to_owned();
     }
+    let one = |(kind, pages): &(&K, &u64)| format!("{} {}", name(kind), percent(**pages, whole));
+    kinds.iter().map(one).collect::<Vec<_>>().join(", ")
 }

@@ -109,12 +109,13 @@ fn headline(profile: &Profile) -> String {
     if totals.copied_pages == 0 {
         return format!("Nothing was copied in {time}");
     }
-    let mut headline = format!("{} copied in {time}", size(totals.copied_bytes));
+    let size_in_time = format!("{} copied in {time}", size(totals.copied_bytes));
     if duration > 0.0 {
         let rate = totals.copied_bytes as f64 / duration;
-        headline += &format!(", {}/s", size(rate as u64));
+        format!("{size_in_time}, {}/s", size(rate as u64))
+    } else {
+        size_in_time
     }
-    headline
 }
 
 fn copied(profile: &Profile) -> String {

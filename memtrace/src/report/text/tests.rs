@@ -44,6 +44,7 @@ const ALL: [By; 7] = [
 ];
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "the report is as long as that")]
 fn text_at_80_columns() {
     insta::assert_snapshot!(written(&sample(), By::Site, 20, terminal(80)), @r"
     30.4 MiB copied in 10.2 s, 3.0 MiB/s
