@@ -201,7 +201,7 @@ fn pid_namespace(facts: &Facts) -> Option<Problem> {
 fn capabilities(facts: &Facts) -> Option<Problem> {
     let needed = [
         (Capability::Bpf, "load programs into the kernel"),
-        (Capability::Perfmon, "attach them to page faults"),
+        (Capability::Perfmon, "attach programs to page faults"),
     ];
     let missing: Vec<_> = needed
         .iter()

@@ -216,7 +216,8 @@ fn try_state_of(pid: u32) -> Result<PidState, ProcError> {
         PidState::ThreadOf {
             process: status.tgid as u32,
         }
-    } else if matches!(stat.state, 'Z' | 'X') {
+    } else if matches!(stat.state, 'Z' | 'X') && stat.num_threads <= 1 {
+        // With more, only the first thread has ended, and the process goes on.
         PidState::Zombie { comm }
     } else {
         PidState::Running { uid: status.euid }

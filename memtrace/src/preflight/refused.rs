@@ -37,7 +37,15 @@ pub fn explain_load_error(error: &anyhow::Error, facts: &Facts) -> Option<Proble
         ),
         libc::ENOENT | libc::ESRCH => problem(
             "this kernel lacks a tracepoint or type that memtrace's programs attach to",
-            format!("{}; Linux {}", found("ENOENT"), facts.kernel),
+            format!(
+                "{}; Linux {}",
+                found(if errno == libc::ENOENT {
+                    "ENOENT"
+                } else {
+                    "ESRCH"
+                }),
+                facts.kernel
+            ),
             "copies cannot be seen",
             "boot a kernel built with CONFIG_TRACEPOINTS and CONFIG_DEBUG_INFO_BTF",
         ),

@@ -46,7 +46,7 @@ fn options() -> Options {
     }
 }
 
-fn only(problems: Vec<Problem>) -> String {
+fn only(problems: &[Problem]) -> String {
     assert_eq!(problems.len(), 1, "{problems:?}");
     problems[0].to_string()
 }
@@ -54,11 +54,11 @@ fn only(problems: Vec<Problem>) -> String {
 fn machine(change: impl FnOnce(&mut Facts)) -> String {
     let mut facts = good();
     change(&mut facts);
-    only(machine_problems(&facts))
+    only(&machine_problems(&facts))
 }
 
 fn pid(pid: u32, state: PidState) -> String {
-    only(pid_problems(&Facts {
+    only(&pid_problems(&Facts {
         pids: vec![(pid, state)],
         ..good()
     }))
@@ -113,13 +113,13 @@ fn each_problem_of_the_machine_has_its_own_message() {
     insta::assert_snapshot!(machine(|f| (f.uid, f.capabilities) = (1000, 0)), @"
     CAP_BPF and CAP_PERFMON are missing
       found:  user 1000 with no capability of use; needed: root, or CAP_BPF and CAP_PERFMON
-      effect: without them memtrace cannot load programs into the kernel and cannot attach them to page faults
+      effect: without them memtrace cannot load programs into the kernel and cannot attach programs to page faults
       remedy: run the same command with sudo, or as root
     ");
     insta::assert_snapshot!(machine(|f| (f.uid, f.capabilities) = (1000, 1 << 39 | 1 << 19)), @"
     CAP_PERFMON is missing
       found:  user 1000 with CAP_BPF, CAP_SYS_PTRACE; needed: root, or CAP_BPF and CAP_PERFMON
-      effect: without it memtrace cannot attach them to page faults
+      effect: without it memtrace cannot attach programs to page faults
       remedy: run the same command with sudo, or as root
     ");
 }
@@ -183,7 +183,7 @@ fn a_report_that_cannot_be_written_is_known_before_the_trace() {
         path,
         format: Format::Json,
     }];
-    let text = only(file_problems(&options));
+    let text = only(&file_problems(&options));
     assert!(text.starts_with("no report can be written to '/no/such/directory/report.json'\n"));
     assert!(text.contains("No such file or directory"), "{text}");
 }

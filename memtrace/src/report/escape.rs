@@ -32,7 +32,7 @@ pub fn escape(text: &str) -> Cow<'_, str> {
 }
 
 /// Whether a terminal does something for `c` other than show it.
-fn acts(c: char) -> bool {
+pub(super) fn acts(c: char) -> bool {
     c.is_control()
         || matches!(u32::from(c),
             0xad                    // soft hyphen

@@ -32,11 +32,11 @@ pub fn write(
     }
     let mut out = BufWriter::new(beside(path).with_context(failed)?);
     fill(&mut out).with_context(failed)?;
-    let written = out
+    let complete = out
         .into_inner()
         .map_err(io::IntoInnerError::into_error)
         .with_context(failed)?;
-    written
+    complete
         .persist(path)
         .map_err(|error| error.error)
         .with_context(failed)?;

@@ -9,6 +9,7 @@ use super::heading;
 use super::screen::{DIM, Screen, TITLE, shorten, shorten_left, width};
 use super::table::{Cell, Kind, Row, Table, column};
 use super::words::{self, count, counted, duration, percent, ratio, size};
+use crate::distribution::Summary;
 use crate::options::{By, TextOptions};
 use crate::profile::{CallSite, Frame, Profile, Site, StackPages, Unknown};
 use crate::report::escape::escape;
@@ -23,6 +24,8 @@ const MANY_FRAMES: usize = 40;
 const PARTS: usize = 3;
 /// Pids that are listed rather than counted.
 const FEW_PIDS: usize = 4;
+/// The widest function that places are aligned behind.
+const FUNCTION: usize = 36;
 /// Columns that a shortened place keeps, so that its file and line stay legible.
 const PLACE: usize = 28;
 
@@ -162,11 +165,11 @@ impl Details {
             (None, None) => String::new(),
         };
         if let Some(reason) = reason {
-            let why = format!("no name: {}", words::unknown(reason));
-            text = if text.is_empty() {
-                why
+            let mark = words::unknown_mark(reason);
+            text += if text.is_empty() {
+                mark.trim_start()
             } else {
-                format!("{text} ({why})")
+                mark
             };
         }
         if !text.is_empty() {
@@ -206,24 +209,47 @@ impl Details {
                     .as_deref()
                     .map(|name| format!("type {}", escape(name))),
             );
+            facts.extend(
+                site.cause_reason
+                    .as_deref()
+                    .map(|why| escape(why).into_owned()),
+            );
         }
         self.quiet(&facts.join("; "));
     }
 
     /// Latency and age, where they are known.
     fn times(&mut self, group: &Group<'_>) {
-        let mut parts = Vec::new();
-        if let Some(latency) = group.merged(|site| &site.latency_ns).summary() {
-            let ns = |value| duration(Duration::from_nanos(value));
-            let (p50, p99, max) = (ns(latency.p50), ns(latency.p99), ns(latency.max));
-            parts.push(format!("latency p50 {p50}, p99 {p99}, max {max}"));
-        }
-        if let Some(age) = group.merged(|site| &site.age_ms).summary() {
-            let ms = |value| duration(Duration::from_millis(value));
-            parts.push(format!("age p50 {}, p90 {}", ms(age.p50), ms(age.p90)));
-        }
-        if !parts.is_empty() {
-            self.quiet(&parts.join("; "));
+        let latency = group.merged(|site| &site.latency_ns).summary();
+        self.distribution("latency", latency, Duration::from_nanos);
+        let age = group.merged(|site| &site.age_ms).summary();
+        self.distribution("age", age, Duration::from_millis);
+    }
+
+    fn distribution(&mut self, name: &str, summary: Option<Summary>, time: fn(u64) -> Duration) {
+        let Some(Summary {
+            min,
+            p50,
+            p90,
+            p99,
+            max,
+        }) = summary
+        else {
+            return;
+        };
+        let figures = [
+            ("min", min),
+            ("p50", p50),
+            ("p90", p90),
+            ("p99", p99),
+            ("max", max),
+        ];
+        let figures = figures.map(|(name, value)| format!("{name} {:>7}", duration(time(value))));
+        let line = format!("{}{name:<7} {}", " ".repeat(DETAIL), figures.join("  "));
+        if width(&line) <= self.screen.room(0) {
+            self.lines.push(self.screen.paint(DIM, &line));
+        } else {
+            self.quiet(&line);
         }
     }
 
@@ -237,13 +263,15 @@ impl Details {
         {
             return;
         }
-        if site.stacks.len() > 1 {
-            self.quiet(&format!(
+        let title = match site.stacks.len() as u64 {
+            1 => "stack:".to_owned(),
+            all => format!(
                 "heaviest of {} stacks, {}:",
-                count(site.stacks.len() as u64),
+                count(all),
                 percent(stack.pages, site.pages)
-            ));
-        }
+            ),
+        };
+        self.quiet(&title);
         self.frames(stack, DETAIL + 2, FEW_FRAMES);
     }
 
@@ -254,9 +282,13 @@ impl Details {
         } else {
             most
         };
-        for frame in &stack.frames[..shown] {
-            let line = self.frame(frame, indent);
-            self.lines.push(line);
+        let frames = &stack.frames[..shown];
+        let widest = frames
+            .iter()
+            .map(|frame| width(&escape(&frame.function)) + width(mark(frame)));
+        let column = widest.filter(|width| *width <= FUNCTION).max().unwrap_or(0);
+        for frame in frames {
+            self.lines.push(self.frame(frame, indent, column));
         }
         let more = (stack.frames.len() - shown) as u64;
         let left_out = match (more, stack.truncated) {
@@ -269,19 +301,14 @@ impl Details {
         self.lines.push(self.screen.paint(DIM, &line));
     }
 
-    fn frame(&self, frame: &Frame, indent: usize) -> String {
-        let mark = match frame.unknown {
-            Some(reason) => format!(" ({})", words::unknown(reason)),
-            None if frame.inlined => " (inlined)".to_owned(),
-            None => String::new(),
-        };
+    fn frame(&self, frame: &Frame, indent: usize, column: usize) -> String {
         let place = match place(frame.file.as_deref(), frame.line) {
             Some(place) => place,
             // The name of an unknown function begins with its module.
             None if frame.unknown.is_some() => String::new(),
             None => escape(frame.module.as_deref().unwrap_or_default()).into_owned(),
         };
-        self.function_and_place(indent, &frame.function, &mark, &place)
+        self.function_and_place(indent, column, &frame.function, mark(frame), &place)
     }
 
     /// The call sites that a row is made of, the largest first.
@@ -296,26 +323,36 @@ impl Details {
         for (site, pages) in &parts[..shown] {
             let share = format!("{:>6}", percent(*pages, whole));
             let place = place(site.site.file.as_deref(), site.site.line).unwrap_or_default();
-            let line = self.function_and_place(DETAIL + 8, &site.site.function, "", &place);
+            let line = self.function_and_place(DETAIL + 8, 0, &site.site.function, "", &place);
             let line = format!("{}{share}  {}", " ".repeat(DETAIL), line.trim_start());
             self.lines.push(line);
         }
         if parts.len() > shown {
             let rest: u64 = parts[shown..].iter().map(|(_, pages)| pages).sum();
-            self.quiet(&format!(
-                "{:>6}  in {}",
+            let line = format!(
+                "{}{:>6}  in {}",
+                " ".repeat(DETAIL),
                 percent(rest, whole),
                 counted(
                     (parts.len() - shown) as u64,
                     "call site more",
                     "call sites more"
                 )
-            ));
+            );
+            self.lines.push(self.screen.paint(DIM, &line));
         }
     }
 
-    /// `function mark  place`, each shortened only as far as the line needs it.
-    fn function_and_place(&self, indent: usize, function: &str, mark: &str, place: &str) -> String {
+    /// `function mark  place`, the place from `column` on where there is room; each shortened only
+    /// as far as the line needs it.
+    fn function_and_place(
+        &self,
+        indent: usize,
+        column: usize,
+        function: &str,
+        mark: &str,
+        place: &str,
+    ) -> String {
         let function = escape(function);
         let room = self.screen.room(indent);
         let gap = if place.is_empty() { 0 } else { 2 };
@@ -326,12 +363,28 @@ impl Details {
             .max(width(place).min(PLACE));
         let place = shorten_left(place, place_room);
         let function = shorten(&function, room.saturating_sub(fixed + width(&place)));
-        let tail = format!("{mark}{}{place}", " ".repeat(gap));
+        let used = width(&function) + fixed + width(&place);
+        let padding = column.saturating_sub(width(&function) + width(mark));
+        let padding = if place.is_empty() {
+            0
+        } else {
+            padding.min(room.saturating_sub(used))
+        };
+        let tail = format!("{mark}{}{place}", " ".repeat(gap + padding));
         format!(
             "{}{function}{}",
             " ".repeat(indent),
             self.screen.paint(DIM, &tail)
         )
+    }
+}
+
+/// What is said behind a function's name.
+fn mark(frame: &Frame) -> &'static str {
+    match frame.unknown {
+        Some(reason) => words::unknown_mark(reason),
+        None if frame.inlined => " (inlined)",
+        None => "",
     }
 }
 
@@ -357,7 +410,7 @@ fn mixed<K>(pages: &BTreeMap<K, u64>, name: impl Fn(&K) -> &'static str) -> Stri
     let whole = pages.values().sum();
     let mut kinds: Vec<_> = pages.iter().collect();
     kinds.sort_by_key(|(_, pages)| std::cmp::Reverse(**pages));
-    if let [(only, _)] = kinds[..] {
+    if let [(only, _)] = &kinds[..] {
         return name(only).to_owned();
     }
     let one = |(kind, pages): &(&K, &u64)| format!("{} {}", name(kind), percent(**pages, whole));

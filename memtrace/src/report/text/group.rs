@@ -2,12 +2,12 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use crate::distribution::Distribution;
 use crate::options::By;
 use crate::profile::{CallSite, CauseName, Frame, OriginName, Profile, StackPages};
 use crate::report::text::words;
-use std::sync::Arc;
 
 /// One row.
 pub(super) struct Group<'a> {

@@ -6,9 +6,10 @@ use anstyle::{AnsiColor, Style};
 use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
 
 /// Width of prose and bars where there is no terminal.
-/// What the tables need; a narrower terminal breaks their lines.
-const NARROWEST: usize = 80;
 const PAPER: usize = 100;
+
+/// Narrower terminals break lines themselves.
+const NARROWEST: usize = 72;
 
 /// Where a text report goes.
 #[derive(Clone, Copy, Debug)]
@@ -42,7 +43,7 @@ impl Screen {
         let set = |name| std::env::var_os(name).filter(|value| !value.is_empty());
         let dumb = set("TERM").is_none_or(|term| term == "dumb");
         let width = terminal_size::terminal_size_of(stdout).map_or(PAPER, |(w, _)| w.0.into());
-        // Below 60 columns there is nothing left to shorten.
+        // Below that there is nothing left to shorten.
         Self {
             width: width.max(NARROWEST),
             shorten: true,

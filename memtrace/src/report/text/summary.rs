@@ -74,14 +74,9 @@ pub(super) fn summary(profile: &Profile, screen: Screen, out: &mut dyn Write) ->
     let looked_at = totals.copy_on_read_pages + causes.allocator + causes.object + causes.data;
     if looked_at > 0 {
         sentences.push(format!(
-            "{} of it is copy-on-read: {} copied because an object's reference count or the \
-             garbage collector's mark was written, while the program only read.",
+            "{} of it is copy-on-read: an object's reference count or the garbage collector's \
+             mark was written where the program only read.",
             percent(totals.copy_on_read_pages, totals.copied_pages),
-            if totals.copy_on_read_pages == 1 {
-                "a page"
-            } else {
-                "pages"
-            },
         ));
     }
     if let Some(unchanged) = totals.unchanged_pages {
@@ -96,7 +91,10 @@ pub(super) fn summary(profile: &Profile, screen: Screen, out: &mut dyn Write) ->
     if loss_sentences(totals).is_empty() {
         sentences.push("Nothing was lost.".to_owned());
     }
-    for line in screen.wrap(2, &sentences.join(" ")) {
+    for line in sentences
+        .iter()
+        .flat_map(|sentence| screen.wrap(2, sentence))
+    {
         writeln!(out, "{line}")?;
     }
     for line in screen.wrap(2, &how(profile)) {
@@ -111,14 +109,13 @@ fn headline(profile: &Profile) -> String {
     if totals.copied_pages == 0 {
         return format!("Nothing was copied in {time}");
     }
-    let mut headline = format!("{} copied in {time}", size(totals.copied_bytes));
+    let size_in_time = format!("{} copied in {time}", size(totals.copied_bytes));
     if duration > 0.0 {
         let rate = totals.copied_bytes as f64 / duration;
-        headline += ", ";
-        headline += &size(rate as u64);
-        headline += "/s";
+        format!("{size_in_time}, {}/s", size(rate as u64))
+    } else {
+        size_in_time
     }
-    headline
 }
 
 fn copied(profile: &Profile) -> String {

@@ -10,7 +10,9 @@ use super::screen::{BAR, DIM, Screen, bar, shorten, width};
 const INDENT: usize = 2;
 const GAP: usize = 2;
 /// Fewer columns than this a bar does not get; rather it goes.
-const SHORTEST_BAR: usize = 4;
+const SHORTEST_BAR: usize = 3;
+/// Columns that a text keeps while there are bars to take columns from.
+const LEGIBLE_TEXT: usize = 28;
 /// Columns that a shortened text keeps.
 const SHORTEST_TEXT: usize = 8;
 
@@ -66,7 +68,11 @@ impl Table {
             .collect();
         let titles: Vec<Cell> = titles;
         self.line(screen, out, &widths, &titles, Some(DIM))?;
-        for row in &self.rows {
+        for (at, row) in self.rows.iter().enumerate() {
+            // Rows with much below them are told apart by an empty line.
+            if at > 0 && self.rows[at - 1].details.len() > 1 {
+                writeln!(out)?;
+            }
             self.line(screen, out, &widths, &row.cells, None)?;
             for detail in &row.details {
                 writeln!(out, "{detail}")?;
@@ -91,10 +97,12 @@ impl Table {
         widths
     }
 
-    /// Takes columns from bars, then from names, then drops the bars, until the table fits.
+    /// Takes columns from long names, from bars, from all names, and at last drops the bars, until
+    /// the table fits.
     fn squeeze(&self, widths: &mut [usize], room: usize) {
         let gaps = INDENT + self.columns.iter().skip(1).map(gap).sum::<usize>();
         for (kind, least) in [
+            (Kind::Name, LEGIBLE_TEXT),
             (Kind::Bar, SHORTEST_BAR),
             (Kind::Name, SHORTEST_TEXT),
             (Kind::Bar, 0),

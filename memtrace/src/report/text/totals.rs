@@ -101,7 +101,7 @@ pub(super) fn not_copied(profile: &Profile, screen: Screen, out: &mut dyn Write)
         (
             "reuse",
             faults.reuse,
-            "the page was not shared any more and was used as it is",
+            "no longer shared, so the page was used as it is",
         ),
         (
             "zero",

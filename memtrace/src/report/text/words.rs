@@ -96,14 +96,14 @@ pub(super) fn cause(cause: CauseName) -> &'static str {
 /// What a cause means.
 pub(super) fn cause_meaning(cause: CauseName) -> &'static str {
     match cause {
-        CauseName::Refcount => "an object's reference count: the program only read",
-        CauseName::Gc => "the garbage collector's mark: the program only read",
-        CauseName::Allocator => "bookkeeping of a memory allocator",
+        CauseName::Refcount => "an object's reference count",
+        CauseName::Gc => "the garbage collector's mark",
+        CauseName::Allocator => "a memory allocator's bookkeeping",
         CauseName::Object => "a field of an object",
         CauseName::Data => "other writable data",
-        CauseName::Kernel => "the kernel wrote for a system call",
-        CauseName::Remote => "another process wrote",
-        CauseName::Unknown => "what was written is not known",
+        CauseName::Kernel => "by the kernel, for a system call",
+        CauseName::Remote => "by another process",
+        CauseName::Unknown => "not known what was written",
     }
 }
 
@@ -120,26 +120,26 @@ pub(super) fn origin(origin: OriginName) -> &'static str {
 /// What an origin means.
 pub(super) fn origin_meaning(origin: OriginName) -> &'static str {
     match origin {
-        OriginName::Fork => "memory shared with a parent or child since a fork",
-        OriginName::Ksm => "equal pages merged by the kernel (KSM)",
-        OriginName::File => "private mapping of a file",
-        OriginName::Hugetlb => "huge page of a hugetlb pool",
+        OriginName::Fork => "shared since a fork",
+        OriginName::Ksm => "merged by the kernel (KSM)",
+        OriginName::File => "of a private file mapping",
+        OriginName::Hugetlb => "of a hugetlb pool",
     }
 }
 
-/// Why a frame has no name.
-pub(super) fn unknown(reason: Unknown) -> &'static str {
+/// Why a frame has no name, as a mark behind what stands in place of one.
+pub(super) fn unknown_mark(reason: Unknown) -> &'static str {
     match reason {
-        Unknown::ProcessGone => "process had exited",
-        Unknown::NoMapping => "address in no mapping",
-        Unknown::Anonymous => "code made at run time",
-        Unknown::NoFile => "file could not be opened",
-        Unknown::NoSymbol => "no symbol",
-        Unknown::BadElf => "not a readable ELF file",
-        Unknown::FaultLost => "record lost",
-        Unknown::StackLost => "stack lost",
-        Unknown::NoEnd => "end of the fault not seen",
-        Unknown::UnwindOff => "stacks are off",
+        Unknown::ProcessGone => " (process had exited)",
+        Unknown::NoMapping => " (address in no mapping)",
+        Unknown::Anonymous => " (code made at run time)",
+        Unknown::NoFile => " (file could not be opened)",
+        Unknown::NoSymbol => " (no symbol)",
+        Unknown::BadElf => " (not a readable ELF file)",
+        Unknown::FaultLost => " (record lost)",
+        Unknown::StackLost => " (stack lost)",
+        Unknown::NoEnd => " (end of the fault not seen)",
+        Unknown::UnwindOff => " (stacks are off)",
     }
 }
 
