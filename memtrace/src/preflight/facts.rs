@@ -4,8 +4,8 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 
-use procfs::ProcError;
-use procfs::process::Process;
+use procfs::process::{Process, Stat, Status};
+use procfs::{FromRead, ProcError};
 
 use crate::report::escape::escape;
 
@@ -181,9 +181,7 @@ fn is_namespace(kind: &str, inode: u64) -> Option<bool> {
 
 fn ancestors(of: u32) -> Vec<u32> {
     let parent = |pid: u32| {
-        let stat = Process::new(pid as i32)
-            .and_then(|process| process.stat())
-            .ok()?;
+        let stat = parse::<Stat>(pid, "stat").ok()?;
         u32::try_from(stat.ppid).ok().filter(|parent| *parent > 0)
     };
     // Bounded, should processes be replaced while they are looked at.
@@ -206,9 +204,14 @@ fn state_of(pid: u32) -> PidState {
     })
 }
 
+/// A file of a process. Its name, which is in there, need not be UTF-8.
+fn parse<T: FromRead>(pid: u32, file: &str) -> Result<T, ProcError> {
+    let bytes = fs::read(format!("/proc/{pid}/{file}"))?;
+    T::from_read(String::from_utf8_lossy(&bytes).as_bytes())
+}
+
 fn try_state_of(pid: u32) -> Result<PidState, ProcError> {
-    let process = Process::new(pid as i32)?;
-    let (stat, status) = (process.stat()?, process.status()?);
+    let (stat, status) = (parse::<Stat>(pid, "stat")?, parse::<Status>(pid, "status")?);
     let comm = escape(&stat.comm).into_owned();
     Ok(if stat.flags & PF_KTHREAD != 0 {
         PidState::KernelThread { comm }
@@ -274,6 +277,26 @@ mod tests {
             std::thread::sleep(std::time::Duration::from_millis(5));
         }
         child.wait().unwrap();
+    }
+
+    #[test]
+    fn a_process_may_have_any_name() {
+        let (tell, told) = std::sync::mpsc::channel();
+        let (end, ended) = std::sync::mpsc::channel::<()>();
+        let thread = std::thread::spawn(move || {
+            // SAFETY: the name ends with a NUL, and is of this thread alone.
+            unsafe { libc::prctl(libc::PR_SET_NAME, c"\xff) Z 1\n".as_ptr()) };
+            // SAFETY: no pointers are passed.
+            tell.send(unsafe { libc::gettid() } as u32).unwrap();
+            let _ = ended.recv();
+        });
+        let process = std::process::id();
+        assert_eq!(
+            state_of(told.recv().unwrap()),
+            PidState::ThreadOf { process }
+        );
+        drop(end);
+        thread.join().unwrap();
     }
 
     #[test]
