@@ -36,9 +36,7 @@ pub fn run(options: &Options) -> Result<()> {
         .build()
         .context("cannot start the event loop")?;
     let started_at = host::now_rfc3339();
-    let traced = runtime
-        .block_on(session::trace(options))
-        .map_err(|error| preflight::explain(error, options))?;
+    let traced = runtime.block_on(session::trace(options))?;
     let run = Run {
         host: host::describe(options.unwind),
         command: host::command_line(&options.target),

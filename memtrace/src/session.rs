@@ -16,6 +16,7 @@ use crate::collect::Collector;
 use crate::command::{Held, Running};
 use crate::host;
 use crate::options::{Options, Target};
+use crate::preflight;
 use crate::probe::{Probe, Settings};
 use crate::process::pidfd::PidFd;
 use crate::process::traced::clock_ns;
@@ -80,7 +81,8 @@ pub async fn trace(options: &Options) -> Result<Traced> {
         .iter()
         .map(|&pid| PidFd::open(pid))
         .collect::<Result<Vec<_>>>()?;
-    let mut probe = Probe::attach(settings)?;
+    // Here and not around the whole: a COMMAND that is not there is no fault of the kernel.
+    let mut probe = Probe::attach(settings).map_err(|error| preflight::explain(error, options))?;
     let mut session = Session::new(&mut probe)?;
     let started_ns = clock_ns(libc::CLOCK_MONOTONIC);
     let found = probe.trace(&pids)?;

@@ -99,3 +99,11 @@ fn an_output_of_an_unknown_format() {
     let output = folder.path().join("report.docx").display().to_string();
     refused(&["--pid", "1", "--output", &output], &["docx"]);
 }
+
+#[test]
+fn a_command_that_does_not_exist() {
+    requires!(privileged());
+    let message = refused(&["--", "/no/such/program"], &["/no/such/program"]);
+    // The kernel has nothing to do with it.
+    assert!(!message.contains("kernel"), "{message}");
+}
