@@ -94,7 +94,7 @@ pub fn check(options: &Options) -> Result<Vec<String>, Problems> {
     }
 }
 
-/// Adds to an error of the trace what it means on this machine, where that is known.
+/// Adds to an error of loading or attaching what it means on this machine, where that is known.
 #[must_use]
 pub fn explain(error: anyhow::Error, options: &Options) -> anyhow::Error {
     match explain_load_error(&error, &Facts::gather(pids_of(options))) {
