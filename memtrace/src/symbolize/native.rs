@@ -1,0 +1,358 @@
+//! Names for the addresses of compiled code.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::fs::File;
+use std::os::fd::AsRawFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::engine::{Code, Found, Query};
+use super::helper::{Helper, MAX_ADDRESSES};
+use super::modules::Module;
+use crate::process::maps::{AddressSpace, MappingKind};
+use crate::profile::{Frame, Language, Unknown};
+
+/// Functions that are remembered with their addresses (about 100 bytes each); when there are more,
+/// all are forgotten and looked up again when they are needed.
+const MAX_REMEMBERED: usize = 65_536;
+
+/// Bytes of distinct names that are remembered; likewise.
+const MAX_NAMES: usize = 8 << 20;
+
+/// Names addresses, each address of a file once.
+pub struct Symbolizer {
+    helper: Helper,
+    /// By module and file offset.
+    places: HashMap<(u32, u64), Arc<[Function]>>,
+    remembered: usize,
+    names: HashSet<Arc<str>>,
+    names_size: usize,
+    /// How many of a module's [`sources`] have failed, by module.
+    failed: HashMap<u32, usize>,
+}
+
+/// One function at an address.
+#[derive(Clone, Debug)]
+struct Function {
+    /// Unset when it is unknown: its name then depends on where it is called from.
+    name: Option<Arc<str>>,
+    file: Option<Arc<str>>,
+    line: Option<u32>,
+    inlined: bool,
+    unknown: Option<Unknown>,
+}
+
+impl Function {
+    fn unknown(why: Unknown) -> Self {
+        Self {
+            name: None,
+            file: None,
+            line: None,
+            inlined: false,
+            unknown: Some(why),
+        }
+    }
+}
+
+/// Where an address lies.
+struct Spot {
+    module: Option<Arc<Module>>,
+    /// What [`Frame::module`] shows.
+    shown: Option<Arc<str>>,
+    /// Of the address in the mapped file, or in a mapping that is of none.
+    offset: u64,
+    /// Whether to look at the byte before: it is a return address.
+    caller: bool,
+    unknown: Option<Unknown>,
+}
+
+impl Spot {
+    fn of(space: &AddressSpace, address: u64, caller: bool) -> Self {
+        let probe = address.wrapping_sub(u64::from(caller));
+        let nowhere = |why| Self {
+            module: None,
+            shown: None,
+            offset: address,
+            caller,
+            unknown: Some(why),
+        };
+        if space.is_gone() {
+            return nowhere(Unknown::ProcessGone);
+        }
+        let Some(mapping) = space.find(probe) else {
+            return nowhere(Unknown::NoMapping);
+        };
+        let module = mapping.module().cloned();
+        let unknown = match (&mapping.kind, &module) {
+            (_, Some(module)) if module.file().is_none() => Some(Unknown::NoFile),
+            (_, Some(module)) if module.layout().is_none() => Some(Unknown::BadElf),
+            (_, Some(_)) => None,
+            (MappingKind::Special(name), _) if name.as_ref() == "[vdso]" => Some(Unknown::NoFile),
+            _ => Some(Unknown::Anonymous),
+        };
+        Self {
+            shown: mapping.name(),
+            offset: mapping.offset.wrapping_add(address - mapping.start),
+            module,
+            caller,
+            unknown,
+        }
+    }
+
+    /// The file offset to look at.
+    fn probe(&self) -> u64 {
+        self.offset.wrapping_sub(u64::from(self.caller))
+    }
+
+    fn key(&self) -> Option<(u32, u64)> {
+        let module = self.module.as_ref().filter(|_| self.unknown.is_none())?;
+        Some((module.id(), self.probe()))
+    }
+
+    /// What to call a function without a name: module and offset, where the offset is the address
+    /// that the file itself gives, as disassemblers show it, or else that in the file.
+    fn stand_in(&self) -> Arc<str> {
+        let Some(shown) = &self.shown else {
+            return "[unknown]".into();
+        };
+        let Some(module) = &self.module else {
+            return format!("{shown}+{:#x}", self.offset).into();
+        };
+        let address = module
+            .layout()
+            .and_then(|layout| layout.address_of(self.probe()));
+        let offset = address.map_or(self.offset, |address| {
+            address.wrapping_add(u64::from(self.caller))
+        });
+        format!("{}+{offset:#x}", module.name()).into()
+    }
+}
+
+impl Symbolizer {
+    /// Parses files in a process of its own, which is this program again: its `main` must begin
+    /// with [`helper::is_requested`](super::helper::is_requested).
+    #[must_use]
+    pub fn new() -> Self {
+        Self::with(Helper::process())
+    }
+
+    /// Parses files in a thread of this process. A crafted file can then end it; use it only for
+    /// files that are trusted, such as one's own.
+    #[must_use]
+    pub fn in_process() -> Self {
+        Self::with(Helper::thread())
+    }
+
+    pub(super) fn with(helper: Helper) -> Self {
+        Self {
+            helper,
+            places: HashMap::new(),
+            remembered: 0,
+            names: HashSet::new(),
+            names_size: 0,
+            failed: HashMap::new(),
+        }
+    }
+
+    /// The frames of a stack, leaf first; inlined functions come before the one that they are
+    /// inlined into. The first of `addresses` is the instruction itself, the others are return
+    /// addresses, so the call is the byte before; [`Frame::address`] is always what was given.
+    ///
+    /// Every address gives at least one frame. What has no name says why.
+    pub fn symbolize(&mut self, space: &AddressSpace, addresses: &[u64]) -> Vec<Frame> {
+        let spots: Vec<_> = addresses
+            .iter()
+            .enumerate()
+            .map(|(depth, &address)| Spot::of(space, address, depth > 0))
+            .collect();
+        if self.remembered > MAX_REMEMBERED || self.names_size > MAX_NAMES {
+            self.forget();
+        }
+        self.look_up(&spots);
+        let mut frames = Vec::with_capacity(addresses.len());
+        for (spot, &address) in spots.iter().zip(addresses) {
+            self.push_frames(spot, address, &mut frames);
+        }
+        frames
+    }
+
+    fn push_frames(&self, spot: &Spot, address: u64, frames: &mut Vec<Frame>) {
+        let unknown;
+        let functions = match spot.key().and_then(|key| self.places.get(&key)) {
+            Some(functions) => functions.as_ref(),
+            None => {
+                unknown = [Function::unknown(spot.unknown.unwrap_or(Unknown::NoSymbol))];
+                &unknown
+            }
+        };
+        frames.extend(functions.iter().map(|function| Frame {
+            function: function.name.clone().unwrap_or_else(|| spot.stand_in()),
+            file: function.file.clone(),
+            line: function.line,
+            module: spot.shown.clone(),
+            address,
+            language: Language::Native,
+            inlined: function.inlined,
+            unknown: function.unknown,
+        }));
+    }
+
+    /// Looks up all spots that have not been, each module's together.
+    fn look_up(&mut self, spots: &[Spot]) {
+        let mut wanted: BTreeMap<u32, (&Arc<Module>, BTreeSet<u64>)> = BTreeMap::new();
+        for spot in spots {
+            if let (Some(key), Some(module)) = (spot.key(), &spot.module)
+                && !self.places.contains_key(&key)
+            {
+                wanted
+                    .entry(key.0)
+                    .or_insert_with(|| (module, BTreeSet::new()))
+                    .1
+                    .insert(key.1);
+            }
+        }
+        for (module, offsets) in wanted.into_values() {
+            let offsets: Vec<_> = offsets.into_iter().collect();
+            for offsets in offsets.chunks(MAX_ADDRESSES) {
+                self.look_up_in(module, offsets);
+            }
+        }
+    }
+
+    /// Looks up file offsets of one module in its sources, best first. A source that fails as a
+    /// whole is not asked again.
+    fn look_up_in(&mut self, module: &Arc<Module>, offsets: &[u64]) {
+        let Some(layout) = module.layout() else {
+            return;
+        };
+        let mut left = Vec::new();
+        for &offset in offsets {
+            match layout.address_of(offset) {
+                Some(address) => left.push((offset, address)),
+                None => self.remember(module, offset, Err(Unknown::NoSymbol)),
+            }
+        }
+        let mut damaged = false;
+        for (rank, source) in sources(module).enumerate() {
+            if left.is_empty() {
+                return;
+            }
+            let failed = self.failed.entry(module.id()).or_default();
+            if rank < *failed {
+                damaged = true;
+                continue;
+            }
+            let query = source.query(left.iter().map(|&(_, address)| address).collect());
+            let Ok(Ok(answers)) = self.helper.ask(&query) else {
+                *failed = rank + 1;
+                damaged = true;
+                continue;
+            };
+            let asked = std::mem::take(&mut left);
+            for (spot, answer) in asked.iter().zip(answers) {
+                match answer {
+                    Found::Code(codes) if !codes.is_empty() => {
+                        self.remember(module, spot.0, Ok(codes));
+                    }
+                    Found::Code(_) | Found::Damaged => {
+                        damaged = true;
+                        left.push(*spot);
+                    }
+                    Found::NoSymbol => self.remember(module, spot.0, Err(Unknown::NoSymbol)),
+                }
+            }
+        }
+        let why = if damaged {
+            Unknown::BadElf
+        } else {
+            Unknown::NoSymbol
+        };
+        for (offset, _) in left {
+            self.remember(module, offset, Err(why));
+        }
+    }
+
+    fn remember(&mut self, module: &Module, offset: u64, found: Result<Vec<Code>, Unknown>) {
+        let functions: Arc<[Function]> = match found {
+            Err(why) => [Function::unknown(why)].into(),
+            Ok(codes) => {
+                let last = codes.len() - 1;
+                codes
+                    .into_iter()
+                    .enumerate()
+                    .map(|(depth, code)| Function {
+                        name: Some(self.name(code.function)),
+                        file: code.file.map(|file| self.name(file)),
+                        line: code.line,
+                        inlined: depth < last,
+                        unknown: None,
+                    })
+                    .collect()
+            }
+        };
+        self.remembered += functions.len();
+        self.places.insert((module.id(), offset), functions);
+    }
+
+    /// One copy of every name.
+    fn name(&mut self, name: String) -> Arc<str> {
+        if let Some(known) = self.names.get(name.as_str()) {
+            return Arc::clone(known);
+        }
+        self.names_size += name.len();
+        let name: Arc<str> = name.into();
+        self.names.insert(Arc::clone(&name));
+        name
+    }
+
+    fn forget(&mut self) {
+        self.places.clear();
+        self.names.clear();
+        (self.remembered, self.names_size) = (0, 0);
+    }
+}
+
+impl Default for Symbolizer {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// A file to look in, and whether for DWARF.
+struct Source<'module> {
+    file: &'module File,
+    debug_info: bool,
+}
+
+impl Source<'_> {
+    fn query(&self, addresses: Vec<u64>) -> Query {
+        // Through this process, for the helper has other descriptors.
+        let path = format!("/proc/{}/fd/{}", std::process::id(), self.file.as_raw_fd());
+        Query {
+            path: PathBuf::from(path),
+            debug_info: self.debug_info,
+            addresses,
+        }
+    }
+}
+
+/// Where a module's symbols are looked for, in this order: its own DWARF; a separate debug file's
+/// DWARF, and its symbol table; its own symbol tables.
+///
+/// A file that names another one to complete its DWARF is only followed there when it is a
+/// separate debug file, which the administrator installed.
+fn sources(module: &Module) -> impl Iterator<Item = Source<'_>> {
+    let own = module
+        .layout()
+        .is_some_and(|layout| layout.has_debug_info && !layout.has_debug_link);
+    let separate = if own { None } else { module.debug_file() };
+    let of = |file, debug_info| Source { file, debug_info };
+    [
+        module.file().filter(|_| own).map(|file| of(file, true)),
+        separate.map(|file| of(file, true)),
+        separate.map(|file| of(file, false)),
+        module.file().map(|file| of(file, false)),
+    ]
+    .into_iter()
+    .flatten()
+}
