@@ -214,7 +214,7 @@ impl<'line> Line<'line> {
             b"" => MappingKind::Anonymous,
             b"[heap]" => MappingKind::Heap,
             b"[stack]" => MappingKind::Stack,
-            b"[vdso]" => match modules.vdso(self.end - self.start) {
+            b"[vdso]" => match modules.vdso(self.start, self.end) {
                 Some(vdso) => MappingKind::Vdso(vdso),
                 None => MappingKind::Special("[vdso]".into()),
             },

@@ -25,7 +25,7 @@ const MAX_REPLY: usize = 4 << 20;
 
 /// Anonymous memory, in bytes, by which the process may have grown between two queries since the
 /// engine was empty; above that, everything parsed is dropped, to be parsed again when needed.
-const MAX_KEPT: u64 = 16 << 20;
+const MAX_KEPT: u64 = 28 << 20;
 
 /// What is asked: the functions at some addresses of one file.
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -31,7 +31,7 @@ use super::engine::{Engine, Query, Reply};
 pub const ARGUMENT: &str = "__symbolize";
 
 /// Bytes of private memory that a helper may have.
-pub const MAX_DATA: u64 = 48 << 20;
+pub const MAX_DATA: u64 = 40 << 20;
 
 /// How long one query may take.
 pub const PATIENCE: Duration = Duration::from_secs(5);
@@ -122,15 +122,12 @@ impl Helper {
         };
         asked.map_err(|error| {
             self.lost += 1;
-            log::warn!(
-                "the symbolizer was lost on {} ({error}); its functions may stay unnamed{}",
-                query.path.display(),
-                if self.lost == MAX_LOST {
-                    ", and so will all others from now on"
-                } else {
-                    ""
-                },
-            );
+            log::debug!("the symbolizer's helper was lost: {error}");
+            if self.lost == MAX_LOST {
+                log::warn!(
+                    "reading symbols failed {MAX_LOST} times; from now on no functions are named"
+                );
+            }
             Lost
         })
     }
@@ -260,9 +257,18 @@ fn try_serve() -> io::Result<()> {
     let mut socket = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
     let mut engine = Engine::default();
     while let Some(query) = receive::<Query>(&mut socket)? {
+        // Who asked gives up then, and ends this process, unless it was itself ended.
+        alarm(2 * PATIENCE);
         send(&mut socket, &engine.answer(&query))?;
+        alarm(Duration::ZERO);
     }
     Ok(())
+}
+
+/// Ends this process when `after` has passed; never, when it is zero.
+fn alarm(after: Duration) {
+    // SAFETY: takes no pointers; the signal keeps its default action, which runs no code here.
+    unsafe { libc::alarm(after.as_secs() as libc::c_uint) };
 }
 
 fn limit(resource: libc::__rlimit_resource_t, most: u64) -> io::Result<()> {

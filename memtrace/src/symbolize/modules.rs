@@ -6,12 +6,14 @@
 //!
 //! Bounds: [`MAX_OPEN`] files are open, separate debug files included; those after that have no
 //! symbols. [`MAX_KNOWN`] mapped files are remembered; after that, those that no process has
-//! mapped any more are forgotten.
+//! mapped any more are forgotten. There is no bound on the time that a file system takes to open
+//! a file or to read its headers, which matters where a user's process serves it (FUSE).
 
 use std::collections::HashMap;
 use std::ffi::{CStr, OsStr};
+use std::fmt::Write as _;
 use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, Write as _};
 use std::os::fd::{AsRawFd, FromRawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
@@ -22,9 +24,9 @@ use std::sync::{Arc, OnceLock};
 use super::elf::Layout;
 use super::text;
 
-/// Files that are kept open. Half of what a process may usually open, and the rest is left to
-/// the probes and to the reports.
-pub const MAX_OPEN: usize = 400;
+/// Files that are kept open. A process may usually open 1,024; the others are left to the probes,
+/// which need some for every processor.
+pub const MAX_OPEN: usize = 256;
 
 /// Mapped files that are remembered.
 pub const MAX_KNOWN: usize = 16_384;
@@ -78,8 +80,8 @@ pub struct Module {
     id: u32,
     path: Arc<str>,
     name: Arc<str>,
-    /// Unset until an executable mapping is seen; `None` when it could not be opened then.
-    file: OnceLock<Option<Opened>>,
+    /// Unset until an executable mapping is seen through which it could be opened.
+    file: OnceLock<Opened>,
     layout: OnceLock<Option<Layout>>,
     debug_file: OnceLock<Option<Opened>>,
     open: Arc<AtomicUsize>,
@@ -114,44 +116,48 @@ impl Modules {
     /// snapshots of one volume, are taken for one.)
     pub fn see(&mut self, mapped: &MappedFile<'_>) -> Arc<Module> {
         let known = self.known.entry((mapped.device, mapped.inode)).or_default();
-        let module = match known.iter().find(|known| *known.path == *mapped.path) {
-            Some(known) => Arc::clone(&known.module),
-            None => {
-                let path = text::shown_path(mapped.path);
-                let module = Arc::new(Module::new(path, &self.open, &self.debug_dir));
-                known.push(Known {
-                    path: mapped.path.into(),
-                    module: Arc::clone(&module),
-                });
-                self.count += 1;
-                if self.count > MAX_KNOWN {
-                    self.forget();
-                }
-                module
+        let same = known.iter().find(|known| *known.path == *mapped.path);
+        let module = if let Some(known) = same {
+            Arc::clone(&known.module)
+        } else {
+            let path = text::shown_path(mapped.path);
+            let module = Arc::new(Module::new(path, &self.open, &self.debug_dir));
+            known.push(Known {
+                path: mapped.path.into(),
+                module: Arc::clone(&module),
+            });
+            self.count += 1;
+            if self.count > MAX_KNOWN {
+                self.forget();
             }
-        };
-        if mapped.executable {
             module
-                .file
-                .get_or_init(|| Opened::mapped(mapped, &self.open));
+        };
+        if mapped.executable
+            && module.file.get().is_none()
+            && let Some(opened) = Opened::mapped(mapped, &self.open)
+        {
+            module.file.get_or_init(|| opened);
         }
         module
     }
 
-    /// The kernel's shared object, when it is `size` bytes long, as in this process. Every
-    /// process of one kind sees the same bytes, so this process's own copy serves them all; a
-    /// process of another kind (32 bits) has another one, of which there is no copy.
+    /// The kernel's shared object, mapped from `start` to `end`. Every process sees the same
+    /// bytes, so this process's own copy serves them all; except that a process of 32 bits has
+    /// another one, of which there is no copy here.
     #[must_use]
-    pub fn vdso(&self, size: u64) -> Option<Arc<Module>> {
+    pub fn vdso(&self, start: u64, end: u64) -> Option<Arc<Module>> {
+        if cfg!(target_pointer_width = "64") && end <= 1 << 32 {
+            return None;
+        }
         let known = self.vdso.get_or_init(|| {
             let (size, file) = own_vdso()?;
             let module = Module::new("[vdso]".to_owned(), &self.open, &self.debug_dir);
-            let opened = Opened::new(file, &self.open);
+            let opened = Opened::new(file, &self.open)?;
             module.file.get_or_init(|| opened);
             Some((size, Arc::new(module)))
         });
         let (own_size, module) = known.as_ref()?;
-        (*own_size == size).then(|| Arc::clone(module))
+        (*own_size == end - start).then(|| Arc::clone(module))
     }
 
     /// Forgets files that nobody has mapped; their descriptors are closed.
@@ -206,14 +212,13 @@ impl Module {
     /// The open file. `None` when it could not be opened, or has no executable mapping.
     #[must_use]
     pub fn file(&self) -> Option<&File> {
-        Some(&self.file.get()?.as_ref()?.file)
+        Some(&self.file.get()?.file)
     }
 
     /// How the file is laid out; `None` when it is not open or not an ELF file.
     pub(super) fn layout(&self) -> Option<&Layout> {
-        self.layout
-            .get_or_init(|| Layout::read(self.file()?))
-            .as_ref()
+        let file = self.file()?;
+        self.layout.get_or_init(|| Layout::read(file)).as_ref()
     }
 
     /// The file that has this one's debug information and symbols, found by its build id.
@@ -221,10 +226,12 @@ impl Module {
         let opened = self.debug_file.get_or_init(|| {
             let id = self.layout()?.build_id.as_ref()?;
             let (first, rest) = id.split_first()?;
-            let rest: String = rest.iter().map(|byte| format!("{byte:02x}")).collect();
-            let path = self
-                .debug_dir
-                .join(format!(".build-id/{first:02x}/{rest}.debug"));
+            let mut path = format!(".build-id/{first:02x}/");
+            for byte in rest {
+                // Writing to a string does not fail.
+                let _ = write!(path, "{byte:02x}");
+            }
+            let path = self.debug_dir.join(path + ".debug");
             let opened = Opened::new(open_regular(&path).ok()?, &self.open)?;
             let same = Layout::read(&opened.file)?.build_id.as_ref() == Some(id);
             same.then_some(opened)
@@ -435,9 +442,11 @@ mod tests {
             eprintln!("SKIPPED: this kernel gives no vDSO");
             return;
         };
-        let vdso = modules.vdso(size).unwrap();
+        let high = 0x7fff_0000_0000;
+        let vdso = modules.vdso(high, high + size).unwrap();
         assert!(vdso.layout().is_some());
         assert_eq!(vdso.path().as_ref(), "[vdso]");
-        assert!(modules.vdso(size + 4096).is_none());
+        assert!(modules.vdso(high, high + size + 4096).is_none());
+        assert!(modules.vdso(0x1000, 0x1000 + size).is_none());
     }
 }

@@ -130,9 +130,10 @@ fn chain_leaf(addresses: &mut [*mut libc::c_void; 16]) -> usize {
     black_box(count as usize)
 }
 
-const INLINED_LINE: u32 = line!() + 4;
+const INLINED_LINE: u32 = line!() + 5;
 
 #[inline(always)]
+#[expect(clippy::inline_always, reason = "that it is inlined is what is tested")]
 fn chain_inlined(addresses: &mut [*mut libc::c_void; 16]) -> usize {
     chain_leaf(addresses) + black_box(0)
 }
@@ -194,6 +195,18 @@ fn a_known_chain_is_named_with_inlined_functions() {
 #[test]
 fn a_known_chain_is_named_by_the_helper_process() {
     check_chain(&mut isolated());
+}
+
+#[test]
+fn stacks_prepared_together_are_named_alike() {
+    let (space, addresses) = (own_space(), chain());
+    let expected = Symbolizer::in_process().symbolize(&space, &addresses);
+    let mut symbolizer = isolated();
+    let stacks: Vec<_> = (0..addresses.len())
+        .map(|from| &addresses[from..])
+        .collect();
+    symbolizer.prepare(stacks.iter().map(|&stack| (&space, stack)));
+    assert_eq!(symbolizer.symbolize(&space, &addresses), expected);
 }
 
 #[test]
@@ -421,6 +434,13 @@ fn a_process_that_has_gone_names_nothing() {
             .all(|frame| frame.unknown == Some(Unknown::ProcessGone))
     );
     assert_eq!(frames[0].address, 0x1234);
+}
+
+#[test]
+fn a_symbolizer_can_move_to_another_thread() {
+    fn check<T: Send>(_: T) {}
+    check(Symbolizer::in_process());
+    check(own_space());
 }
 
 #[test]
