@@ -439,7 +439,7 @@ mod tests {
     fn the_vdso_is_an_elf_file() {
         let modules = Modules::new();
         let Some((size, _)) = own_vdso() else {
-            eprintln!("SKIPPED: this kernel gives no vDSO");
+            crate::symbolize::tests::skipped("this kernel gives no vDSO");
             return;
         };
         let high = 0x7fff_0000_0000;

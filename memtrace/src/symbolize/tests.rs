@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::hint::black_box;
+use std::io::Write;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -48,11 +49,16 @@ fn names(frames: &[Frame]) -> Vec<&str> {
     frames.iter().map(|frame| frame.function.as_ref()).collect()
 }
 
+/// Says that a test did not run, past the capture that hides what passing tests print.
+pub(super) fn skipped(why: &str) {
+    let _ = writeln!(std::io::stderr(), "SKIPPED: {why}");
+}
+
 /// Whether a program is here; says so when not.
 fn have(program: &str) -> bool {
     let found = Command::new(program).arg("--version").output().is_ok();
     if !found {
-        eprintln!("SKIPPED: no {program} on this machine");
+        skipped(&format!("no {program} on this machine"));
     }
     found
 }
@@ -261,13 +267,13 @@ fn a_vdso_function_is_named() {
             libc::RTLD_LAZY | libc::RTLD_NOLOAD,
         );
         if vdso.is_null() {
-            eprintln!("SKIPPED: this kernel gives no vDSO");
+            skipped("this kernel gives no vDSO");
             return;
         }
         libc::dlsym(vdso, c"__vdso_clock_gettime".as_ptr()) as u64
     };
     if address == 0 {
-        eprintln!("SKIPPED: this architecture's vDSO names its functions otherwise");
+        skipped("this architecture's vDSO names its functions otherwise");
         return;
     }
     let frames = isolated().symbolize(&own_space(), &[address]);
@@ -365,7 +371,7 @@ fn a_deleted_file_is_still_named() {
     fs::remove_file(&path).unwrap();
     let frames = isolated().symbolize(&own_space(), &[address]);
     if frames[0].unknown == Some(Unknown::NoFile) {
-        eprintln!("SKIPPED: only root may open the file of a mapping");
+        skipped("only root may open the file of a mapping");
         return;
     }
     assert_eq!(names(&frames), ["victim"]);
