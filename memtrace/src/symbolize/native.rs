@@ -179,8 +179,8 @@ impl Symbolizer {
 
     /// Looks up the addresses of many stacks at once, so that [`symbolize`](Self::symbolize) has
     /// them all at hand. Ten thousand addresses that are asked for together, and therefore in the
-    /// order of the file, take a third to a tenth of the time that they take one stack after the other. What
-    /// would be too much to remember is left for later.
+    /// order of the file, take a third to a tenth of the time that they take one stack after the
+    /// other. What would be too much to remember is left for later.
     pub fn prepare<'stack>(
         &mut self,
         stacks: impl IntoIterator<Item = (&'stack AddressSpace, &'stack [u64])>,
