@@ -32,12 +32,14 @@ globals! {
     TASK_START_BOOTTIME,
     /// `u32`: offset of `pt_regs.ip`.
     REGS_IP,
+    /// `u32`: offset of `pt_regs.bp`.
+    REGS_FP,
     /// `u8`: 1 when children are traced too.
     FOLLOW,
     /// `u8`: how stacks are taken, `UNWIND_*`.
     UNWIND,
-    /// `u32`: bytes in the ring buffer at which the loader is woken.
-    WAKEUP_BYTES,
+    /// `u32`: fault records on one CPU after which the loader is woken; a power of two.
+    WAKEUP_RECORDS,
 }
 
 /// [`UNWIND`]: take no stacks.

@@ -16,28 +16,28 @@ pub const MAX_PROCESSES: u32 = 16_384;
 pub const NO_SLOT: u32 = u32::MAX;
 
 /// [`ProcessSlot::state`]: not in use.
-pub const SLOT_FREE: u32 = 0;
+pub const SLOT_FREE: u64 = 0;
 /// [`ProcessSlot::state`]: being filled in; not to be read yet.
-pub const SLOT_CLAIMED: u32 = 1;
+pub const SLOT_CLAIMED: u64 = 1;
 /// [`ProcessSlot::state`]: of a process that is being traced.
-pub const SLOT_LIVE: u32 = 2;
+pub const SLOT_LIVE: u64 = 2;
 /// [`ProcessSlot::state`]: of a process that ended; the loader may release it.
-pub const SLOT_EXITED: u32 = 3;
+pub const SLOT_EXITED: u64 = 3;
 
 /// One traced process.
 #[derive(Clone, Copy, Debug)]
 #[repr(C, align(8))]
 pub struct ProcessSlot {
     /// `SLOT_*`.
-    pub state: u32,
+    pub state: u64,
+    /// Live threads.
+    pub threads: u64,
     /// The process, as the kernel's tgid.
     pub pid: u32,
     /// The parent when it was found or forked, as the kernel's tgid.
     pub parent_pid: u32,
     /// The parent's slot, or [`NO_SLOT`]. Only good until the parent's slot is released.
     pub parent_slot: u32,
-    /// Live threads.
-    pub threads: u32,
     /// How often it replaced its program since it was found.
     pub execs: u32,
     /// When it was forked, in nanoseconds of `CLOCK_MONOTONIC`; 0 for a process found at attach.
@@ -79,9 +79,25 @@ pub struct Counters {
     /// Stacks whose record found no room in the ring buffer.
     pub lost_stacks: u64,
     /// Reserved, zero.
-    pub reserved: [u64; 4],
+    pub reserved: [u64; 3],
 }
-assert_layout!(Counters, size = 128);
+assert_layout!(Counters, size = 120);
+
+impl Counters {
+    /// Nothing counted.
+    pub const ZERO: Self = Self {
+        copied: [0; 4],
+        lost: 0,
+        no_end: 0,
+        reuse: 0,
+        zero: 0,
+        first_touch: 0,
+        split: 0,
+        aborted: 0,
+        lost_stacks: 0,
+        reserved: [0; 3],
+    };
+}
 
 /// What went wrong on the BPF side, over all processes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -1,7 +1,284 @@
 //! How the latencies and ages of a call site are distributed.
+//!
+//! A [`Distribution`] counts values in exactly the buckets of an HdrHistogram with three
+//! significant digits and a lowest discernible value of 1, so turning one into a real
+//! [`Histogram`] and back loses nothing. A real one costs an array of up to 56,320 counters; there
+//! can be tens of thousands of distributions in one trace, most with a few dozen values, so only
+//! the buckets that are in use are kept here, and the array exists while a report is written.
+//!
+//! In a report a distribution is `{"min","p50","p90","p99","max","hdr"}`, where `hdr` is base64 of
+//! the HdrHistogram V2 compressed encoding; all are null when nothing was recorded. Values read
+//! back come from `hdr` alone, see [`encoding`].
 
-use serde::{Deserialize, Serialize};
+use hdrhistogram::Histogram;
+use serde::de::Error as _;
+use serde::ser::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// Placeholder shape; see the module's owner.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub struct Distribution {}
+pub mod encoding;
+mod table;
+
+use table::Table;
+
+/// Significant decimal digits that are told apart.
+pub const SIGNIFICANT_DIGITS: u8 = 3;
+/// Bucket numbers are below this: 54 powers of two above the first 2,048 values, 1,024 buckets
+/// each, and twice as many for the first.
+const BUCKETS: u16 = 55 * 1024;
+/// Up to so many values are kept one by one, in two bytes each.
+const FEW: usize = 256;
+
+/// Counts of values, by bucket.
+#[derive(Clone, Debug)]
+pub struct Distribution {
+    store: Store,
+}
+
+#[derive(Clone, Debug)]
+enum Store {
+    /// The bucket of each value, in order of arrival.
+    Few(Vec<u16>),
+    /// Count by bucket.
+    Many(Table),
+}
+
+/// The figures that reports print. Each is a value that is equivalent to the recorded one within
+/// three significant digits, chosen as HdrHistogram does: the bucket's lowest value for `min`, its
+/// highest for the others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Summary {
+    /// The smallest value.
+    pub min: u64,
+    /// Half of the values are at most this.
+    pub p50: u64,
+    /// 90% of the values are at most this.
+    pub p90: u64,
+    /// 99% of the values are at most this.
+    pub p99: u64,
+    /// The largest value.
+    pub max: u64,
+}
+
+impl Default for Distribution {
+    fn default() -> Self {
+        Self {
+            store: Store::Few(Vec::new()),
+        }
+    }
+}
+
+impl Distribution {
+    /// A distribution of no values; it holds no memory yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Counts one value.
+    #[inline]
+    pub fn record(&mut self, value: u64) {
+        let bucket = bucket_of(value);
+        match &mut self.store {
+            Store::Few(values) if values.len() < FEW => values.push(bucket),
+            Store::Few(_) => self.table().add(bucket, 1),
+            Store::Many(table) => table.add(bucket, 1),
+        }
+    }
+
+    /// Counts `n` values that are the same.
+    pub fn record_n(&mut self, value: u64, n: u64) {
+        self.add(bucket_of(value), n);
+    }
+
+    /// Counts everything that `other` has counted.
+    pub fn merge(&mut self, other: &Self) {
+        match &other.store {
+            Store::Few(values) => values.iter().for_each(|&bucket| self.add(bucket, 1)),
+            Store::Many(table) => table.iter().for_each(|(bucket, n)| self.add(bucket, n)),
+        }
+    }
+
+    /// How many values were counted.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        match &self.store {
+            Store::Few(values) => values.len() as u64,
+            Store::Many(table) => table.iter().map(|(_, n)| n).sum(),
+        }
+    }
+
+    /// Whether nothing was counted.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        match &self.store {
+            Store::Few(values) => values.is_empty(),
+            Store::Many(table) => table.is_empty(),
+        }
+    }
+
+    /// The figures for a report, or `None` when nothing was counted.
+    #[must_use]
+    pub fn summary(&self) -> Option<Summary> {
+        summarise(&self.buckets())
+    }
+
+    /// The same counts as a real HdrHistogram, which grows when a larger value is recorded.
+    #[must_use]
+    pub fn histogram(&self) -> Histogram<u64> {
+        histogram_of(&self.buckets())
+    }
+
+    /// Every bucket in use with its count, in order.
+    fn buckets(&self) -> Vec<(u16, u64)> {
+        match &self.store {
+            Store::Few(values) => {
+                let mut sorted = values.clone();
+                sorted.sort_unstable();
+                sorted
+                    .chunk_by(|a, b| a == b)
+                    .map(|run| (run[0], run.len() as u64))
+                    .collect()
+            }
+            Store::Many(table) => {
+                let mut sorted: Vec<_> = table.iter().collect();
+                sorted.sort_unstable();
+                sorted
+            }
+        }
+    }
+
+    fn add(&mut self, bucket: u16, n: u64) {
+        match &mut self.store {
+            _ if n == 0 => {}
+            Store::Few(values) if n == 1 && values.len() < FEW => values.push(bucket),
+            Store::Few(_) => self.table().add(bucket, n),
+            Store::Many(table) => table.add(bucket, n),
+        }
+    }
+
+    /// The table, made from the single values if there is none yet.
+    #[cold]
+    fn table(&mut self) -> &mut Table {
+        if let Store::Few(_) = &self.store {
+            let buckets = self.buckets();
+            let mut table = Table::with_room_for(buckets.len());
+            for (bucket, n) in buckets {
+                table.add(bucket, n);
+            }
+            self.store = Store::Many(table);
+        }
+        match &mut self.store {
+            Store::Many(table) => table,
+            Store::Few(_) => unreachable!("replaced above"),
+        }
+    }
+}
+
+/// The bucket that HdrHistogram counts `value` in.
+#[inline]
+fn bucket_of(value: u64) -> u16 {
+    // The power of two by which the value exceeds what fits into 11 bits: 0 to 53.
+    let magnitude = 53 - (value | 0x7ff).leading_zeros();
+    // From 1,024 to 2,047, except for magnitude 0, where it is the value itself.
+    let sub_bucket = (value >> magnitude) as u32;
+    ((magnitude << 10) + sub_bucket) as u16
+}
+
+/// The least value of a bucket.
+fn lowest_of(bucket: u16) -> u64 {
+    match bucket >> 10 {
+        0 => u64::from(bucket),
+        group => u64::from((bucket & 0x3ff) + 1024) << (group - 1),
+    }
+}
+
+/// The greatest value of a bucket.
+fn highest_of(bucket: u16) -> u64 {
+    let width = 1 << (bucket >> 10).saturating_sub(1);
+    lowest_of(bucket) + (width - 1)
+}
+
+/// The figures of sorted, distinct `buckets`.
+fn summarise(buckets: &[(u16, u64)]) -> Option<Summary> {
+    let (&(first, _), &(last, _)) = (buckets.first()?, buckets.last()?);
+    let count: u64 = buckets.iter().map(|(_, n)| n).sum();
+    let at = |quantile: f64| {
+        let rank = ((quantile * count as f64).ceil() as u64).max(1);
+        let mut seen = 0;
+        let found = buckets.iter().find(|(_, n)| {
+            seen += n;
+            seen >= rank
+        });
+        // Above 2^53 the product is rounded and may pass the count.
+        highest_of(found.map_or(last, |&(bucket, _)| bucket))
+    };
+    Some(Summary {
+        min: lowest_of(first),
+        p50: at(0.5),
+        p90: at(0.9),
+        p99: at(0.99),
+        max: highest_of(last),
+    })
+}
+
+/// A histogram with the counts of sorted, distinct `buckets`.
+fn histogram_of(buckets: &[(u16, u64)]) -> Histogram<u64> {
+    // The range is tight, so that the array is as small as it can be.
+    let high = buckets
+        .last()
+        .map_or(2, |&(bucket, _)| highest_of(bucket).max(2));
+    let mut histogram = Histogram::new_with_bounds(1, high, SIGNIFICANT_DIGITS)
+        .expect("1 is a low, 2 and more a high bound, and 3 digits are between 0 and 5");
+    histogram.auto(true);
+    for &(bucket, n) in buckets {
+        histogram
+            .record_n(lowest_of(bucket), n)
+            .expect("no value is above the high bound");
+    }
+    histogram
+}
+
+#[derive(Serialize, Deserialize)]
+struct Written {
+    min: Option<u64>,
+    p50: Option<u64>,
+    p90: Option<u64>,
+    p99: Option<u64>,
+    max: Option<u64>,
+    hdr: Option<String>,
+}
+
+impl Serialize for Distribution {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let buckets = self.buckets();
+        let summary = summarise(&buckets);
+        let hdr = match summary {
+            Some(_) => Some(encoding::encode(&buckets).map_err(S::Error::custom)?),
+            None => None,
+        };
+        Written {
+            min: summary.map(|s| s.min),
+            p50: summary.map(|s| s.p50),
+            p90: summary.map(|s| s.p90),
+            p99: summary.map(|s| s.p99),
+            max: summary.map(|s| s.max),
+            hdr,
+        }
+        .serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Distribution {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let mut distribution = Self::new();
+        if let Some(hdr) = Written::deserialize(deserializer)?.hdr {
+            for (bucket, n) in encoding::decode(&hdr).map_err(D::Error::custom)? {
+                distribution.add(bucket, n);
+            }
+        }
+        Ok(distribution)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,3 +1,36 @@
 //! The `memtrace` command.
 
-fn main() {}
+use std::process::ExitCode;
+
+use log::LevelFilter;
+use memtrace::symbolize::helper;
+use memtrace::{cli, run};
+
+fn main() -> ExitCode {
+    // memtrace looks into foreign files in a process of its own, which is this program again.
+    if helper::is_requested() {
+        return helper::serve();
+    }
+    let options = match cli::parse() {
+        Ok(options) => options,
+        Err(error) => error.exit(),
+    };
+    let level = match options.verbosity {
+        0 => LevelFilter::Warn,
+        1 => LevelFilter::Info,
+        2 => LevelFilter::Debug,
+        _ => LevelFilter::Trace,
+    };
+    env_logger::Builder::new()
+        // Of others' diagnostics, only what they think is wrong.
+        .filter_level(LevelFilter::Warn)
+        .filter_module("memtrace", level)
+        .init();
+    match run(&options) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("memtrace: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}

@@ -13,9 +13,9 @@ pub struct Options {
     pub follow: bool,
     /// When to stop by itself.
     pub duration: Option<Duration>,
-    /// Reports to write to files, besides the one on standard output.
+    /// Reports to write to files, besides the one on standard output; no path twice.
     pub files: Vec<FileReport>,
-    /// What goes to standard output.
+    /// The format of the report on standard output.
     pub stdout: Format,
     /// How the text report looks.
     pub text: TextOptions,
@@ -47,8 +47,8 @@ pub enum Target {
 /// A report written to a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FileReport {
-    /// Where to; `None` is standard output.
-    pub path: Option<PathBuf>,
+    /// Where to.
+    pub path: PathBuf,
     /// In which format.
     pub format: Format,
 }
@@ -67,7 +67,7 @@ pub enum Format {
 pub struct TextOptions {
     /// What a row of its main table is.
     pub by: By,
-    /// Rows in a table.
+    /// Rows in a table, at least one.
     pub top: usize,
 }
 

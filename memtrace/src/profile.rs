@@ -107,7 +107,10 @@ pub struct ByOrigin {
 
 /// Pages by what the write was.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[expect(missing_docs, reason = "the names are those of `Cause`, which documents them")]
+#[expect(
+    missing_docs,
+    reason = "the names are those of `Cause`, which documents them"
+)]
 pub struct ByCause {
     pub refcount: u64,
     pub gc: u64,
@@ -234,7 +237,7 @@ pub struct StackPages {
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub truncated: bool,
     /// Leaf first; inlined functions come before the one that they are inlined into.
-    pub frames: Arc<[Frame]>,
+    pub frames: Arc<[Arc<Frame>]>,
 }
 
 /// One function in a stack.
@@ -300,7 +303,10 @@ pub enum Unknown {
 /// A [`Cause`](memtrace_common::record::Cause), as reports spell it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-#[expect(missing_docs, reason = "the names are those of `Cause`, which documents them")]
+#[expect(
+    missing_docs,
+    reason = "the names are those of `Cause`, which documents them"
+)]
 pub enum CauseName {
     Refcount,
     Gc,
@@ -315,7 +321,10 @@ pub enum CauseName {
 /// An [`Origin`](memtrace_common::record::Origin), as reports spell it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-#[expect(missing_docs, reason = "the names are those of `Origin`, which documents them")]
+#[expect(
+    missing_docs,
+    reason = "the names are those of `Origin`, which documents them"
+)]
 pub enum OriginName {
     Fork,
     Ksm,

@@ -1,2 +1,57 @@
 //! What memtrace's developers run: `cargo xtask ...`.
-fn main() {}
+//!
+//! Each command is a module: [`ebpf`] builds the committed BPF object, [`test`] runs every test,
+//! [`demo`] shows memtrace at work,
+//! [`bench`] measures it. [`host`] and [`install`] are what they
+//! share.
+
+mod bench;
+mod demo;
+mod ebpf;
+mod host;
+mod install;
+mod test;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// What memtrace's developers run.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    command: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Build the BPF object that is committed beside the loader
+    Ebpf(ebpf::Args),
+    /// Run every test, those that need root too
+    Test(test::Args),
+    /// Trace a small prefork server of our own and show the report
+    Demo(demo::Args),
+    /// Measure what tracing costs
+    Bench(bench::Args),
+    /// What the demo traces where there is no python3
+    #[command(hide = true)]
+    DemoServer(demo::native::Args),
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Task::Ebpf(args) => ebpf::run(&args),
+        Task::Test(args) => test::run(&args),
+        Task::Demo(args) => demo::run(&args),
+        Task::Bench(args) => bench::run(&args),
+        Task::DemoServer(args) => demo::native::run(&args),
+    };
+    match result {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}

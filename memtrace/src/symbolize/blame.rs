@@ -125,6 +125,15 @@ const ALLOCATOR: &[&str] = &[
     "valloc",
 ];
 
+/// Where the sources of the languages' own libraries lie. What is inlined from there works for
+/// whoever called it: the write through a pointer is not `write_volatile`'s.
+const LIBRARY_SOURCES: [&str; 4] = [
+    "/library/core/src/",
+    "/library/alloc/src/",
+    "/library/std/src/",
+    "/include/c++/",
+];
+
 /// A library that a function can be passed over in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Library {
@@ -145,7 +154,11 @@ pub fn blame(frames: &[Frame]) -> Site {
             .iter()
             .find(|frame| frame.language == Language::Python)
     };
-    let native = || frames.iter().find(|frame| !is_passed_over(frame));
+    let native = || {
+        frames
+            .iter()
+            .find(|frame| is_code(frame) && !is_passed_over(frame))
+    };
     let Some(frame) = python().or_else(native).or(frames.first()) else {
         return Site {
             function: Arc::from("[no stack]"),
@@ -164,9 +177,19 @@ pub fn blame(frames: &[Frame]) -> Site {
     }
 }
 
+/// Whether a frame is known to be code: an address in no mapping was found by following something
+/// that is no stack.
+fn is_code(frame: &Frame) -> bool {
+    frame.unknown.is_none() || frame.module.is_some()
+}
+
 fn is_passed_over(frame: &Frame) -> bool {
     if frame.language != Language::Native {
         return false;
+    }
+    let from_library = |file: &str| LIBRARY_SOURCES.iter().any(|dir| file.contains(dir));
+    if frame.inlined && frame.file.as_deref().is_some_and(from_library) {
+        return true;
     }
     match frame.module.as_deref().and_then(library) {
         Some(Library::Allocator) => return true,

@@ -1,0 +1,160 @@
+//! Every map, its size and why.
+
+use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, BPF_NOEXIST};
+use aya_ebpf::btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf};
+use aya_ebpf::macros::btf_map;
+use memtrace_common::process::{Health, MAX_PROCESSES, ProcessSlot};
+use memtrace_common::record::{MAX_FRAMES, StackRecord};
+
+use crate::lineage::COUNTED;
+use crate::stack::Walk;
+use crate::task::Task;
+use crate::window::Window;
+
+/// The traced processes. Memory-mapped by the loader, so that reading it costs no system call.
+#[btf_map]
+pub static PROCESSES: Array<ProcessSlot, { MAX_PROCESSES as usize }, { BPF_F_MMAPABLE as usize }> =
+    Array::new();
+
+/// What went wrong; see [`Health`]. Memory-mapped.
+#[btf_map]
+pub static HEALTH: Array<Health, 1, { BPF_F_MMAPABLE as usize }> = Array::new();
+
+/// Records for the loader. The loader sets the size: see its `probe` module.
+#[btf_map]
+pub static EVENTS: RingBuf<u8, { 1 << 20 }> = RingBuf::new();
+
+/// State of each traced thread, by the address of its `task_struct`, which no other thread has
+/// before this one's entry is removed.
+///
+/// Not the kernel's task storage: its look-up was measured at about 100 ns, this one's at 30.
+#[btf_map]
+static THREADS: HashMap<u64, Thread, 65_536, { BPF_F_NO_PREALLOC as usize }> = HashMap::new();
+
+/// How many traced processes have a pid that ends in these bits. Zero means that a thread is not
+/// traced: that is the check which every fault of every process on the machine pays, so it is the
+/// cheapest there is.
+#[btf_map]
+static TRACED_PIDS: Array<u64, TRACED_PIDS_LEN> = Array::new();
+
+/// Entries of [`TRACED_PIDS`], a power of two.
+const TRACED_PIDS_LEN: usize = 16_384;
+
+/// Pids that the user named. Written by the loader before it looks for processes.
+#[btf_map]
+pub static ROOTS: HashMap<u32, u32, 1024> = HashMap::new();
+
+/// Where the search for free process slots goes on.
+#[btf_map]
+pub static NEXT_SLOT: Array<u64, 1> = Array::new();
+
+/// Threads that [`lineage::visit`](crate::lineage::visit) has taken so far. Memory-mapped.
+#[btf_map]
+pub static FOUND: Array<u64, 1, { BPF_F_MMAPABLE as usize }> = Array::new();
+
+/// Stacks that the loader has been sent. An old one may be forgotten; it is then sent again.
+#[btf_map]
+pub static STACKS_SENT: LruHashMap<u64, u8, 65_536> = LruHashMap::new();
+
+/// Room for one stack per CPU: too large for a program's own stack.
+#[btf_map]
+pub static SCRATCH: PerCpuArray<Scratch, 1> = PerCpuArray::new();
+
+/// Bytes of the target's memory that are read at once.
+pub const PIECE: u64 = 1024;
+
+/// What [`SCRATCH`] holds: a record as it is sent.
+#[repr(C)]
+pub struct Scratch {
+    /// The record's fixed part.
+    pub record: StackRecord,
+    /// Its frames.
+    pub frames: [u64; MAX_FRAMES],
+    /// Fault records written on this CPU, to wake the loader now and then.
+    pub records: u64,
+    /// Where the walk over the stack is.
+    pub walk: Walk,
+    /// A piece of the target's memory.
+    pub piece: [u64; (PIECE / 8) as usize],
+}
+
+/// The entry of [`TRACED_PIDS`] for a pid.
+#[inline(always)]
+pub fn traced_pids(pid: u32) -> Option<*mut u64> {
+    TRACED_PIDS.get_ptr_mut(pid & (TRACED_PIDS_LEN as u32 - 1))
+}
+
+/// What is known of one traced thread.
+#[repr(C)]
+pub struct Thread {
+    /// `COUNTED` or `GONE`: see [`crate::lineage`].
+    pub life: u64,
+    /// Its process's index in [`PROCESSES`].
+    pub slot: u32,
+    /// Its process.
+    pub pid: u32,
+    /// Itself.
+    pub tid: u32,
+    _pad: u32,
+    /// The stack of its last copy that the loader has been sent.
+    pub last_stack: u64,
+    /// The fault that it is in.
+    pub window: Window,
+}
+
+impl Thread {
+    /// The state of `task`, where it is traced.
+    #[inline(always)]
+    pub fn of(task: Task) -> Option<*mut Self> {
+        // SAFETY: the lookup gave a live map value.
+        if unsafe { *traced_pids(task.pid())? } == 0 {
+            return None;
+        }
+        Self::find(task)
+    }
+
+    /// The state of `task`, whether its pid says that it is traced or not.
+    #[inline(always)]
+    pub fn find(task: Task) -> Option<*mut Self> {
+        THREADS.get_ptr_mut(task.address())
+    }
+
+    /// A traced thread of the process in `slot`, outside of any fault.
+    #[inline(always)]
+    pub const fn new(slot: u32, pid: u32, tid: u32) -> Self {
+        Self {
+            life: COUNTED,
+            slot,
+            pid,
+            tid,
+            _pad: 0,
+            last_stack: 0,
+            window: Window::CLOSED,
+        }
+    }
+
+    /// Makes this the state of `task`; returns whether it had none, and there was room.
+    #[inline(always)]
+    pub fn insert(&self, task: Task) -> bool {
+        THREADS
+            .insert(task.address(), self, u64::from(BPF_NOEXIST))
+            .is_ok()
+    }
+
+    /// Forgets `task`, which the kernel frees.
+    #[inline(always)]
+    pub fn forget(task: Task) {
+        let _ = THREADS.remove(task.address());
+    }
+}
+
+/// Adds one to a field of [`HEALTH`].
+macro_rules! count_health {
+    ($field:ident) => {
+        if let Some(health) = $crate::maps::HEALTH.get_ptr_mut(0) {
+            // SAFETY: the lookup gave a live map value.
+            unsafe { $crate::atomic::add(&raw mut (*health).$field, 1) }
+        }
+    };
+}
+pub(crate) use count_health;

@@ -1,0 +1,342 @@
+//! The command line: what can be typed, and its conversion into [`Options`].
+//!
+//! Everything that can be found wrong by looking at the arguments alone is found here, in
+//! [`TryFrom`], before anything else happens; what depends on the machine is [`preflight`]'s.
+//!
+//! [`preflight`]: crate::preflight
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::error::ErrorKind;
+use clap::{ArgAction, CommandFactory as _, Parser, ValueEnum};
+
+use crate::options::{Backend, By, FileReport, Format, Options, Target, TextOptions, Unwind};
+
+const LONG_ABOUT: &str = "\
+Shows which code paths turn the shared memory of a prefork server private.
+
+Processes forked from one another share their memory until somebody writes to it; then the kernel \
+copies the page. memtrace watches a running tree of processes, counts every page that the kernel \
+copies for it, and reports which process copied how much, at which call site, on which stack, how \
+long each copy took and how old the process was.
+
+memtrace needs root, or the capabilities CAP_BPF, CAP_PERFMON and CAP_SYS_PTRACE.";
+
+const EXAMPLES: &str = "\
+Examples:
+  Watch a server and its workers for 30 seconds, under the load it has:
+    sudo memtrace --pid \"$(pgrep -o gunicorn)\" --duration 30s
+
+  Watch it while a load generator runs, and keep the figures:
+    sudo memtrace -p 4242 -o profile.json -- wrk -d 10 http://localhost:8000/
+
+  Start a program and watch it from its first instruction:
+    sudo memtrace -- python3 server.py
+
+  Which source files copy, the 50 largest:
+    sudo memtrace -p 4242 -d 10s --by file --top 50
+
+Press Ctrl-C once to finish and see the report, twice to leave at once.
+Exit status: 0 done, 2 an error.";
+
+/// The arguments as they were typed.
+#[derive(Debug, Parser)]
+#[command(
+    name = "memtrace",
+    version,
+    about = "Shows which code paths turn the shared memory of a prefork server private",
+    long_about = LONG_ABOUT,
+    after_help = EXAMPLES,
+    override_usage = "memtrace [OPTIONS] --pid PID [-- COMMAND...]\n       memtrace [OPTIONS] -- COMMAND...",
+    max_term_width = 100
+)]
+pub struct Cli {
+    /// Trace this process and all its descendants, present and future
+    ///
+    /// May be given several times, and takes several ids separated by commas or white space, such
+    /// as the output of pgrep. With COMMAND, tracing lasts while COMMAND runs; else until Ctrl-C,
+    /// the end of --duration, or the end of the last process.
+    #[arg(short, long = "pid", value_name = "PID", value_parser = parse_pids, action = ArgAction::Append)]
+    pids: Vec<Pids>,
+
+    /// Trace only the processes that are named, not their descendants
+    #[arg(long)]
+    no_follow: bool,
+
+    /// Stop after this time: 500ms, 30s, 5m, "1m 30s"
+    #[arg(short, long, value_name = "TIME", value_parser = parse_duration)]
+    duration: Option<Duration>,
+
+    /// Also write a report to FILE; its name says the format: .json or .txt
+    ///
+    /// May be given several times. FILE appears when the report is complete, and replaces what was
+    /// there. Standard output gets a report in any case, in the format that --format says; naming
+    /// it as - is allowed and changes nothing.
+    #[arg(short, long, value_name = "FILE")]
+    output: Vec<PathBuf>,
+
+    /// Format of the report on standard output
+    #[arg(short, long, value_name = "FORMAT", default_value = "text")]
+    format: FormatArg,
+
+    /// What the rows of the text report's main table are
+    #[arg(long, value_name = "WHAT", default_value = "site")]
+    by: ByArg,
+
+    /// Rows in each table of the text report
+    #[arg(long, value_name = "N", default_value = "20", value_parser = clap::value_parser!(u32).range(1..))]
+    top: u32,
+
+    /// How call stacks are found
+    ///
+    /// Frame pointers are followed through code that was built with them; a stack ends early in
+    /// code that was not. "off" names the faulting function only and costs least.
+    #[arg(long, value_name = "HOW", default_value = "auto")]
+    unwind: UnwindArg,
+
+    /// How copies are seen
+    #[arg(long, value_name = "NAME", default_value = "auto")]
+    backend: BackendArg,
+
+    /// Say what is done; twice: what the kernel side does, too
+    #[arg(short, long, action = ArgAction::Count)]
+    verbose: u8,
+
+    /// With --pid: the load, which is run while tracing. Without: the program to trace
+    #[arg(last = true, value_name = "COMMAND")]
+    command: Vec<OsString>,
+}
+
+/// What one `--pid` named.
+#[derive(Clone, Debug)]
+struct Pids(Vec<u32>);
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum FormatArg {
+    /// For people
+    Text,
+    /// For programs: schema memtrace/1
+    Json,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum ByArg {
+    /// The function, file and line that copied, and the cause
+    Site,
+    /// The function that copied
+    Function,
+    /// The whole call stack
+    Stack,
+    /// The type of the object written to
+    Type,
+    /// The process
+    Process,
+    /// The source file, or the program or library
+    File,
+    /// What the write was
+    Cause,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum UnwindArg {
+    /// The best that this version has: fp
+    Auto,
+    /// Follow frame pointers
+    Fp,
+    /// Take no stacks
+    Off,
+    #[value(hide = true)]
+    Dwarf,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum BackendArg {
+    /// The best that this kernel permits
+    Auto,
+    /// Tracepoints and software events
+    Tracepoint,
+    #[value(hide = true)]
+    Fentry,
+    #[value(hide = true)]
+    Kprobe,
+}
+
+/// Reads the arguments of this process.
+///
+/// # Errors
+///
+/// What is wrong with them, or the help that was asked for. [`clap::Error::exit`] prints either
+/// and leaves with status 2 or 0.
+pub fn parse() -> Result<Options, clap::Error> {
+    parse_from(std::env::args_os())
+}
+
+/// Reads `args`, of which the first is the program's own name.
+///
+/// # Errors
+///
+/// As [`parse`].
+pub fn parse_from(
+    args: impl IntoIterator<Item = impl Into<OsString> + Clone>,
+) -> Result<Options, clap::Error> {
+    let cli = Cli::try_parse_from(args)?;
+    Options::try_from(cli)
+        .map_err(|message| Cli::command().error(ErrorKind::ValueValidation, message))
+}
+
+impl TryFrom<Cli> for Options {
+    type Error = String;
+
+    fn try_from(cli: Cli) -> Result<Self, String> {
+        Ok(Self {
+            target: target(cli.pids, cli.command)?,
+            follow: !cli.no_follow,
+            duration: cli.duration,
+            files: files(cli.output)?,
+            stdout: match cli.format {
+                FormatArg::Text => Format::Text,
+                FormatArg::Json => Format::Json,
+            },
+            text: TextOptions {
+                by: by(cli.by),
+                top: cli.top as usize,
+            },
+            backend: backend(cli.backend)?,
+            unwind: unwind(cli.unwind)?,
+            verbosity: cli.verbose,
+        })
+    }
+}
+
+fn target(given: Vec<Pids>, command: Vec<OsString>) -> Result<Target, String> {
+    if command.first().is_some_and(|program| program.is_empty()) {
+        return Err("the COMMAND after -- is empty; name a program to run".to_owned());
+    }
+    let mut pids: Vec<u32> = Vec::new();
+    for pid in given.into_iter().flat_map(|Pids(pids)| pids) {
+        if !pids.contains(&pid) {
+            pids.push(pid);
+        }
+    }
+    match (pids.is_empty(), command.is_empty()) {
+        (true, true) => Err(
+            "there is nothing to trace; name a running process with --pid PID, or \
+                             a program to start after --: memtrace -- COMMAND"
+                .to_owned(),
+        ),
+        (true, false) => Ok(Target::Launch { command }),
+        (false, no_load) => Ok(Target::Attach {
+            pids,
+            load: (!no_load).then_some(command),
+        }),
+    }
+}
+
+fn files(paths: Vec<PathBuf>) -> Result<Vec<FileReport>, String> {
+    let mut files: Vec<FileReport> = Vec::new();
+    for path in paths.into_iter().filter(|path| path != Path::new("-")) {
+        let format = format_of(&path)?;
+        if files.iter().all(|file| file.path != path) {
+            files.push(FileReport { path, format });
+        }
+    }
+    Ok(files)
+}
+
+fn format_of(path: &Path) -> Result<Format, String> {
+    let extension = path
+        .extension()
+        .map(|extension| extension.to_string_lossy().to_lowercase());
+    let found = match extension.as_deref() {
+        Some("json") => return Ok(Format::Json),
+        Some("txt") => return Ok(Format::Text),
+        Some(other) => format!("'.{other}' is not a report format of this version"),
+        None => "its name has no extension, which says the report's format".to_owned(),
+    };
+    Err(format!(
+        "cannot write a report to '{}': {found}; supported are .json (schema memtrace/1) and .txt",
+        path.display()
+    ))
+}
+
+fn by(by: ByArg) -> By {
+    match by {
+        ByArg::Site => By::Site,
+        ByArg::Function => By::Function,
+        ByArg::Stack => By::Stack,
+        ByArg::Type => By::Type,
+        ByArg::Process => By::Process,
+        ByArg::File => By::File,
+        ByArg::Cause => By::Cause,
+    }
+}
+
+fn unwind(unwind: UnwindArg) -> Result<Unwind, String> {
+    match unwind {
+        UnwindArg::Auto | UnwindArg::Fp => Ok(Unwind::FramePointers),
+        UnwindArg::Off => Ok(Unwind::Off),
+        UnwindArg::Dwarf => Err(
+            "this version of memtrace cannot unwind by DWARF tables; use \
+                                 --unwind fp, which follows frame pointers, or --unwind off"
+                .to_owned(),
+        ),
+    }
+}
+
+fn backend(backend: BackendArg) -> Result<Backend, String> {
+    let missing = match backend {
+        BackendArg::Auto => return Ok(Backend::Auto),
+        BackendArg::Tracepoint => return Ok(Backend::Tracepoint),
+        BackendArg::Fentry => "fentry",
+        BackendArg::Kprobe => "kprobe",
+    };
+    Err(format!(
+        "this version of memtrace has no {missing} backend; use --backend tracepoint, or auto, \
+         which takes the best there is"
+    ))
+}
+
+fn parse_pids(text: &str) -> Result<Pids, String> {
+    let parts = text
+        .split(|c: char| c == ',' || c.is_whitespace())
+        .filter(|part| !part.is_empty());
+    let pids: Vec<u32> = parts.map(parse_pid).collect::<Result<_, _>>()?;
+    if pids.is_empty() {
+        return Err(
+            "no process id in it; did the command that should print it find nothing?".into(),
+        );
+    }
+    Ok(Pids(pids))
+}
+
+fn parse_pid(text: &str) -> Result<u32, String> {
+    match text.parse::<u32>() {
+        Ok(0) => Err("0 is no process that can be traced; it stands for the idle CPU".to_owned()),
+        Ok(pid) if i32::try_from(pid).is_ok() => Ok(pid),
+        _ => Err(format!(
+            "'{}' is not a process id, a number such as 4242",
+            text.escape_debug()
+        )),
+    }
+}
+
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    const LONGEST: Duration = Duration::from_hours(365 * 24);
+    if text.parse::<f64>().is_ok_and(|number| number > 0.0) {
+        return Err(format!("it has no unit; for seconds write {text}s"));
+    }
+    match humantime::parse_duration(text) {
+        Ok(Duration::ZERO) => Err("a trace of no time sees nothing; give more than 0".to_owned()),
+        Ok(duration) if duration > LONGEST => Err("a trace lasts a year at most".to_owned()),
+        Ok(duration) => Ok(duration),
+        Err(_) if text.trim_start_matches(['0', '.']).is_empty() => {
+            Err("a trace of no time sees nothing; give more than 0".to_owned())
+        }
+        Err(_) => Err("it is not a time such as 500ms, 30s, 5m or \"1m 30s\"".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests;

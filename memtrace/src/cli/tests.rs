@@ -1,0 +1,174 @@
+use super::*;
+
+fn parsed(args: &[&str]) -> Options {
+    parse_from([&["memtrace"], args].concat()).unwrap()
+}
+
+/// The message, without the usage and the hints below it. Exit status 2 is asserted on the way.
+fn refused(args: &[&str]) -> String {
+    let error = parse_from([&["memtrace"], args].concat()).unwrap_err();
+    assert_eq!(error.exit_code(), 2);
+    let text = error.to_string();
+    text.split("\n\n").next().unwrap().trim_end().to_owned()
+}
+
+fn words(command: &[&str]) -> Vec<OsString> {
+    command.iter().map(Into::into).collect()
+}
+
+#[test]
+fn clap_finds_no_fault_with_the_definition() {
+    Cli::command().debug_assert();
+}
+
+#[test]
+fn pids_come_from_commas_white_space_and_repetition_each_once() {
+    let options = parsed(&["-p", "3,1", "--pid", "2\n3\n", "-p1"]);
+    assert_eq!(
+        options.target,
+        Target::Attach {
+            pids: vec![3, 1, 2],
+            load: None
+        }
+    );
+    assert!(options.follow);
+}
+
+#[test]
+fn a_command_is_the_load_with_a_pid_and_the_target_without() {
+    let options = parsed(&["-p", "1", "--", "wrk", "-d", "10"]);
+    assert_eq!(
+        options.target,
+        Target::Attach {
+            pids: vec![1],
+            load: Some(words(&["wrk", "-d", "10"]))
+        }
+    );
+    let options = parsed(&["--no-follow", "--", "wrk", "--pid", "7"]);
+    assert_eq!(
+        options.target,
+        Target::Launch {
+            command: words(&["wrk", "--pid", "7"])
+        }
+    );
+    assert!(!options.follow);
+}
+
+#[test]
+fn defaults_are_those_of_the_help() {
+    let options = parsed(&["-p", "1"]);
+    assert_eq!(options.duration, None);
+    assert_eq!(options.files, []);
+    assert_eq!(options.stdout, Format::Text);
+    assert_eq!(
+        options.text,
+        TextOptions {
+            by: By::Site,
+            top: 20
+        }
+    );
+    assert_eq!(options.backend, Backend::Auto);
+    assert_eq!(options.unwind, Unwind::FramePointers);
+    assert_eq!(options.verbosity, 0);
+}
+
+#[test]
+fn every_option_arrives() {
+    let options = parsed(&[
+        "-p1",
+        "-d",
+        "1m 30s",
+        "-f",
+        "json",
+        "--by",
+        "file",
+        "--top",
+        "3",
+        "--unwind",
+        "off",
+        "--backend",
+        "tracepoint",
+        "-vv",
+        "-o",
+        "a.JSON",
+        "-o",
+        "-",
+        "-o",
+        "b.txt",
+        "-o",
+        "b.txt",
+    ]);
+    assert_eq!(options.duration, Some(Duration::from_secs(90)));
+    assert_eq!(options.stdout, Format::Json);
+    assert_eq!(
+        options.text,
+        TextOptions {
+            by: By::File,
+            top: 3
+        }
+    );
+    assert_eq!(options.unwind, Unwind::Off);
+    assert_eq!(options.backend, Backend::Tracepoint);
+    assert_eq!(options.verbosity, 2);
+    assert_eq!(
+        options.files,
+        [
+            FileReport {
+                path: "a.JSON".into(),
+                format: Format::Json
+            },
+            FileReport {
+                path: "b.txt".into(),
+                format: Format::Text
+            },
+        ]
+    );
+    assert_eq!(
+        parsed(&["-p1", "--unwind", "fp"]).unwind,
+        Unwind::FramePointers
+    );
+}
+
+#[test]
+fn what_is_wrong_is_said_with_what_to_do() {
+    insta::assert_snapshot!(refused(&[]), @"error: there is nothing to trace; name a running process with --pid PID, or a program to start after --: memtrace -- COMMAND");
+    insta::assert_snapshot!(refused(&["--", ""]), @"error: the COMMAND after -- is empty; name a program to run");
+    insta::assert_snapshot!(refused(&["-p", "x"]), @"error: invalid value 'x' for '--pid <PID>': 'x' is not a process id, a number such as 4242");
+    insta::assert_snapshot!(refused(&["-p", "0"]), @"error: invalid value '0' for '--pid <PID>': 0 is no process that can be traced; it stands for the idle CPU");
+    insta::assert_snapshot!(refused(&["-p", "-1"]), @"error: unexpected argument '-1' found");
+    insta::assert_snapshot!(refused(&["-p", "4294967295"]), @"error: invalid value '4294967295' for '--pid <PID>': '4294967295' is not a process id, a number such as 4242");
+    insta::assert_snapshot!(refused(&["-p", "\x1b[31m"]), @r"error: invalid value '' for '--pid <PID>': '\u{1b}[31m' is not a process id, a number such as 4242");
+    insta::assert_snapshot!(refused(&["-p", ""]), @"error: invalid value '' for '--pid <PID>': no process id in it; did the command that should print it find nothing?");
+    insta::assert_snapshot!(refused(&["-p1", "-d", "0"]), @"error: invalid value '0' for '--duration <TIME>': a trace of no time sees nothing; give more than 0");
+    insta::assert_snapshot!(refused(&["-p1", "-d", "0s"]), @"error: invalid value '0s' for '--duration <TIME>': a trace of no time sees nothing; give more than 0");
+    insta::assert_snapshot!(refused(&["-p1", "-d", "30"]), @"error: invalid value '30' for '--duration <TIME>': it has no unit; for seconds write 30s");
+    insta::assert_snapshot!(refused(&["-p1", "-d", "soon"]), @r#"error: invalid value 'soon' for '--duration <TIME>': it is not a time such as 500ms, 30s, 5m or "1m 30s""#);
+    insta::assert_snapshot!(refused(&["-p1", "-d", "2y"]), @"error: invalid value '2y' for '--duration <TIME>': a trace lasts a year at most");
+    insta::assert_snapshot!(refused(&["-p1", "-o", "out"]), @"error: cannot write a report to 'out': its name has no extension, which says the report's format; supported are .json (schema memtrace/1) and .txt");
+    insta::assert_snapshot!(refused(&["-p1", "-o", "flame.svg"]), @"error: cannot write a report to 'flame.svg': '.svg' is not a report format of this version; supported are .json (schema memtrace/1) and .txt");
+    insta::assert_snapshot!(refused(&["-p1", "--top", "0"]), @"error: invalid value '0' for '--top <N>': 0 is not in 1..=4294967295");
+    insta::assert_snapshot!(refused(&["-p1", "--unwind", "dwarf"]), @"error: this version of memtrace cannot unwind by DWARF tables; use --unwind fp, which follows frame pointers, or --unwind off");
+    insta::assert_snapshot!(refused(&["-p1", "--backend", "fentry"]), @"error: this version of memtrace has no fentry backend; use --backend tracepoint, or auto, which takes the best there is");
+    insta::assert_snapshot!(refused(&["-p1", "--by", "weight"]), @"
+    error: invalid value 'weight' for '--by <WHAT>'
+      [possible values: site, function, stack, type, process, file, cause]
+    ");
+    insta::assert_snapshot!(refused(&["ls"]), @"error: unexpected argument 'ls' found");
+}
+
+#[test]
+fn help_teaches_by_example() {
+    let error = parse_from(["memtrace", "--help"]).unwrap_err();
+    assert_eq!(error.exit_code(), 0);
+    let help = error.to_string();
+    for part in [
+        "Examples:",
+        "sudo memtrace --pid",
+        "-o profile.json -- wrk",
+        "Exit status:",
+    ] {
+        assert!(help.contains(part), "no {part:?} in the help");
+    }
+    // What this version refuses is not offered.
+    assert!(!help.contains("dwarf") && !help.contains("kprobe"));
+}

@@ -1,0 +1,262 @@
+//! COMMAND: started, but held back until tracing is attached.
+//!
+//! The child waits at a gate, a pipe, between fork and exec. One byte opens it; when memtrace dies
+//! first, the child sees the pipe's end and goes without having run anything.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io::{self, Read as _, Write as _};
+use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+use std::path::Path;
+use std::process::{Child, Command};
+use std::thread::JoinHandle;
+
+use anyhow::{Context as _, Result, anyhow, bail};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+use crate::process::pidfd::PidFd;
+use crate::profile::CommandExit;
+
+/// A command that waits at the gate.
+pub struct Held {
+    pid: u32,
+    name: String,
+    gate: File,
+    /// The standard library returns from starting a program only when it runs, or failed to: that
+    /// is after the gate, so a thread waits for it.
+    starting: JoinHandle<io::Result<Child>>,
+}
+
+/// A command that runs.
+pub struct Running {
+    child: Child,
+    ended: AsyncFd<PidFd>,
+}
+
+impl Held {
+    /// Starts `command`, program first, up to the gate.
+    ///
+    /// # Errors
+    /// When the program is not there, or no process can be made.
+    pub fn spawn(command: &[OsString]) -> Result<Self> {
+        let (program, args) = command.split_first().context("COMMAND is empty")?;
+        let name = program.to_string_lossy().into_owned();
+        find(program)
+            .with_context(|| format!("cannot run `{name}`, so there is nothing to trace"))?;
+        let (at_gate, gate) = pipe()?;
+        let (mut hello, said) = pipe()?;
+        let mut starter = Command::new(program);
+        starter.args(args);
+        let ends = [at_gate.as_raw_fd(), gate.as_raw_fd(), said.as_raw_fd()];
+        // SAFETY: only system calls that may be made between fork and exec.
+        unsafe { starter.pre_exec(move || wait_at_gate(ends)) };
+        let starting = std::thread::spawn(move || {
+            let child = starter.spawn();
+            // The child has its own copies of these by now.
+            drop((at_gate, said));
+            child
+        });
+        let mut pid = [0; 4];
+        if hello.read_exact(&mut pid).is_err() {
+            let why = match starting.join() {
+                Ok(Err(error)) => anyhow!(error),
+                _ => anyhow!("it ended at once"),
+            };
+            return Err(why.context(format!("cannot start `{name}`")));
+        }
+        Ok(Self {
+            pid: u32::from_ne_bytes(pid),
+            name,
+            gate,
+            starting,
+        })
+    }
+
+    /// The process, before and after the gate.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// Opens the gate.
+    ///
+    /// # Errors
+    /// When the program cannot be run after all.
+    pub fn release(mut self) -> Result<Running> {
+        let failed = || format!("cannot run `{}`", self.name);
+        self.gate.write_all(b"!").with_context(failed)?;
+        let child = match self.starting.join() {
+            Ok(started) => started.with_context(failed)?,
+            Err(_) => bail!(
+                "cannot run `{}`: the thread that starts it failed",
+                self.name
+            ),
+        };
+        let ended = PidFd::open(child.id())?;
+        // SAFETY: the descriptor stays open, and the same one, until it is dropped.
+        let ended = unsafe { AsyncFd::register_with_interest(ended, Interest::READABLE) }?;
+        Ok(Running { child, ended })
+    }
+}
+
+impl Running {
+    /// Waits for its end.
+    ///
+    /// # Errors
+    /// When the kernel does not tell.
+    pub async fn wait(mut self) -> io::Result<CommandExit> {
+        self.ended.readable().await?.retain_ready();
+        let status = self.child.wait()?;
+        Ok(CommandExit {
+            status: status.code(),
+            signal: status.signal(),
+        })
+    }
+}
+
+/// In the child: says that it is there, and waits. An error ends it without exec.
+fn wait_at_gate([at_gate, gate, said]: [RawFd; 3]) -> io::Result<()> {
+    let mut byte = 0u8;
+    // SAFETY: system calls on descriptors that this process has, and on memory of its own.
+    unsafe {
+        // Or it would keep the gate's other end open itself, and never see memtrace go.
+        libc::close(gate);
+        let pid = libc::getpid().to_ne_bytes();
+        if libc::write(said, pid.as_ptr().cast(), pid.len()) != pid.len() as isize {
+            return Err(io::Error::last_os_error());
+        }
+        libc::close(said);
+        loop {
+            match libc::read(at_gate, (&raw mut byte).cast(), 1) {
+                1 => return Ok(()),
+                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                _ if io::Error::last_os_error().kind() == io::ErrorKind::Interrupted => {}
+                _ => return Err(io::Error::last_os_error()),
+            }
+        }
+    }
+}
+
+/// Both ends of a pipe, to be closed at exec: what is read, what is written.
+fn pipe() -> Result<(File, File)> {
+    let mut ends = [0; 2];
+    // SAFETY: there is room for two descriptors.
+    if unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC) } != 0 {
+        return Err(io::Error::last_os_error()).context("cannot make a pipe");
+    }
+    // SAFETY: just made, and nobody else has them.
+    let [read, write] = ends.map(|end| unsafe { OwnedFd::from_raw_fd(end) });
+    Ok((read.into(), write.into()))
+}
+
+/// Whether `program` can be run, as exec will look for it: found out before anything is attached.
+fn find(program: &OsStr) -> Result<()> {
+    if program.as_bytes().contains(&b'/') {
+        return executable(Path::new(program));
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path).any(|dir| executable(&dir.join(program)).is_ok());
+    if found {
+        Ok(())
+    } else {
+        bail!("it is in no folder of PATH")
+    }
+}
+
+fn executable(path: &Path) -> Result<()> {
+    let metadata = path.metadata()?;
+    if !metadata.is_file() {
+        bail!("it is not a file");
+    }
+    if metadata.permissions().mode() & 0o111 == 0 {
+        bail!("it is not executable");
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    fn command(words: &[&str]) -> Vec<OsString> {
+        words.iter().map(OsString::from).collect()
+    }
+
+    fn exit_of(held: Held) -> CommandExit {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(async { held.release().unwrap().wait().await.unwrap() })
+    }
+
+    #[test]
+    fn a_command_does_not_run_before_its_release() {
+        let folder = tempfile::tempdir().unwrap();
+        let mark = folder.path().join("mark");
+        let held = Held::spawn(&command(&["touch", mark.to_str().unwrap()])).unwrap();
+        assert!(Path::new(&format!("/proc/{}", held.pid())).exists());
+        std::thread::sleep(Duration::from_millis(50));
+        assert!(!mark.exists());
+        assert_eq!(
+            exit_of(held),
+            CommandExit {
+                status: Some(0),
+                signal: None
+            }
+        );
+        assert!(mark.exists());
+    }
+
+    #[test]
+    fn its_exit_status_and_signal_are_told() {
+        let exit = |script| exit_of(Held::spawn(&command(&["sh", "-c", script])).unwrap());
+        assert_eq!(
+            exit("exit 3"),
+            CommandExit {
+                status: Some(3),
+                signal: None
+            }
+        );
+        assert_eq!(
+            exit("kill -9 $$"),
+            CommandExit {
+                status: None,
+                signal: Some(9)
+            }
+        );
+    }
+
+    #[test]
+    fn a_command_that_is_not_there_is_found_out_before_it_is_started() {
+        let refused = |program| {
+            format!(
+                "{:#}",
+                Held::spawn(&command(&[program])).err().expect("is refused")
+            )
+        };
+        let message = refused("no-such-program-anywhere");
+        assert_eq!(
+            message,
+            "cannot run `no-such-program-anywhere`, so there is nothing to trace: it is in no \
+             folder of PATH"
+        );
+        assert!(refused("/dev/null").contains("not a file"));
+        assert!(refused("/etc/passwd").contains("not executable"));
+    }
+
+    #[test]
+    fn a_command_that_is_not_released_goes_with_the_gate() {
+        let held = Held::spawn(&command(&["sleep", "1000"])).unwrap();
+        let pid = held.pid();
+        let Held { gate, starting, .. } = held;
+        drop(gate);
+        assert!(starting.join().unwrap().is_err(), "it did not run");
+        assert!(!Path::new(&format!("/proc/{pid}")).exists());
+    }
+}

@@ -1,0 +1,111 @@
+//! Arrays that the BPF side writes and the loader reads in place, without system calls.
+//!
+//! Not asking the kernel also spares the target: while a program somewhere on the machine is in a
+//! map's system call, the kernel skips other BPF programs that interrupt it.
+
+use std::marker::PhantomData;
+use std::os::fd::{AsFd, AsRawFd as _};
+use std::ptr::{self, NonNull};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use anyhow::{Context as _, Result};
+use aya::maps::MapData;
+use memtrace_common::process::{Health, ProcessSlot, SLOT_EXITED, SLOT_FREE, SLOT_LIVE};
+
+/// A type of which every bit pattern is a value, as the BPF side lays it out.
+///
+/// # Safety
+/// The type must be `repr(C)`, of integers only.
+pub unsafe trait Shared: Copy {}
+
+// SAFETY: `repr(C)`, integers and arrays of them.
+unsafe impl Shared for ProcessSlot {}
+// SAFETY: as above.
+unsafe impl Shared for Health {}
+// SAFETY: an integer.
+unsafe impl Shared for u64 {}
+
+/// A memory-mapped BPF array of `T`.
+pub struct SharedArray<T: Shared> {
+    base: NonNull<T>,
+    len: usize,
+    bytes: usize,
+    _values: PhantomData<T>,
+}
+
+// SAFETY: the mapping is not bound to a thread, and is only read and written by volatile or atomic
+// accesses.
+unsafe impl<T: Shared> Send for SharedArray<T> {}
+
+impl<T: Shared> SharedArray<T> {
+    /// Maps `len` elements of `map`, which must be a memory-mappable array of them.
+    pub fn new(map: &MapData, len: usize) -> Result<Self> {
+        const { assert!(size_of::<T>().is_multiple_of(8)) };
+        let page = 4096;
+        let bytes = (len * size_of::<T>()).next_multiple_of(page);
+        // SAFETY: a new mapping of a descriptor that is open; the kernel refuses a length beyond
+        // the map's.
+        let base = unsafe {
+            libc::mmap(
+                ptr::null_mut(),
+                bytes,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_SHARED,
+                map.fd().as_fd().as_raw_fd(),
+                0,
+            )
+        };
+        if base == libc::MAP_FAILED {
+            return Err(std::io::Error::last_os_error()).context("cannot map a BPF array");
+        }
+        let base = NonNull::new(base.cast()).context("a BPF array was mapped at address 0")?;
+        Ok(Self {
+            base,
+            len,
+            bytes,
+            _values: PhantomData,
+        })
+    }
+
+    /// A copy of element `index`, or `None` beyond the end. The BPF side may write meanwhile, so
+    /// fields of one copy can be of different moments.
+    #[must_use]
+    pub fn read(&self, index: usize) -> Option<T> {
+        // SAFETY: within the mapping, and any bit pattern is a value.
+        (index < self.len).then(|| unsafe { self.base.add(index).read_volatile() })
+    }
+}
+
+impl<T: Shared> Drop for SharedArray<T> {
+    fn drop(&mut self) {
+        // SAFETY: the mapping is ours and nothing borrows from it.
+        unsafe { libc::munmap(self.base.as_ptr().cast(), self.bytes) };
+    }
+}
+
+impl SharedArray<ProcessSlot> {
+    /// Gives an exited process's slot back to the BPF side. Its counters are gone after that.
+    pub fn release(&self, slot: u32) {
+        if let Some(state) = self.state(slot) {
+            let _ =
+                state.compare_exchange(SLOT_EXITED, SLOT_FREE, Ordering::AcqRel, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether the slot is of a process, live or exited.
+    #[must_use]
+    pub fn is_used(&self, slot: u32) -> bool {
+        self.state(slot)
+            .is_some_and(|state| matches!(state.load(Ordering::Acquire), SLOT_LIVE | SLOT_EXITED))
+    }
+
+    fn state(&self, slot: u32) -> Option<&AtomicU64> {
+        if slot as usize >= self.len {
+            return None;
+        }
+        // SAFETY: within the mapping, aligned, and the BPF side writes it by atomic instructions.
+        Some(unsafe {
+            AtomicU64::from_ptr(&raw mut (*self.base.as_ptr().add(slot as usize)).state)
+        })
+    }
+}

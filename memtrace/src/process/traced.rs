@@ -1,0 +1,312 @@
+//! The traced processes: who they are, and where their code is mapped.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io::Read as _;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use memtrace_common::process::{Counters, NO_SLOT, ProcessSlot};
+use memtrace_common::record::Origin;
+
+use super::maps::AddressSpace;
+use crate::symbolize::Modules;
+
+/// Bytes of /proc/PID/cmdline that are kept.
+const MAX_CMDLINE: u64 = 4096;
+
+/// A process's mappings are read again for an address that they do not have, but not sooner than
+/// this after the last time; twice as long after each time that it did not help, since the address
+/// may be no code at all.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+
+/// And not later than this.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+/// A process of the traced set, by first appearance.
+pub type ProcessId = usize;
+
+/// Number of a mapping snapshot: processes with the same number have the same code at the same
+/// addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum SpaceId {
+    /// A snapshot, by order of reading.
+    Snapshot(usize),
+    /// The mappings of this process could not be read.
+    Unread(ProcessId),
+}
+
+/// One traced process.
+pub struct Traced {
+    /// The kernel's tgid.
+    pub pid: u32,
+    /// The parent's.
+    pub ppid: u32,
+    /// Name, as the kernel has it.
+    pub comm: Vec<u8>,
+    /// Arguments, shared with the parent until an exec.
+    pub cmdline: Arc<[Vec<u8>]>,
+    /// When it was forked, in nanoseconds of `CLOCK_MONOTONIC`; `None` when before the trace.
+    pub forked_ns: Option<u64>,
+    /// When it was started, in the same clock; also when before the trace.
+    pub started_ns: u64,
+    /// When it ended.
+    pub exited_ns: Option<u64>,
+    /// What the BPF side counted, as of the last look.
+    pub counters: Counters,
+    /// Copied pages whose records arrived, by [`Origin`] code.
+    pub recorded: [u64; 4],
+    /// The process it was forked from, where that is traced.
+    parent: Option<ProcessId>,
+    space: Option<(SpaceId, AddressSpace)>,
+    /// When its mappings may be read again, and how long the pause is then.
+    refresh: (Instant, Duration),
+}
+
+impl Traced {
+    /// Copied pages that were counted and whose records did not arrive, with what they were.
+    pub fn lost(&self) -> impl Iterator<Item = (Origin, u64)> {
+        Origin::ALL.iter().filter_map(|&origin| {
+            let index = origin as usize;
+            let lost = self.counters.copied[index].saturating_sub(self.recorded[index]);
+            (lost > 0).then_some((origin, lost))
+        })
+    }
+}
+
+/// All processes of a trace.
+pub struct Processes {
+    list: Vec<Traced>,
+    by_slot: HashMap<u32, ProcessId>,
+    modules: Modules,
+    snapshots: usize,
+    /// `CLOCK_BOOTTIME` minus `CLOCK_MONOTONIC`, in nanoseconds: how long the machine slept.
+    asleep_ns: u64,
+}
+
+impl Processes {
+    /// No process yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            list: Vec::new(),
+            by_slot: HashMap::new(),
+            modules: Modules::default(),
+            snapshots: 0,
+            asleep_ns: clock_ns(libc::CLOCK_BOOTTIME)
+                .saturating_sub(clock_ns(libc::CLOCK_MONOTONIC)),
+        }
+    }
+
+    /// Every process, by first appearance.
+    #[must_use]
+    pub fn all(&self) -> &[Traced] {
+        &self.list
+    }
+
+    /// The process in `slot` of the table.
+    #[must_use]
+    pub fn by_slot(&self, slot: u32) -> Option<ProcessId> {
+        self.by_slot.get(&slot).copied()
+    }
+
+    /// The process with this id.
+    ///
+    /// # Panics
+    /// When the id is not one that was handed out.
+    #[must_use]
+    pub fn get(&self, id: ProcessId) -> &Traced {
+        &self.list[id]
+    }
+
+    /// Counts a copied page whose record arrived.
+    pub fn count_record(&mut self, id: ProcessId, origin: Origin) {
+        self.list[id].recorded[origin as usize] += 1;
+    }
+
+    /// How many have not ended.
+    #[must_use]
+    pub fn live(&self) -> usize {
+        self.by_slot.len()
+    }
+
+    /// The slots of those that have not been released.
+    pub fn slots(&self) -> impl Iterator<Item = (u32, ProcessId)> {
+        self.by_slot.iter().map(|(&slot, &id)| (slot, id))
+    }
+
+    /// Takes a process that was found or forked.
+    pub fn add(&mut self, slot: u32, entry: &ProcessSlot) -> ProcessId {
+        if let Some(id) = self.by_slot(slot) {
+            return id;
+        }
+        let parent = (entry.parent_slot != NO_SLOT).then(|| self.by_slot(entry.parent_slot));
+        let parent = parent.flatten().filter(|_| entry.execs == 0);
+        let forked_ns = (entry.forked_ns != 0).then_some(entry.forked_ns);
+        let id = self.list.len();
+        let inherited = parent
+            .filter(|_| forked_ns.is_some())
+            .map(|parent| &self.list[parent]);
+        let (cmdline, space) = inherited.map_or((None, None), |parent| {
+            (Some(Arc::clone(&parent.cmdline)), parent.space.clone())
+        });
+        self.list.push(Traced {
+            pid: entry.pid,
+            ppid: entry.parent_pid,
+            comm: until_nul(&entry.comm),
+            cmdline: cmdline.unwrap_or_else(|| read_cmdline(entry.pid)),
+            forked_ns,
+            started_ns: forked_ns
+                .unwrap_or_else(|| entry.start_boottime_ns.saturating_sub(self.asleep_ns)),
+            exited_ns: None,
+            counters: entry.counters,
+            recorded: [0; 4],
+            parent,
+            space,
+            refresh: (Instant::now(), FIRST_PAUSE),
+        });
+        self.by_slot.insert(slot, id);
+        if self.list[id].space.is_none() {
+            self.refresh(id);
+        }
+        id
+    }
+
+    /// Drops what was known of the program of a process that replaced it.
+    pub fn execed(&mut self, id: ProcessId, entry: &ProcessSlot) {
+        // Its children still run the old program, whose mappings it can no longer show.
+        for child in self
+            .list
+            .iter_mut()
+            .filter(|child| child.parent == Some(id))
+        {
+            child.parent = None;
+        }
+        let process = &mut self.list[id];
+        process.comm = until_nul(&entry.comm);
+        process.cmdline = read_cmdline(process.pid);
+        process.parent = None;
+        process.space = None;
+        process.refresh = (Instant::now(), FIRST_PAUSE);
+        self.refresh(id);
+    }
+
+    /// Takes the last counters of a process; after that its slot may be released.
+    pub fn update(&mut self, id: ProcessId, entry: &ProcessSlot) {
+        let process = &mut self.list[id];
+        process.counters = entry.counters;
+        process.exited_ns = (entry.exited_ns != 0).then_some(entry.exited_ns);
+    }
+
+    /// Forgets which process is in `slot`: it is released.
+    pub fn release(&mut self, slot: u32) {
+        self.by_slot.remove(&slot);
+    }
+
+    /// Reads names and arguments of the processes that are still there: many servers change them
+    /// once a worker runs.
+    pub fn rename(&mut self) {
+        let mut ids: Vec<ProcessId> = self.by_slot.values().copied().collect();
+        ids.retain(|&id| self.list[id].exited_ns.is_none());
+        for id in ids {
+            let process = &mut self.list[id];
+            let cmdline = read_cmdline(process.pid);
+            if !cmdline.is_empty() {
+                process.cmdline = cmdline;
+            }
+            if let Ok(comm) = fs::read(format!("/proc/{}/comm", process.pid)) {
+                process.comm = comm.strip_suffix(b"\n").unwrap_or(&comm).to_vec();
+            }
+        }
+    }
+
+    /// Which snapshot of mappings a process has.
+    #[must_use]
+    pub fn space_id(&self, id: ProcessId) -> SpaceId {
+        self.list[id]
+            .space
+            .as_ref()
+            .map_or(SpaceId::Unread(id), |(space_id, _)| *space_id)
+    }
+
+    /// Mappings of a process in which all `addresses` are known, as far as that can be had: they
+    /// are read again when one is not, from the process, or when it has ended from the nearest
+    /// ancestor of the same program that lives. `None` when they never could be read.
+    pub fn space(&mut self, id: ProcessId, addresses: &[u64]) -> Option<AddressSpace> {
+        let missing = |(_, space): &(SpaceId, AddressSpace)| {
+            addresses
+                .iter()
+                .any(|&address| space.find(address).is_none())
+        };
+        if self.list[id].space.as_ref().is_none_or(missing) {
+            self.refresh(id);
+            let process = &mut self.list[id];
+            if !process.space.as_ref().is_none_or(missing) {
+                process.refresh.1 = FIRST_PAUSE;
+            }
+        }
+        self.list[id].space.as_ref().map(|(_, space)| space.clone())
+    }
+
+    fn refresh(&mut self, id: ProcessId) {
+        let process = &mut self.list[id];
+        let now = Instant::now();
+        let (due, pause) = process.refresh;
+        if now < due {
+            return;
+        }
+        process.refresh = (now + pause, (2 * pause).min(LONGEST_PAUSE));
+        let mut next = Some(id);
+        while let Some(source) = next {
+            let process = &self.list[source];
+            if process.exited_ns.is_none()
+                && let Ok(space) = AddressSpace::read(process.pid, &mut self.modules)
+            {
+                self.list[id].space = Some((SpaceId::Snapshot(self.snapshots), space));
+                self.snapshots += 1;
+                return;
+            }
+            next = process.parent;
+        }
+    }
+}
+
+impl Default for Processes {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Now, in nanoseconds of `clock`.
+#[must_use]
+pub fn clock_ns(clock: libc::clockid_t) -> u64 {
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: `time` is there to be written; the clocks used exist on every kernel we run on, and
+    // an error would leave 0.
+    unsafe { libc::clock_gettime(clock, &raw mut time) };
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+}
+
+fn until_nul(bytes: &[u8]) -> Vec<u8> {
+    bytes
+        .split(|&byte| byte == 0)
+        .next()
+        .unwrap_or_default()
+        .to_vec()
+}
+
+fn read_cmdline(pid: u32) -> Arc<[Vec<u8>]> {
+    let mut bytes = Vec::new();
+    if let Ok(file) = fs::File::open(format!("/proc/{pid}/cmdline")) {
+        // What was read before an error is as good as it gets.
+        let _ = file.take(MAX_CMDLINE).read_to_end(&mut bytes);
+    }
+    let bytes = bytes.strip_suffix(b"\0").unwrap_or(&bytes);
+    if bytes.is_empty() {
+        return Arc::default();
+    }
+    bytes.split(|&byte| byte == 0).map(<[u8]>::to_vec).collect()
+}

@@ -1,0 +1,59 @@
+//! The report for people.
+//!
+//! From top to bottom: what was lost, a summary in sentences, a row per process, the main table
+//! (by call site unless asked otherwise) with the heaviest stack below each row, what the pages
+//! were and why they were written, faults that copied nothing, and what could not be seen.
+
+use std::io::Write;
+
+use super::Report;
+use crate::options::TextOptions;
+use crate::profile::Profile;
+
+mod copies;
+mod group;
+mod processes;
+mod screen;
+mod summary;
+mod table;
+mod totals;
+mod words;
+
+pub use screen::Screen;
+
+/// Writes the profile as text.
+#[derive(Clone, Copy, Debug)]
+pub struct Text {
+    /// What its main table shows, and how many rows.
+    pub options: TextOptions,
+    /// What it is shown on.
+    pub screen: Screen,
+}
+
+impl Report for Text {
+    fn write(&self, profile: &Profile, out: &mut dyn Write) -> anyhow::Result<()> {
+        let Self { options, screen } = *self;
+        summary::losses(profile, screen, out)?;
+        summary::summary(profile, screen, out)?;
+        processes::processes(profile, options.top, screen, out)?;
+        copies::copies(profile, options, screen, out)?;
+        totals::origins_and_causes(profile, screen, out)?;
+        totals::not_copied(profile, screen, out)?;
+        totals::blind_spots(profile, screen, out)?;
+        Ok(())
+    }
+}
+
+/// A heading with a remark, after an empty line.
+fn heading(screen: Screen, out: &mut dyn Write, title: &str, remark: &str) -> std::io::Result<()> {
+    let remark = if remark.is_empty() {
+        String::new()
+    } else {
+        format!("  {remark}")
+    };
+    let title = screen.paint(screen::TITLE, title);
+    writeln!(out, "\n{title}{}", screen.paint(screen::DIM, &remark))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,243 @@
+//! Call sites, grouped anew: the rows of the main table.
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use crate::distribution::Distribution;
+use crate::options::By;
+use crate::profile::{CallSite, CauseName, Frame, OriginName, Profile, StackPages};
+use crate::report::text::words;
+
+/// One row.
+pub(super) struct Group<'a> {
+    /// Its name; not escaped yet.
+    pub name: Cow<'a, str>,
+    pub pages: u64,
+    pub bytes: u64,
+    /// Pages by cause.
+    pub causes: BTreeMap<CauseName, u64>,
+    /// Pages by origin.
+    pub origins: BTreeMap<OriginName, u64>,
+    /// Pages by pid; empty when that is not known for the row.
+    pub processes: BTreeMap<u32, u64>,
+    /// The call sites in it, each with its pages in this row.
+    pub parts: Vec<(&'a CallSite, u64)>,
+    /// The one stack that the row is; otherwise `None`.
+    pub stack: Option<&'a StackPages>,
+    /// Whether the row has its call sites whole, so that their histograms are its own.
+    whole: bool,
+}
+
+#[derive(PartialEq, Eq, Hash)]
+enum Key<'a> {
+    Site(usize),
+    Function(&'a str, Option<&'a str>),
+    Stack(&'a [Arc<Frame>]),
+    Type(Option<&'a str>),
+    Process(u32),
+    File(&'a str),
+    Cause(CauseName),
+}
+
+/// The rows of a table by `by`, the largest first.
+pub(super) fn regroup(profile: &Profile, by: By) -> Vec<Group<'_>> {
+    let mut groups = Groups {
+        rows: Vec::new(),
+        index: HashMap::new(),
+    };
+    for (at, site) in profile.call_sites.iter().enumerate() {
+        let whole = |key, name| (key, name, site.pages);
+        let blamed = &site.site;
+        let (key, name, pages) = match by {
+            By::Process => {
+                for (&pid, &pages) in &site.processes {
+                    let group = groups.row(Key::Process(pid), || process_name(profile, pid).into());
+                    group.add(site, pages);
+                    group.processes.insert(pid, pages);
+                    group.whole = false;
+                }
+                continue;
+            }
+            By::Stack => {
+                for stack in &site.stacks {
+                    let leaf = stack
+                        .frames
+                        .first()
+                        .map_or("[no stack]", |leaf| &leaf.function);
+                    let group = groups.row(Key::Stack(&stack.frames), || leaf.into());
+                    group.add(site, stack.pages);
+                    group.stack = Some(stack);
+                    group.whole = false;
+                }
+                continue;
+            }
+            By::Site => whole(Key::Site(at), Cow::Borrowed(&*blamed.function)),
+            By::Function => whole(
+                Key::Function(&blamed.function, blamed.module.as_deref()),
+                Cow::Borrowed(&*blamed.function),
+            ),
+            By::Type => {
+                let object_type = site.object_type.as_deref();
+                whole(
+                    Key::Type(object_type),
+                    object_type.unwrap_or("[type not known]").into(),
+                )
+            }
+            By::File => {
+                let file = blamed.file.as_deref().or(blamed.module.as_deref());
+                let file = file.unwrap_or("[file not known]");
+                whole(Key::File(file), file.into())
+            }
+            By::Cause => whole(Key::Cause(site.cause), words::cause(site.cause).into()),
+        };
+        let group = groups.row(key, || name);
+        group.add(site, pages);
+        for (&pid, &pages) in &site.processes {
+            *group.processes.entry(pid).or_default() += pages;
+        }
+    }
+    let mut rows = groups.rows;
+    rows.sort_by_key(|row| std::cmp::Reverse(row.pages));
+    rows
+}
+
+struct Groups<'a> {
+    rows: Vec<Group<'a>>,
+    index: HashMap<Key<'a>, usize>,
+}
+
+impl<'a> Groups<'a> {
+    fn row(&mut self, key: Key<'a>, name: impl FnOnce() -> Cow<'a, str>) -> &mut Group<'a> {
+        let at = *self.index.entry(key).or_insert_with(|| {
+            self.rows.push(Group {
+                name: name(),
+                pages: 0,
+                bytes: 0,
+                causes: BTreeMap::new(),
+                origins: BTreeMap::new(),
+                processes: BTreeMap::new(),
+                parts: Vec::new(),
+                stack: None,
+                whole: true,
+            });
+            self.rows.len() - 1
+        });
+        &mut self.rows[at]
+    }
+}
+
+impl<'a> Group<'a> {
+    fn add(&mut self, site: &'a CallSite, pages: u64) {
+        self.pages += pages;
+        // All pages of a call site are of one size, since they have one origin.
+        let bytes = u128::from(site.bytes) * u128::from(pages) / u128::from(site.pages.max(1));
+        self.bytes += bytes as u64;
+        *self.causes.entry(site.cause).or_default() += pages;
+        *self.origins.entry(site.origin).or_default() += pages;
+        self.parts.push((site, pages));
+    }
+
+    /// Distribution of `which` over the row, where it is known.
+    pub(super) fn merged(&self, which: fn(&CallSite) -> &Distribution) -> Distribution {
+        let mut merged = Distribution::new();
+        if self.whole {
+            self.parts
+                .iter()
+                .for_each(|(site, _)| merged.merge(which(site)));
+        }
+        merged
+    }
+}
+
+/// `4243 gunicorn`, or the number alone.
+fn process_name(profile: &Profile, pid: u32) -> String {
+    let process = profile
+        .processes
+        .iter()
+        .rev()
+        .find(|process| process.pid == pid);
+    process.map_or_else(
+        || pid.to_string(),
+        |process| format!("{pid} {}", process.comm),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::sample::{sample, sample_with_losses};
+
+    const ALL: [By; 7] = [
+        By::Site,
+        By::Function,
+        By::Stack,
+        By::Type,
+        By::Process,
+        By::File,
+        By::Cause,
+    ];
+
+    #[test]
+    fn every_grouping_keeps_all_pages_and_bytes() {
+        for profile in [sample(), sample_with_losses()] {
+            for by in ALL {
+                let rows = regroup(&profile, by);
+                let pages: u64 = rows.iter().map(|row| row.pages).sum();
+                let bytes: u64 = rows.iter().map(|row| row.bytes).sum();
+                assert_eq!(pages, profile.totals.copied_pages, "{by:?}");
+                assert_eq!(bytes, profile.totals.copied_bytes, "{by:?}");
+                assert!(rows.is_sorted_by_key(|row| std::cmp::Reverse(row.pages)));
+            }
+        }
+    }
+
+    #[test]
+    fn rows_of_whole_call_sites_have_their_latencies() {
+        let profile = sample();
+        let rows = regroup(&profile, By::File);
+        let collector = rows
+            .iter()
+            .find(|row| row.name == "./Modules/gcmodule.c")
+            .unwrap();
+        assert_eq!(collector.merged(|site| &site.latency_ns).count(), 5_050);
+        assert!(
+            regroup(&profile, By::Stack)[0]
+                .merged(|site| &site.latency_ns)
+                .is_empty()
+        );
+        assert!(
+            regroup(&profile, By::Process)[0]
+                .merged(|site| &site.latency_ns)
+                .is_empty()
+        );
+    }
+
+    #[test]
+    fn a_stack_of_two_call_sites_is_one_row() {
+        let mut profile = sample();
+        let mut other = profile.call_sites[0].clone();
+        other.cause = CauseName::Data;
+        profile.call_sites.push(other);
+        let rows = regroup(&profile, By::Stack);
+        assert_eq!(rows[0].pages, 2 * 4_123);
+        assert_eq!(
+            rows[0].causes,
+            BTreeMap::from([(CauseName::Gc, 4_123), (CauseName::Data, 4_123)])
+        );
+    }
+
+    #[test]
+    fn a_process_has_the_pages_that_it_copied() {
+        let profile = sample();
+        for row in regroup(&profile, By::Process) {
+            let pid: u32 = row.name.split(' ').next().unwrap().parse().unwrap();
+            let process = profile
+                .processes
+                .iter()
+                .find(|process| process.pid == pid)
+                .unwrap();
+            assert_eq!(row.pages, process.copied_pages);
+        }
+    }
+}

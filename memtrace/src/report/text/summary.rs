@@ -1,0 +1,179 @@
+//! The first lines: what makes the figures doubtful, and the figures in sentences.
+
+use std::io::{self, Write};
+
+use super::screen::{DIM, LOSS, Screen, TITLE, WARNING};
+use super::words::{count, counted, percent, seconds, size};
+use crate::profile::{CommandExit, Profile, Totals};
+use crate::report::escape::escape;
+
+/// Sentences that say what the kernel side had to drop and what that means; none when it dropped
+/// nothing.
+pub(super) fn loss_sentences(totals: &Totals) -> Vec<String> {
+    let lost = totals.lost;
+    let mut sentences = Vec::new();
+    if lost.faults > 0 {
+        sentences.push(format!(
+            "The records of {} of {} copied pages ({}) were lost. They are counted, but where \
+             they were copied is not known: they stand under [lost].",
+            count(lost.faults),
+            count(totals.copied_pages),
+            percent(lost.faults, totals.copied_pages),
+        ));
+    }
+    if lost.stacks > 0 {
+        sentences.push(format!(
+            "The stacks of {} were lost: their call sites are not known.",
+            counted(lost.stacks, "copied page", "copied pages")
+        ));
+    }
+    if lost.processes > 0 {
+        sentences.push(format!(
+            "{} could not be traced: what they copied is missing from every figure.",
+            counted(lost.processes, "process", "processes")
+        ));
+    }
+    if lost.threads > 0 {
+        sentences.push(format!(
+            "{} could not be traced: what they copied is missing from every figure.",
+            counted(lost.threads, "thread", "threads")
+        ));
+    }
+    sentences
+}
+
+/// Losses and warnings, before anything else.
+pub(super) fn losses(profile: &Profile, screen: Screen, out: &mut dyn Write) -> io::Result<()> {
+    let losses = loss_sentences(&profile.totals);
+    // Whoever made the profile may have said the same for readers of the JSON report.
+    let warnings = profile
+        .warnings
+        .iter()
+        .filter(|warning| !losses.contains(warning));
+    let marked = losses.iter().map(|text| ("lost:", LOSS, text));
+    let mut any = false;
+    for (mark, style, text) in marked.chain(warnings.map(|text| ("warning:", WARNING, text))) {
+        any = true;
+        let lines = screen.wrap(0, &format!("{mark} {}", escape(text)));
+        for (at, line) in lines.iter().enumerate() {
+            match line.strip_prefix(mark).filter(|_| at == 0) {
+                Some(rest) => writeln!(out, "{}{rest}", screen.paint(style, mark))?,
+                None => writeln!(out, "  {line}")?,
+            }
+        }
+    }
+    if any { writeln!(out) } else { Ok(()) }
+}
+
+/// What was copied, in sentences.
+pub(super) fn summary(profile: &Profile, screen: Screen, out: &mut dyn Write) -> io::Result<()> {
+    let totals = &profile.totals;
+    writeln!(out, "{}", screen.paint(TITLE, &headline(profile)))?;
+    let mut sentences = vec![copied(profile)];
+    let causes = &totals.by_cause;
+    let looked_at = totals.copy_on_read_pages + causes.allocator + causes.object + causes.data;
+    if looked_at > 0 {
+        sentences.push(format!(
+            "{} of it is copy-on-read: an object's reference count or the garbage collector's \
+             mark was written where the program only read.",
+            percent(totals.copy_on_read_pages, totals.copied_pages),
+        ));
+    }
+    if let Some(unchanged) = totals.unchanged_pages {
+        sentences.push(format!(
+            "{} at the end still equal to the page they were copied from.",
+            counted(unchanged, "page was", "pages were")
+        ));
+    }
+    if let Some(command) = command(profile) {
+        sentences.push(command);
+    }
+    if loss_sentences(totals).is_empty() {
+        sentences.push("Nothing was lost.".to_owned());
+    }
+    for line in sentences
+        .iter()
+        .flat_map(|sentence| screen.wrap(2, sentence))
+    {
+        writeln!(out, "{line}")?;
+    }
+    for line in screen.wrap(2, &how(profile)) {
+        writeln!(out, "{}", screen.paint(DIM, &line))?;
+    }
+    Ok(())
+}
+
+fn headline(profile: &Profile) -> String {
+    let (totals, duration) = (&profile.totals, profile.duration_s);
+    let time = seconds(duration);
+    if totals.copied_pages == 0 {
+        return format!("Nothing was copied in {time}");
+    }
+    let size_in_time = format!("{} copied in {time}", size(totals.copied_bytes));
+    if duration > 0.0 {
+        let rate = totals.copied_bytes as f64 / duration;
+        format!("{size_in_time}, {}/s", size(rate as u64))
+    } else {
+        size_in_time
+    }
+}
+
+fn copied(profile: &Profile) -> String {
+    let totals = &profile.totals;
+    let seen = profile.processes.len() as u64;
+    if totals.copied_pages == 0 {
+        return format!(
+            "The kernel copied no page for {}.",
+            counted(seen, "traced process", "traced processes")
+        );
+    }
+    let copied = profile
+        .processes
+        .iter()
+        .filter(|process| process.copied_pages > 0)
+        .count() as u64;
+    let page = profile.host.page_size;
+    // Huge pages count as one each, so then there is no one size.
+    let each = if totals.copied_bytes == totals.copied_pages.saturating_mul(page) {
+        format!(" of {}", size(page))
+    } else {
+        String::new()
+    };
+    format!(
+        "The kernel copied {}{each} for {} of {}.",
+        counted(totals.copied_pages, "page", "pages"),
+        count(copied),
+        counted(seen, "process", "processes"),
+    )
+}
+
+fn command(profile: &Profile) -> Option<String> {
+    let program = profile.command.first()?;
+    let ended = match profile.command_exit {
+        Some(CommandExit {
+            status: Some(status),
+            ..
+        }) => format!("exited with status {status}"),
+        Some(CommandExit {
+            signal: Some(signal),
+            ..
+        }) => format!("was ended by signal {signal}"),
+        _ => "was still running at the end".to_owned(),
+    };
+    Some(format!("The command '{}' {ended}.", escape(program)))
+}
+
+/// How it was seen: backend, stacks, kernel, time.
+fn how(profile: &Profile) -> String {
+    let host = &profile.host;
+    let stacks = match host.unwind.as_str() {
+        "fp" => "stacks by frame pointer".to_owned(),
+        "off" => "no stacks".to_owned(),
+        other => format!("stacks by {other}"),
+    };
+    let text = format!(
+        "memtrace {}, {} backend, {stacks}, Linux {} {}, {}",
+        profile.memtrace, host.backend, host.kernel, host.arch, profile.started_at
+    );
+    escape(&text).into_owned()
+}

@@ -1,0 +1,183 @@
+//! Figures and names as people say them.
+
+use std::time::Duration;
+
+use bytesize::ByteSize;
+
+use crate::profile::{CauseName, OriginName, Unknown};
+
+/// `20.9 MiB`.
+pub(super) fn size(bytes: u64) -> String {
+    ByteSize(bytes).display().iec().to_string()
+}
+
+/// `12,345`.
+pub(super) fn count(n: u64) -> String {
+    let digits = n.to_string();
+    let mut grouped = String::with_capacity(digits.len() + digits.len() / 3);
+    for (at, digit) in digits.char_indices() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            grouped.push(',');
+        }
+        grouped.push(digit);
+    }
+    grouped
+}
+
+/// `1 page`, `2 pages`.
+pub(super) fn counted(n: u64, one: &str, many: &str) -> String {
+    format!("{} {}", count(n), if n == 1 { one } else { many })
+}
+
+/// `61.2%`; what is not nothing is not shown as `0.0%`.
+pub(super) fn percent(part: u64, whole: u64) -> String {
+    let percent = ratio(part, whole) * 100.0;
+    if part > 0 && percent < 0.05 {
+        "<0.1%".to_owned()
+    } else {
+        format!("{percent:.1}%")
+    }
+}
+
+/// `part` of `whole`, 0 to 1; 0 when there is no whole.
+pub(super) fn ratio(part: u64, whole: u64) -> f64 {
+    if whole == 0 {
+        0.0
+    } else {
+        (part as f64 / whole as f64).min(1.0)
+    }
+}
+
+/// Three digits: `812 ns`, `2.13 µs`, `48.1 ms`, `1.20 s`; from a minute up `3m 12s`.
+pub(super) fn duration(duration: Duration) -> String {
+    let ns = duration.as_nanos() as f64;
+    // Half a unit of the third digit below the next unit, so that nothing reads `1000 ns`.
+    let (value, unit) = match ns {
+        ..999.5 => return format!("{ns} ns"),
+        ..999.5e3 => (ns / 1e3, "µs"),
+        ..999.5e6 => (ns / 1e6, "ms"),
+        ..59.95e9 => (ns / 1e9, "s"),
+        _ => {
+            let seconds = (ns / 1e9).round() as u64;
+            let (hours, minutes, seconds) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+            return if hours > 0 {
+                format!("{hours}h {minutes:02}m")
+            } else {
+                format!("{minutes}m {seconds:02}s")
+            };
+        }
+    };
+    match value {
+        ..9.995 => format!("{value:.2} {unit}"),
+        ..99.95 => format!("{value:.1} {unit}"),
+        _ => format!("{value:.0} {unit}"),
+    }
+}
+
+/// [`duration`] of seconds that come from a profile, which may hold anything.
+pub(super) fn seconds(seconds: f64) -> String {
+    Duration::try_from_secs_f64(seconds).map_or_else(|_| "?".to_owned(), duration)
+}
+
+/// A cause's name, as in the schema.
+pub(super) fn cause(cause: CauseName) -> &'static str {
+    match cause {
+        CauseName::Refcount => "refcount",
+        CauseName::Gc => "gc",
+        CauseName::Allocator => "allocator",
+        CauseName::Object => "object",
+        CauseName::Data => "data",
+        CauseName::Kernel => "kernel",
+        CauseName::Remote => "remote",
+        CauseName::Unknown => "unknown",
+    }
+}
+
+/// What a cause means.
+pub(super) fn cause_meaning(cause: CauseName) -> &'static str {
+    match cause {
+        CauseName::Refcount => "an object's reference count",
+        CauseName::Gc => "the garbage collector's mark",
+        CauseName::Allocator => "a memory allocator's bookkeeping",
+        CauseName::Object => "a field of an object",
+        CauseName::Data => "other writable data",
+        CauseName::Kernel => "by the kernel, for a system call",
+        CauseName::Remote => "by another process",
+        CauseName::Unknown => "not known what was written",
+    }
+}
+
+/// An origin's name, as in the schema.
+pub(super) fn origin(origin: OriginName) -> &'static str {
+    match origin {
+        OriginName::Fork => "fork",
+        OriginName::Ksm => "ksm",
+        OriginName::File => "file",
+        OriginName::Hugetlb => "hugetlb",
+    }
+}
+
+/// What an origin means.
+pub(super) fn origin_meaning(origin: OriginName) -> &'static str {
+    match origin {
+        OriginName::Fork => "shared since a fork",
+        OriginName::Ksm => "merged by the kernel (KSM)",
+        OriginName::File => "of a private file mapping",
+        OriginName::Hugetlb => "of a hugetlb pool",
+    }
+}
+
+/// Why a frame has no name, as a mark behind what stands in place of one.
+pub(super) fn unknown_mark(reason: Unknown) -> &'static str {
+    match reason {
+        Unknown::ProcessGone => " (process had exited)",
+        Unknown::NoMapping => " (address in no mapping)",
+        Unknown::Anonymous => " (code made at run time)",
+        Unknown::NoFile => " (file could not be opened)",
+        Unknown::NoSymbol => " (no symbol)",
+        Unknown::BadElf => " (not a readable ELF file)",
+        Unknown::FaultLost => " (record lost)",
+        Unknown::StackLost => " (stack lost)",
+        Unknown::NoEnd => " (end of the fault not seen)",
+        Unknown::UnwindOff => " (stacks are off)",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn figures_read_as_people_say_them() {
+        assert_eq!(size(0), "0 B");
+        assert_eq!(size(4096), "4.0 KiB");
+        assert_eq!(size(20 << 20), "20.0 MiB");
+        assert_eq!(size(3 << 40), "3.0 TiB");
+        assert_eq!(count(0), "0");
+        assert_eq!(count(999), "999");
+        assert_eq!(count(1_234_567), "1,234,567");
+        assert_eq!(counted(1, "page", "pages"), "1 page");
+        assert_eq!(percent(0, 0), "0.0%");
+        assert_eq!(percent(1, 100_000), "<0.1%");
+        assert_eq!(percent(612, 1_000), "61.2%");
+        assert_eq!(percent(7, 7), "100.0%");
+    }
+
+    #[test]
+    fn durations_have_three_digits_and_a_unit() {
+        let of = |ns| duration(Duration::from_nanos(ns));
+        assert_eq!(of(0), "0 ns");
+        assert_eq!(of(999), "999 ns");
+        assert_eq!(of(1_000), "1.00 µs");
+        assert_eq!(of(48_120), "48.1 µs");
+        assert_eq!(of(999_499), "999 µs");
+        assert_eq!(of(999_999), "1.00 ms");
+        assert_eq!(of(9_999_999), "10.0 ms");
+        assert_eq!(of(1_200_000_000), "1.20 s");
+        assert_eq!(of(59_990_000_000), "1m 00s");
+        assert_eq!(of(192_000_000_000), "3m 12s");
+        assert_eq!(of(7_260_000_000_000), "2h 01m");
+        assert_eq!(seconds(f64::NAN), "?");
+        assert_eq!(seconds(-1.0), "?");
+    }
+}

@@ -1,0 +1,375 @@
+//! From everything that was folded to the [`Profile`] that reports show.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use memtrace_common::process::{Counters, Health};
+use memtrace_common::record::{Cause, Origin};
+
+use crate::aggregate::{Aggregator, Kind, SiteIndex};
+use crate::distribution::Distribution;
+use crate::process::traced::Traced;
+use crate::profile::{
+    ByCause, ByOrigin, CallSite, CauseName, CommandExit, Frame, Host, Language, Lost, NotCopied,
+    OriginName, Process, Profile, SCHEMA, Site, StackPages, Totals, Unknown,
+};
+use crate::report::escape::escape;
+
+/// What the profile says of the run itself.
+pub struct Run {
+    /// Where and how.
+    pub host: Host,
+    /// The COMMAND, empty when there was none.
+    pub command: Vec<String>,
+    /// How it ended.
+    pub command_exit: Option<CommandExit>,
+    /// RFC 3339.
+    pub started_at: String,
+    /// Start, in nanoseconds of `CLOCK_MONOTONIC`.
+    pub started_ns: u64,
+    /// From start to end, in nanoseconds.
+    pub duration_ns: u64,
+    /// What the BPF side says went wrong.
+    pub health: Health,
+    /// Records that could not be decoded.
+    pub undecodable: u64,
+    /// What limits the report and was known before.
+    pub notes: Vec<String>,
+}
+
+/// Why a cause is `unknown`, while nothing looks at what was written.
+const CAUSE_NOT_EXAMINED: &str = "this version does not look at what was written";
+/// Why a cause is `unknown` for a lost record.
+const CAUSE_LOST: &str = "the record of the copy was lost";
+
+/// Makes the profile. All stacks must have been symbolized, and the counters be final.
+#[must_use]
+pub fn summarize(folded: Aggregator, run: Run) -> Profile {
+    let page_size = run.host.page_size;
+    let processes = processes(&folded, &run);
+    let totals = totals(&processes, &folded, &run);
+    let mut warnings = warnings(&totals, &folded, &run);
+    warnings.extend(run.notes);
+    let mut call_sites = call_sites(folded);
+    for site in &mut call_sites {
+        site.bytes = site.pages * page_size;
+        site.share = site.pages as f64 / totals.copied_pages.max(1) as f64;
+    }
+    call_sites.sort_by(|a, b| b.pages.cmp(&a.pages).then_with(|| a.site.cmp(&b.site)));
+    Profile {
+        schema: SCHEMA.to_owned(),
+        memtrace: env!("CARGO_PKG_VERSION").to_owned(),
+        host: run.host,
+        command: run.command,
+        command_exit: run.command_exit,
+        started_at: run.started_at,
+        duration_s: run.duration_ns as f64 / 1e9,
+        totals,
+        processes,
+        call_sites,
+        types: Vec::new(),
+        advice: Vec::new(),
+        warnings,
+    }
+}
+
+fn processes(folded: &Aggregator, run: &Run) -> Vec<Process> {
+    let all = folded.processes.all();
+    let mut causes = vec![ByCause::default(); all.len()];
+    for ((_, kind), &sum) in &folded.site_sums {
+        for (&process, &pages) in &folded.sums[sum].processes {
+            *cause_of(&mut causes[process], kind.cause) += pages;
+        }
+    }
+    let with_causes = all.iter().zip(causes);
+    with_causes
+        .map(|(traced, by_cause)| process(traced, by_cause, run))
+        .collect()
+}
+
+fn process(traced: &Traced, mut by_cause: ByCause, run: &Run) -> Process {
+    let since_start = |ns: u64| ns.saturating_sub(run.started_ns) as f64 / 1e9;
+    let text = |bytes: &[u8]| escape(&String::from_utf8_lossy(bytes)).into_owned();
+    let Counters {
+        copied: [fork, ksm, file, hugetlb],
+        reuse,
+        zero,
+        first_touch,
+        ..
+    } = traced.counters;
+    let copied_pages = fork + ksm + file + hugetlb;
+    let lost_faults = traced.lost().map(|(_, pages)| pages).sum();
+    by_cause.unknown += lost_faults;
+    Process {
+        pid: traced.pid,
+        ppid: traced.ppid,
+        comm: text(&traced.comm),
+        cmdline: traced.cmdline.iter().map(|arg| text(arg)).collect(),
+        forked_at_s: traced.forked_ns.map(since_start),
+        exited_at_s: traced.exited_ns.map(since_start),
+        copied_pages,
+        copied_bytes: copied_pages * run.host.page_size,
+        copy_on_read_pages: by_cause.refcount + by_cause.gc,
+        by_origin: ByOrigin {
+            fork,
+            ksm,
+            file,
+            hugetlb,
+        },
+        by_cause,
+        not_copied: NotCopied {
+            reuse: Some(reuse),
+            zero: Some(zero),
+            first_touch: Some(first_touch),
+            // No tracepoint tells of it.
+            split: None,
+        },
+        lost_faults,
+        memory: None,
+    }
+}
+
+fn totals(processes: &[Process], folded: &Aggregator, run: &Run) -> Totals {
+    let mut totals = Totals {
+        not_copied: NotCopied {
+            reuse: Some(0),
+            zero: Some(0),
+            first_touch: Some(0),
+            split: None,
+        },
+        ..Totals::default()
+    };
+    for process in processes {
+        totals.copied_pages += process.copied_pages;
+        totals.copied_bytes += process.copied_bytes;
+        totals.copy_on_read_pages += process.copy_on_read_pages;
+        add_origins(&mut totals.by_origin, process.by_origin);
+        add_causes(&mut totals.by_cause, process.by_cause);
+        add_not_copied(&mut totals.not_copied, process.not_copied);
+        totals.lost.faults += process.lost_faults;
+    }
+    let lost_stacks = folded.stacks.iter().filter(|stack| stack.lost);
+    totals.lost = Lost {
+        faults: totals.lost.faults,
+        stacks: lost_stacks
+            .flat_map(|stack| &stack.kinds)
+            .map(|(_, pages, _)| pages)
+            .sum(),
+        processes: run.health.processes_lost,
+        threads: run.health.threads_lost,
+    };
+    totals
+}
+
+fn call_sites(mut folded: Aggregator) -> Vec<CallSite> {
+    let mut stacks: HashMap<(SiteIndex, Kind), Vec<StackPages>> = HashMap::new();
+    for stack in &folded.stacks {
+        let Some(site) = stack.site else { continue };
+        for &(kind, pages, _) in &stack.kinds {
+            stacks.entry((site, kind)).or_default().push(StackPages {
+                pages,
+                truncated: stack.truncated,
+                frames: Arc::clone(&stack.frames),
+            });
+        }
+    }
+    let all = folded.processes.all();
+    let by_pid = |pages: &HashMap<usize, u64>| {
+        let mut by_pid = BTreeMap::new();
+        for (&process, &pages) in pages {
+            *by_pid.entry(all[process].pid).or_default() += pages;
+        }
+        by_pid
+    };
+    let mut call_sites: Vec<CallSite> = stacks
+        .into_iter()
+        .filter_map(|((site, kind), mut stacks)| {
+            stacks.sort_by_key(|stack| std::cmp::Reverse(stack.pages));
+            let sum = &mut folded.sums[*folded.site_sums.get(&(site, kind))?];
+            let cause = cause_name(kind.cause);
+            let examined = cause != CauseName::Unknown;
+            Some(CallSite {
+                site: folded.sites[site].clone(),
+                cause,
+                cause_reason: (!examined).then(|| CAUSE_NOT_EXAMINED.to_owned()),
+                origin: origin_name(kind.origin),
+                object_type: None,
+                pages: stacks.iter().map(|stack| stack.pages).sum(),
+                bytes: 0,
+                share: 0.0,
+                processes: by_pid(&sum.processes),
+                latency_ns: std::mem::take(&mut sum.latency),
+                age_ms: std::mem::take(&mut sum.age),
+                stacks,
+            })
+        })
+        .collect();
+    call_sites.extend(lost_sites(all));
+    call_sites
+}
+
+/// Copies whose records were lost are counted all the same: a call site for each origin.
+fn lost_sites(processes: &[Traced]) -> Vec<CallSite> {
+    let mut by_origin: BTreeMap<Origin, BTreeMap<u32, u64>> = BTreeMap::new();
+    for process in processes {
+        for (origin, pages) in process.lost() {
+            *by_origin
+                .entry(origin)
+                .or_default()
+                .entry(process.pid)
+                .or_default() += pages;
+        }
+    }
+    let site = Site {
+        function: "[lost]".into(),
+        file: None,
+        line: None,
+        module: None,
+        language: Language::Native,
+    };
+    let frame = Arc::new(Frame {
+        function: Arc::clone(&site.function),
+        file: None,
+        line: None,
+        module: None,
+        address: 0,
+        language: Language::Native,
+        inlined: false,
+        unknown: Some(Unknown::FaultLost),
+    });
+    by_origin
+        .into_iter()
+        .map(|(origin, processes)| {
+            let pages = processes.values().sum();
+            let frames = Arc::from([Arc::clone(&frame)]);
+            CallSite {
+                site: site.clone(),
+                cause: CauseName::Unknown,
+                cause_reason: Some(CAUSE_LOST.to_owned()),
+                origin: origin_name(origin),
+                object_type: None,
+                pages,
+                bytes: 0,
+                share: 0.0,
+                processes,
+                latency_ns: Distribution::default(),
+                age_ms: Distribution::default(),
+                stacks: vec![StackPages {
+                    pages,
+                    truncated: true,
+                    frames,
+                }],
+            }
+        })
+        .collect()
+}
+
+fn warnings(totals: &Totals, folded: &Aggregator, run: &Run) -> Vec<String> {
+    let mut warnings = Vec::new();
+    let Lost {
+        faults,
+        stacks,
+        processes,
+        threads,
+    } = totals.lost;
+    let all = folded.processes.all();
+    let mut say = |count: u64, text: &str| {
+        if count > 0 {
+            warnings.push(format!("{count} {text}"));
+        }
+    };
+    say(
+        faults,
+        "copied pages were counted, but memtrace was too slow to take their records: they have no call site (shown as [lost])",
+    );
+    say(
+        stacks,
+        "copied pages have no stack beyond the instruction, since memtrace was too slow to take it",
+    );
+    say(
+        processes,
+        "processes could not be traced, since the table of processes was full: their copies are missing",
+    );
+    say(
+        threads,
+        "threads could not be traced, since the kernel had no memory or the table was full: their copies are missing",
+    );
+    say(
+        run.health.lifecycle_lost,
+        "notices of processes that were forked, ended or replaced their program were lost: names \
+         of functions may be missing",
+    );
+    let no_end = all.iter().map(|process| process.counters.no_end).sum();
+    say(
+        no_end,
+        "copied pages have neither latency nor stack, since the end of the fault was not seen",
+    );
+    say(
+        run.undecodable,
+        "records could not be decoded: this memtrace and its BPF object do not fit together",
+    );
+    warnings
+}
+
+fn cause_of(causes: &mut ByCause, cause: Cause) -> &mut u64 {
+    match cause {
+        Cause::Unknown => &mut causes.unknown,
+        Cause::Refcount => &mut causes.refcount,
+        Cause::Gc => &mut causes.gc,
+        Cause::Allocator => &mut causes.allocator,
+        Cause::Object => &mut causes.object,
+        Cause::Data => &mut causes.data,
+        Cause::Kernel => &mut causes.kernel,
+        Cause::Remote => &mut causes.remote,
+    }
+}
+
+fn cause_name(cause: Cause) -> CauseName {
+    match cause {
+        Cause::Unknown => CauseName::Unknown,
+        Cause::Refcount => CauseName::Refcount,
+        Cause::Gc => CauseName::Gc,
+        Cause::Allocator => CauseName::Allocator,
+        Cause::Object => CauseName::Object,
+        Cause::Data => CauseName::Data,
+        Cause::Kernel => CauseName::Kernel,
+        Cause::Remote => CauseName::Remote,
+    }
+}
+
+fn origin_name(origin: Origin) -> OriginName {
+    match origin {
+        Origin::Fork => OriginName::Fork,
+        Origin::Ksm => OriginName::Ksm,
+        Origin::File => OriginName::File,
+        Origin::Hugetlb => OriginName::Hugetlb,
+    }
+}
+
+fn add_origins(sum: &mut ByOrigin, more: ByOrigin) {
+    sum.fork += more.fork;
+    sum.ksm += more.ksm;
+    sum.file += more.file;
+    sum.hugetlb += more.hugetlb;
+}
+
+fn add_causes(sum: &mut ByCause, more: ByCause) {
+    sum.refcount += more.refcount;
+    sum.gc += more.gc;
+    sum.allocator += more.allocator;
+    sum.object += more.object;
+    sum.data += more.data;
+    sum.kernel += more.kernel;
+    sum.remote += more.remote;
+    sum.unknown += more.unknown;
+}
+
+fn add_not_copied(sum: &mut NotCopied, more: NotCopied) {
+    let add = |sum: &mut Option<u64>, more: Option<u64>| {
+        *sum = sum.zip(more).map(|(a, b)| a + b);
+    };
+    add(&mut sum.reuse, more.reuse);
+    add(&mut sum.zero, more.zero);
+    add(&mut sum.first_touch, more.first_touch);
+    add(&mut sum.split, more.split);
+}

@@ -1,0 +1,187 @@
+//! How a trace begins and ends, and what it leaves behind.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use crate::support::{
+    Fixture, Report, Trace, Truth, eventually, fixture, privileged, requires, signal,
+};
+
+#[test]
+fn ctrl_c_ends_the_trace_with_a_report() {
+    let mut fixture = requires!(Fixture::start(&["fork-child", "--pages", "1000"]));
+    let trace = Trace::attach(fixture.pid);
+    fixture.go();
+    let truth = fixture.truth();
+    let report = trace.finish();
+    report.is(&truth);
+    assert!(report.0.duration_s > 0.0);
+}
+
+#[test]
+fn sigterm_ends_the_trace_with_a_report() {
+    let mut fixture = requires!(Fixture::start(&["fork-child", "--pages", "1000"]));
+    let trace = Trace::attach(fixture.pid);
+    fixture.go();
+    let truth = fixture.truth();
+    signal(trace.pid(), libc::SIGTERM);
+    trace.report().is(&truth);
+}
+
+#[test]
+fn ctrl_c_twice_leaves_at_once_and_nothing_half_written() {
+    let mut fixture = requires!(Fixture::start(&[
+        "storm", "--forks", "1", "--pages", "50000"
+    ]));
+    let mut trace = Trace::attach(fixture.pid);
+    fixture.go();
+    fixture.truth();
+    let begin = Instant::now();
+    signal(trace.pid(), libc::SIGINT);
+    signal(trace.pid(), libc::SIGINT);
+    trace.ended();
+    assert!(
+        begin.elapsed() < Duration::from_secs(10),
+        "{:?}",
+        begin.elapsed()
+    );
+    if let Ok(text) = std::fs::read_to_string(trace.report_path()) {
+        Report::read(&text);
+    }
+}
+
+#[test]
+fn the_targets_exit_ends_the_trace() {
+    let mut fixture = requires!(Fixture::start(&["fork-child", "--pages", "1000"]));
+    let trace = Trace::attach(fixture.pid);
+    fixture.go();
+    let truth = fixture.truth();
+    fixture.exit();
+    let report = trace.report();
+    report.is(&truth);
+    assert!(report.process(truth.processes[0].pid).exited_at_s.is_some());
+}
+
+#[test]
+fn a_duration_ends_the_trace() {
+    let mut fixture = requires!(Fixture::start(&["fork-child", "--pages", "1000"]));
+    let pid = fixture.pid.to_string();
+    let trace = Trace::with(["--duration", "3s", "--pid", &pid]);
+    fixture.go();
+    let truth = fixture.truth();
+    let report = trace.report();
+    report.is(&truth);
+    let duration = report.0.duration_s;
+    assert!((2.9..10.0).contains(&duration), "{duration}");
+}
+
+#[test]
+fn with_a_pid_the_command_is_the_load() {
+    let mut fixture = requires!(Fixture::start(&["fork-child", "--pages", "1000"]));
+    let pid = fixture.pid.to_string();
+    let trace = Trace::with(["--pid", &pid, "--", "sh", "-c", "sleep 3; exit 7"]);
+    fixture.go();
+    let truth = fixture.truth();
+    let report = trace.report();
+    report.is(&truth);
+    assert_eq!(report.0.command, ["sh", "-c", "sleep 3; exit 7"]);
+    let exit = report.0.command_exit.clone().expect("the load ended");
+    assert_eq!((exit.status, exit.signal), (Some(7), None));
+    let load = report
+        .0
+        .processes
+        .iter()
+        .filter(|process| process.comm == "sh")
+        .count();
+    assert_eq!(load, 0, "the load is not traced");
+}
+
+#[test]
+fn without_a_pid_the_command_is_traced() {
+    requires!(privileged());
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let told = folder.path().join("truth");
+    let program = fixture::path().display().to_string();
+    let told_path = told.display().to_string();
+    let way = [
+        "--no-wait",
+        "--truth",
+        &told_path,
+        "fork-child",
+        "--pages",
+        "1000",
+    ];
+    let trace = Trace::with(["--", &program].into_iter().chain(way));
+    let report = trace.report();
+    let mut line: serde_json::Value =
+        serde_json::from_str(&std::fs::read_to_string(told).expect("the truth")).expect("JSON");
+    let truth: Truth = serde_json::from_value(line["done"].take()).expect("the truth");
+    assert_eq!(truth.copied, 1000);
+    // The pages were prepared under the trace's eyes too, so what was not copied is not the truth's.
+    report.is_lossless();
+    let child = truth.processes[0].pid;
+    assert_eq!(
+        report.pages_by_process("dirty_in_child"),
+        [(child, 1000)].into()
+    );
+    let exit = report.0.command_exit.clone().expect("the command ended");
+    assert_eq!((exit.status, exit.signal), (Some(0), None));
+}
+
+/// `bpf(2)` commands that list what is loaded, with the name of the number in /proc/PID/fdinfo.
+const LISTS: [(libc::c_int, &str); 3] = [(11, "prog_id"), (12, "map_id"), (31, "link_id")];
+
+#[test]
+fn a_killed_memtrace_leaves_nothing_attached() {
+    let fixture = requires!(Fixture::start(&["fork-child", "--pages", "1000"]));
+    let mut trace = Trace::attach(fixture.pid);
+    let held = LISTS.map(|(_, field)| ids_held_by(trace.pid(), field));
+    assert!(
+        !held[0].is_empty(),
+        "memtrace holds programs while it traces"
+    );
+    signal(trace.pid(), libc::SIGKILL);
+    trace.ended();
+    for ((command, field), held) in LISTS.into_iter().zip(held) {
+        eventually(&format!("the kernel frees {field} {held:?}"), || {
+            held.is_disjoint(&ids_in_kernel(command)).then_some(())
+        });
+    }
+}
+
+/// The numbers of BPF objects that a process has descriptors of.
+fn ids_held_by(pid: u32, field: &str) -> BTreeSet<u32> {
+    std::fs::read_dir(format!("/proc/{pid}/fdinfo"))
+        .expect("memtrace runs")
+        .filter_map(|entry| std::fs::read_to_string(entry.ok()?.path()).ok())
+        .filter_map(|text| {
+            let number = text
+                .lines()
+                .find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
+            number?.trim().parse().ok()
+        })
+        .collect()
+}
+
+/// The numbers of all BPF objects of one sort.
+fn ids_in_kernel(command: libc::c_int) -> BTreeSet<u32> {
+    let mut ids = BTreeSet::new();
+    // start_id, next_id, open_flags.
+    let mut attribute = [0_u32; 4];
+    loop {
+        // SAFETY: the attribute is as long as is said, and the call only writes next_id.
+        let found = unsafe {
+            libc::syscall(
+                libc::SYS_bpf,
+                command,
+                attribute.as_mut_ptr(),
+                size_of_val(&attribute),
+            )
+        };
+        if found < 0 {
+            return ids;
+        }
+        ids.insert(attribute[1]);
+        attribute[0] = attribute[1];
+    }
+}

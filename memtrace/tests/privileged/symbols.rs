@@ -1,0 +1,152 @@
+//! Stacks have names, wherever the program is, and whether it still is.
+
+use std::path::Path;
+use std::process::Command;
+
+use crate::support::report::is;
+use crate::support::{Fixture, Report, Trace, fixture, privileged, requires, tool};
+
+/// Traces a fixture on the way `chain`, and checks the chain of calls.
+fn shows_its_chain(mut fixture: Fixture) -> Report {
+    let trace = Trace::attach(fixture.pid);
+    fixture.go();
+    let truth = fixture.truth();
+    let report = trace.finish();
+    fixture.exit();
+    report.is(&truth);
+    let chain = ["chain_leaf", "chain_inner", "chain_middle", "chain_outer"];
+    let mut pages = 0;
+    for stack in report.sites_in("chain_leaf").flat_map(|site| &site.stacks) {
+        // What is before the leaf was inlined into it.
+        let leaf = stack.frames.iter().position(|frame| is(frame, chain[0]));
+        let frames = &stack.frames[leaf.expect("it was looked for")..];
+        for (frame, function) in frames.iter().zip(chain) {
+            assert!(
+                is(frame, function),
+                "{function} is not in its place: {frames:#?}"
+            );
+            assert_eq!(frame.inlined, function == "chain_inner", "{frame:?}");
+            let file = frame.file.as_deref().expect("its source file is known");
+            assert!(file.ends_with("chain.rs"), "{frame:?}");
+            assert!(frame.line.is_some(), "{frame:?}");
+        }
+        assert!(
+            frames.len() > chain.len(),
+            "the chain does not come from nowhere: {frames:#?}"
+        );
+        pages += stack.pages;
+    }
+    assert_eq!(pages, truth.copied);
+    report
+}
+
+#[test]
+fn a_known_chain_with_an_inlined_function_is_shown() {
+    let fixture = requires!(Fixture::start(&["chain"]));
+    let report = shows_its_chain(fixture);
+    for site in report.sites_in("chain_leaf") {
+        assert!(site.site.function.contains("chain_leaf"), "{:?}", site.site);
+    }
+}
+
+#[test]
+fn a_deleted_program_is_symbolized() {
+    requires!(privileged());
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let program = folder.path().join("deleted");
+    std::fs::copy(fixture::path(), &program).expect("a copy");
+    let fixture = requires!(Fixture::run(Command::new(&program).arg("chain")));
+    std::fs::remove_file(&program).expect("it was there");
+    shows_its_chain(fixture);
+}
+
+/// A program that was deleted and replaced by another one must not be read from its path.
+#[test]
+fn a_replaced_program_is_symbolized_by_what_runs() {
+    requires!(privileged());
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let program = folder.path().join("replaced");
+    std::fs::copy(fixture::path(), &program).expect("a copy");
+    let fixture = requires!(Fixture::run(Command::new(&program).arg("chain")));
+    std::fs::remove_file(&program).expect("it was there");
+    std::fs::copy("/bin/sh", &program).expect("another program");
+    shows_its_chain(fixture);
+}
+
+#[test]
+fn a_program_in_another_mount_namespace_is_symbolized() {
+    requires!(privileged());
+    requires!(tool("unshare"));
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let script =
+        "mount -t tmpfs none \"$1\" && cp \"$2\" \"$1/elsewhere\" && exec \"$1/elsewhere\" chain";
+    let fixture = requires!(Fixture::run(
+        Command::new("unshare")
+            .args(["--mount", "sh", "-c", script, "sh"])
+            .args([folder.path(), fixture::path()])
+    ));
+    assert!(
+        !folder.path().join("elsewhere").exists(),
+        "it is only there in its namespace"
+    );
+    shows_its_chain(fixture);
+}
+
+#[test]
+fn a_program_in_a_chroot_is_symbolized() {
+    requires!(privileged());
+    requires!(tool("unshare"));
+    let root = tempfile::tempdir().expect("a temporary folder");
+    for file in needed_files() {
+        let inside = root
+            .path()
+            .join(file.strip_prefix("/").expect("it is absolute"));
+        std::fs::create_dir_all(inside.parent().expect("it is in a folder")).expect("a folder");
+        std::fs::copy(&file, &inside).expect("a copy");
+    }
+    std::fs::copy(fixture::path(), root.path().join("inside")).expect("a copy");
+    std::fs::create_dir(root.path().join("proc")).expect("a folder");
+    let script = "mount -t proc proc \"$1/proc\" && exec chroot \"$1\" /inside chain";
+    let fixture = requires!(Fixture::run(
+        Command::new("unshare")
+            .args(["--mount", "sh", "-c", script, "sh"])
+            .arg(root.path())
+    ));
+    shows_its_chain(fixture);
+}
+
+/// The shared libraries of the fixture and its loader, as this very test has them mapped or ldd
+/// tells.
+fn needed_files() -> Vec<std::path::PathBuf> {
+    let output = Command::new("ldd")
+        .arg(fixture::path())
+        .output()
+        .expect("ldd runs");
+    String::from_utf8_lossy(&output.stdout)
+        .split_whitespace()
+        .map(Path::new)
+        .filter(|word| word.is_absolute() && word.exists())
+        .map(Path::to_owned)
+        .collect()
+}
+
+#[test]
+fn a_process_that_has_exited_is_symbolized() {
+    let mut fixture = requires!(Fixture::start(&["children", "--children", "3"]));
+    let trace = Trace::attach(fixture.pid);
+    fixture.go();
+    let truth = fixture.truth();
+    let report = trace.finish();
+    report.is(&truth);
+    let mut sites = report.sites_in("dirty_in_short_lived").peekable();
+    assert!(sites.peek().is_some());
+    for site in sites {
+        assert!(
+            site.site.function.contains("dirty_in_short_lived"),
+            "{:?}",
+            site.site
+        );
+        let file = site.site.file.as_deref().expect("its source file is known");
+        assert!(file.ends_with("dirty.rs"), "{file}");
+    }
+}
