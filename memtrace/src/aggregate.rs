@@ -19,6 +19,9 @@ use crate::process::traced::{ProcessId, Processes, SpaceId};
 use crate::profile::{Frame, Language, Site, Unknown};
 use crate::symbolize::{Symbolizer, blame};
 
+/// Stacks that are symbolized together, which is faster than one by one.
+const STACKS_AT_ONCE: usize = 64;
+
 /// What tells the faults of one stack or call site apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Kind {
@@ -291,10 +294,19 @@ impl Aggregator {
     /// Symbolizes stacks for about `budget`, the oldest first. Returns whether all are done.
     pub fn resolve(&mut self, budget: Duration) -> bool {
         let start = Instant::now();
-        while let Some(stack) = self.unresolved.pop_front() {
-            self.resolve_stack(stack);
-            if start.elapsed() >= budget {
-                break;
+        while !self.unresolved.is_empty() && start.elapsed() < budget {
+            let several = self.unresolved.len().min(STACKS_AT_ONCE);
+            let some: Vec<StackIndex> = self.unresolved.drain(..several).collect();
+            let stacks = some.iter().filter_map(|&index| {
+                let Stack { key, space, .. } = &self.stacks[index];
+                let StackKey::Taken { id, .. } = key else {
+                    return None;
+                };
+                Some((space.as_ref()?, &self.taken.get(id)?.addresses[..]))
+            });
+            self.symbolizer.prepare(stacks);
+            for index in some {
+                self.resolve_stack(index);
             }
         }
         self.unresolved.is_empty()
@@ -311,16 +323,15 @@ impl Aggregator {
             StackKey::Instruction { ip, why } => ([ip], why),
         };
         let addresses = taken.map_or(&lone[..], |taken| &taken.addresses);
-        let mut frames = match stack.space.take() {
-            Some(space) => self.symbolizer.symbolize(&space, addresses),
-            None => addresses.iter().map(|&address| unmapped(address)).collect(),
-        };
+        let space = stack.space.take().unwrap_or_else(AddressSpace::gone);
+        let code = up_to_what_is_no_code(&space, addresses);
+        let mut frames = self.symbolizer.symbolize(&space, code);
         let site = blame(&frames);
         if taken.is_none() {
             frames.push(missing_callers(why));
         }
         stack.lost = taken.is_none() && why == Unknown::StackLost;
-        stack.truncated = taken.is_none_or(|taken| taken.truncated);
+        stack.truncated = code.len() < addresses.len() || taken.is_none_or(|taken| taken.truncated);
         stack.frames = frames
             .into_iter()
             .map(|frame| intern(&mut self.frames, frame))
@@ -358,31 +369,29 @@ fn intern(frames: &mut HashSet<Arc<Frame>>, frame: Frame) -> Arc<Frame> {
     frame
 }
 
-/// A frame of a process whose mappings could not be read.
-fn unmapped(address: u64) -> Frame {
-    Frame {
-        unknown: Some(Unknown::ProcessGone),
-        ..nameless(address)
+/// The callers of a frame that is no code were found by following something that is no stack.
+fn up_to_what_is_no_code<'a>(space: &AddressSpace, addresses: &'a [u64]) -> &'a [u64] {
+    let no_code = |&address: &u64| {
+        !space
+            .find(address)
+            .is_some_and(|mapping| mapping.executable)
+    };
+    match addresses.iter().position(no_code) {
+        Some(at) if !space.is_gone() => &addresses[..=at],
+        _ => addresses,
     }
 }
 
 /// Stands where a stack's callers are not known.
 fn missing_callers(why: Unknown) -> Frame {
     Frame {
-        unknown: Some(why),
-        ..nameless(0)
-    }
-}
-
-fn nameless(address: u64) -> Frame {
-    Frame {
         function: "[unknown]".into(),
         file: None,
         line: None,
         module: None,
-        address,
+        address: 0,
         language: Language::Native,
         inlined: false,
-        unknown: None,
+        unknown: Some(why),
     }
 }

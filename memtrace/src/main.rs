@@ -3,9 +3,14 @@
 use std::process::ExitCode;
 
 use log::LevelFilter;
+use memtrace::symbolize::helper;
 use memtrace::{cli, run};
 
 fn main() -> ExitCode {
+    // memtrace looks into foreign files in a process of its own, which is this program again.
+    if helper::is_requested() {
+        return helper::serve();
+    }
     let options = match cli::parse() {
         Ok(options) => options,
         Err(error) => error.exit(),

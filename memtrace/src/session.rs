@@ -30,6 +30,10 @@ const TICK: Duration = Duration::from_millis(50);
 /// Records taken before anything else gets its turn.
 const BATCH: usize = 16_384;
 
+/// Records in a tick up to which there is time to symbolize stacks. It waits for the helper that
+/// does it, and with more records than this the ring buffer could fill up meanwhile.
+const CALM: usize = 2048;
+
 /// For how long stacks are symbolized at a time while the target runs.
 const RESOLVE_BUDGET: Duration = Duration::from_millis(10);
 
@@ -182,10 +186,13 @@ impl Session {
         };
         let mut wait = pin!(wait);
         let mut command_exit = None;
+        let mut records = 0;
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let why = loop {
-            let more = self.drain(probe);
+            let taken = self.drain(probe);
+            let more = taken == BATCH;
+            records += taken;
             let loads = matches!(options.target, Target::Attach { .. });
             tokio::select! {
                 biased;
@@ -203,10 +210,13 @@ impl Session {
                 }
                 () = log_records(&mut self.logger) => {}
                 _ = tick.tick() => {
-                    if !self.drain(probe) {
+                    let taken = self.drain(probe);
+                    if taken < BATCH {
                         self.folded.find_exited(&probe.processes);
                     }
-                    self.folded.resolve(RESOLVE_BUDGET);
+                    if std::mem::take(&mut records) + taken < CALM {
+                        self.folded.resolve(RESOLVE_BUDGET);
+                    }
                     self.progress.update(&self.folded.processes, host::page_size());
                     if self.folded.processes.live() == 0 {
                         break "every traced process ended";
@@ -224,14 +234,12 @@ impl Session {
         Ok(Ending { why, command_exit })
     }
 
-    /// Takes a batch of records; returns whether there may be more.
-    fn drain(&mut self, probe: &Probe) -> bool {
+    /// Takes up to a batch of records; returns how many there were.
+    fn drain(&mut self, probe: &Probe) -> usize {
         let folded = &mut self.folded;
-        let taken = self
-            .records
+        self.records
             .get_mut()
-            .drain(BATCH, |event| folded.take(event, &probe.processes));
-        taken == BATCH
+            .drain(BATCH, |event| folded.take(event, &probe.processes))
     }
 
     /// Detaches, takes what is left, and symbolizes the rest.
@@ -241,7 +249,7 @@ impl Session {
         self.folded.processes.rename();
         probe.detach();
         std::thread::sleep(SETTLE);
-        while self.drain(probe) {}
+        while self.drain(probe) == BATCH {}
         self.folded.update_counters(&probe.processes);
         debug!("detached and drained after {:?}", start.elapsed());
         while !self.folded.resolve(Duration::MAX) {}

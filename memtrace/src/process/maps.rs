@@ -1,208 +1,472 @@
-//! Where a process's code is: its executable mappings, from /proc/PID/maps.
+//! The mappings of a process, as /proc/PID/maps lists them.
 //!
-//! What /proc shows of another process is foreign: paths may hold any byte but NUL and newline
-//! (which the kernel escapes), files may be replaced or be no ELF files at all.
+//! The names in that file are chosen by whoever runs the process, so it is read as bytes, line by
+//! line, and within bounds: at most [`MAX_BYTES`] of it and [`MAX_MAPPINGS`] mappings of any kind,
+//! after which only executable ones are kept, again at most that many. What is left out is found
+//! as "no mapping". A process may have 65,530 mappings unless its administrator raised
+//! `vm.max_map_count`, so in practice nothing is.
 
-use std::io;
+use std::fs::File;
+use std::io::{self, BufRead, BufReader};
 use std::sync::Arc;
 
-use crate::report::escape::escape;
-use crate::symbolize::{Module, Modules};
+use crate::symbolize::modules::{MappedFile, Module, Modules};
+use crate::symbolize::text;
 
-/// Executable mappings that are kept; a process with more has the rest unnamed.
-const MAX_MAPPINGS: usize = 65_536;
+/// Mappings of any kind that are kept of one process, and beyond them as many executable ones.
+pub const MAX_MAPPINGS: usize = 65_536;
 
-/// Bytes of a path that are kept.
-const MAX_PATH: usize = 4096;
+/// Bytes that are read of one maps file.
+pub const MAX_BYTES: u64 = 64 << 20;
 
-/// A process's executable mappings at one moment. Cheap to clone.
+/// What the kernel appends to the name of a file that has been unlinked.
+const DELETED: &[u8] = b" (deleted)";
+
+/// The mappings of one process at one moment. Cheap to clone: a forked child shares its parent's.
 #[derive(Clone, Debug)]
 pub struct AddressSpace {
-    /// By address.
-    mappings: Arc<[Mapping]>,
+    /// By address, not overlapping; `None` when they could not be read.
+    mappings: Option<Arc<[Mapping]>>,
 }
 
-/// One executable mapping.
+/// A range of addresses that is mapped in one way.
 #[derive(Clone, Debug)]
 pub struct Mapping {
     /// First address.
     pub start: u64,
-    /// First address behind it.
+    /// One past the last address.
     pub end: u64,
-    /// Offset in the file of its first byte.
+    /// Where in the file `start` lies, in bytes; 0 without a file.
     pub offset: u64,
+    /// Whether code in it may run.
+    pub executable: bool,
     /// What is mapped.
-    pub code: Code,
+    pub kind: MappingKind,
 }
 
-/// What a mapping's code comes from.
+/// What a mapping shows.
 #[derive(Clone, Debug)]
-pub enum Code {
-    /// A file, or the kernel's own shared object.
-    Module(Arc<Module>),
-    /// Made at run time. The name that the kernel shows, escaped; often empty.
-    Anonymous(Arc<str>),
+pub enum MappingKind {
+    /// A file, perhaps deleted since.
+    File(Arc<Module>),
+    /// The kernel's shared object.
+    Vdso(Arc<Module>),
+    /// Memory that `brk` manages.
+    Heap,
+    /// The main thread's stack.
+    Stack,
+    /// Memory of no file, named or not, shared or private.
+    Anonymous,
+    /// Anything else that the kernel maps; its bracketed name, escaped.
+    Special(Arc<str>),
 }
 
 impl AddressSpace {
-    /// Reads the mappings of process `pid`, and opens files that `modules` does not have yet.
+    /// Reads the present mappings of `pid`; files not seen before are added to `modules`, and
+    /// those with executable mappings opened.
     ///
     /// # Errors
-    /// When they cannot be read: mostly since the process has ended.
+    ///
+    /// When the maps cannot be read, and [`io::ErrorKind::NotFound`] when the process has no
+    /// memory any more: it has exited and nobody has waited for it yet.
     pub fn read(pid: u32, modules: &mut Modules) -> io::Result<Self> {
-        let maps = std::fs::read(format!("/proc/{pid}/maps"))?;
-        let mappings: Arc<[Mapping]> = maps
-            .split(|&byte| byte == b'\n')
-            .filter_map(Line::parse)
-            .filter(|line| line.executable)
-            .take(MAX_MAPPINGS)
-            .map(|line| line.into_mapping(pid, modules))
-            .collect();
+        let maps = File::open(format!("/proc/{pid}/maps"))?;
+        let mappings = collect(BufReader::with_capacity(32 << 10, maps), pid, modules)?;
         if mappings.is_empty() {
-            // A process that is ending shows none.
-            return Err(io::ErrorKind::NotFound.into());
+            return Err(io::Error::new(
+                io::ErrorKind::NotFound,
+                "the process has no memory",
+            ));
         }
-        Ok(Self { mappings })
+        Ok(Self {
+            mappings: Some(mappings.into()),
+        })
     }
 
-    /// The executable mapping that has `address`.
+    /// The address space of a process whose mappings could not be read in time. Every address in
+    /// it is unknown, because the process has gone.
+    #[must_use]
+    pub fn gone() -> Self {
+        Self { mappings: None }
+    }
+
+    /// Whether the mappings could not be read.
+    #[must_use]
+    pub fn is_gone(&self) -> bool {
+        self.mappings.is_none()
+    }
+
+    /// All mappings, by address.
+    #[must_use]
+    pub fn mappings(&self) -> &[Mapping] {
+        self.mappings.as_deref().unwrap_or_default()
+    }
+
+    /// The mapping that covers `address`.
     #[must_use]
     pub fn find(&self, address: u64) -> Option<&Mapping> {
-        let after = self
-            .mappings
-            .partition_point(|mapping| mapping.start <= address);
-        let mapping = &self.mappings[after.checked_sub(1)?];
-        (address < mapping.end).then_some(mapping)
+        let mappings = self.mappings();
+        let after = mappings.partition_point(|mapping| mapping.start <= address);
+        mappings[..after]
+            .last()
+            .filter(|mapping| address < mapping.end)
     }
 }
 
-/// A line of /proc/PID/maps.
+impl Mapping {
+    /// The mapped file, the kernel's shared object included.
+    #[must_use]
+    pub fn module(&self) -> Option<&Arc<Module>> {
+        match &self.kind {
+            MappingKind::File(module) | MappingKind::Vdso(module) => Some(module),
+            _ => None,
+        }
+    }
+
+    /// The bracketed name of a mapping that is of no file; `None` where it has none.
+    #[must_use]
+    pub fn name(&self) -> Option<Arc<str>> {
+        match &self.kind {
+            MappingKind::File(module) | MappingKind::Vdso(module) => {
+                Some(Arc::clone(module.path()))
+            }
+            MappingKind::Heap => Some("[heap]".into()),
+            MappingKind::Stack => Some("[stack]".into()),
+            MappingKind::Anonymous => None,
+            MappingKind::Special(name) => Some(Arc::clone(name)),
+        }
+    }
+}
+
+/// Reads mappings until the end or a bound.
+fn collect(maps: impl BufRead, pid: u32, modules: &mut Modules) -> io::Result<Vec<Mapping>> {
+    let mut maps = maps.take(MAX_BYTES);
+    let mut mappings: Vec<Mapping> = Vec::new();
+    let mut line = Vec::new();
+    while mappings.len() < 2 * MAX_MAPPINGS {
+        line.clear();
+        if maps.read_until(b'\n', &mut line)? == 0 {
+            break;
+        }
+        let Some(parsed) = Line::parse(line.strip_suffix(b"\n").unwrap_or(&line)) else {
+            continue;
+        };
+        let ordered = mappings.last().is_none_or(|last| last.end <= parsed.start);
+        if ordered && (parsed.executable || mappings.len() < MAX_MAPPINGS) {
+            mappings.push(parsed.into_mapping(pid, modules));
+        }
+    }
+    Ok(mappings)
+}
+
+/// One line, taken apart.
 #[derive(Debug, PartialEq, Eq)]
-struct Line<'a> {
+struct Line<'line> {
     start: u64,
     end: u64,
     executable: bool,
     offset: u64,
+    /// Major and minor number, as printed.
     device: (u32, u32),
     inode: u64,
-    path: &'a [u8],
+    name: &'line [u8],
 }
 
-impl<'a> Line<'a> {
-    /// `None` for what is not such a line.
-    fn parse(line: &'a [u8]) -> Option<Self> {
-        let mut fields = line.splitn(6, |&byte| byte == b' ');
-        let range = std::str::from_utf8(fields.next()?).ok()?;
-        let permissions = fields.next()?;
-        let offset = hex(fields.next()?)?;
-        let device = std::str::from_utf8(fields.next()?).ok()?;
-        let inode = std::str::from_utf8(fields.next()?).ok()?.parse().ok()?;
-        let path = fields.next().unwrap_or_default().trim_ascii_start();
-        let (start, end) = range.split_once('-')?;
-        let (major, minor) = device.split_once(':')?;
-        let (start, end) = (hex(start.as_bytes())?, hex(end.as_bytes())?);
-        (start < end).then_some(Self {
-            start,
-            end,
-            executable: permissions.get(2) == Some(&b'x'),
-            offset,
+impl<'line> Line<'line> {
+    /// `start-end perms offset major:minor inode      name`; `None` when it is anything else.
+    fn parse(line: &'line [u8]) -> Option<Self> {
+        let (range, rest) = word(line)?;
+        let (perms, rest) = word(rest)?;
+        let (offset, rest) = word(rest)?;
+        let (device, rest) = word(rest)?;
+        let (inode, name) = word(rest)?;
+        let (start, end) = pair(range, b'-')?;
+        let (major, minor) = pair(device, b':')?;
+        let parsed = Self {
+            start: number(start, 16)?,
+            end: number(end, 16)?,
+            executable: perms.get(2) == Some(&b'x'),
+            offset: number(offset, 16)?,
             device: (
-                u32::from_str_radix(major, 16).ok()?,
-                u32::from_str_radix(minor, 16).ok()?,
+                number(major, 16)?.try_into().ok()?,
+                number(minor, 16)?.try_into().ok()?,
             ),
-            inode,
-            path: &path[..path.len().min(MAX_PATH)],
-        })
+            inode: number(inode, 10)?,
+            // Names are padded with spaces on the left; a path begins with a slash, so none of
+            // its own are lost.
+            name: name.trim_ascii_start(),
+        };
+        (parsed.start < parsed.end).then_some(parsed)
     }
 
     fn into_mapping(self, pid: u32, modules: &mut Modules) -> Mapping {
-        let Self {
-            start,
-            end,
-            offset,
-            device,
-            inode,
-            path,
-            ..
-        } = self;
-        let code = if inode != 0 {
-            Code::Module(modules.file(pid, start..end, device, inode, path))
-        } else if path == b"[vdso]" {
-            Code::Module(modules.vdso())
-        } else {
-            Code::Anonymous(escape(&String::from_utf8_lossy(path)).into())
-        };
         Mapping {
-            start,
-            end,
-            offset,
-            code,
+            start: self.start,
+            end: self.end,
+            offset: self.offset,
+            executable: self.executable,
+            kind: self.kind(pid, modules),
+        }
+    }
+
+    fn kind(&self, pid: u32, modules: &mut Modules) -> MappingKind {
+        match self.name {
+            b"" => MappingKind::Anonymous,
+            b"[heap]" => MappingKind::Heap,
+            b"[stack]" => MappingKind::Stack,
+            b"[vdso]" => match modules.vdso(self.start, self.end) {
+                Some(vdso) => MappingKind::Vdso(vdso),
+                None => MappingKind::Special("[vdso]".into()),
+            },
+            name if is_anonymous(name) => MappingKind::Anonymous,
+            name if name.starts_with(b"/") => {
+                let file = MappedFile {
+                    pid,
+                    range: (self.start, self.end),
+                    executable: self.executable,
+                    device: self.device,
+                    inode: self.inode,
+                    path: name.strip_suffix(DELETED).unwrap_or(name),
+                };
+                MappingKind::File(modules.see(&file))
+            }
+            name => MappingKind::Special(text::shown(name, text::MAX_PATH).into()),
         }
     }
 }
 
-fn hex(digits: &[u8]) -> Option<u64> {
-    u64::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
+/// Whether a name that is not empty is one which the kernel gives to memory of no file: named by
+/// `prctl`, or shared.
+fn is_anonymous(name: &[u8]) -> bool {
+    let unlinked = name.strip_suffix(DELETED);
+    name.starts_with(b"[anon:")
+        || name.starts_with(b"[anon_shmem:")
+        || unlinked.is_some_and(|name| {
+            name == b"/dev/zero" || name == b"/anon_hugepage" || name.starts_with(b"/SYSV")
+        })
+}
+
+/// Splits at the first space.
+fn word(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let end = bytes
+        .iter()
+        .position(|&byte| byte == b' ')
+        .unwrap_or(bytes.len());
+    let (word, rest) = bytes.split_at(end);
+    (!word.is_empty()).then(|| (word, rest.get(1..).unwrap_or_default()))
+}
+
+/// Splits at the first `separator`.
+fn pair(bytes: &[u8], separator: u8) -> Option<(&[u8], &[u8])> {
+    let at = bytes.iter().position(|&byte| byte == separator)?;
+    Some((&bytes[..at], &bytes[at + 1..]))
+}
+
+fn number(digits: &[u8], radix: u32) -> Option<u64> {
+    if digits.first() == Some(&b'+') {
+        return None;
+    }
+    u64::from_str_radix(str::from_utf8(digits).ok()?, radix).ok()
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use proptest::prelude::*;
 
-    #[test]
-    fn a_line_is_taken_apart() {
-        let line = b"7f00-7f80 r-xp 00001000 fd:1a 42                         /a b\\012c";
-        let parsed = Line::parse(line).unwrap();
-        assert_eq!(
-            (parsed.start, parsed.end, parsed.offset),
-            (0x7f00, 0x7f80, 0x1000)
-        );
-        assert_eq!((parsed.device, parsed.inode), ((0xfd, 0x1a), 42));
-        assert!(parsed.executable);
-        assert_eq!(parsed.path, b"/a b\\012c");
+    use super::*;
+
+    fn space(maps: &str) -> AddressSpace {
+        space_of(maps.as_bytes())
+    }
+
+    /// Of a pid that cannot exist, so that no file is opened.
+    fn space_of(maps: &[u8]) -> AddressSpace {
+        let mappings = collect(maps, u32::MAX, &mut Modules::new()).unwrap();
+        AddressSpace {
+            mappings: Some(mappings.into()),
+        }
+    }
+
+    fn path_at(space: &AddressSpace, address: u64) -> Option<String> {
+        space.find(address)?.name().map(|name| name.to_string())
     }
 
     #[test]
-    fn a_line_without_a_path_is_anonymous() {
-        let parsed = Line::parse(b"1000-2000 rw-p 00000000 00:00 0 ").unwrap();
-        assert!(!parsed.executable && parsed.path.is_empty());
+    fn every_kind_is_told_apart() {
+        let space = space(concat!(
+            "1000-2000 r-xp 00003000 fe:00 42    /usr/lib/lib a.so\n",
+            "2000-3000 rw-p 00000000 00:00 0 \n",
+            "3000-4000 rw-p 00000000 00:00 0    [heap]\n",
+            "4000-5000 rw-s 00000000 00:01 7    /dev/zero (deleted)\n",
+            "5000-6000 rw-p 00000000 00:00 0    [anon:arena]\n",
+            "6000-7000 rw-p 00000000 00:00 0    [stack]\n",
+            "7000-8000 r--p 00000000 00:00 0    [vvar]\n",
+            "8000-9000 r-xp 00000000 00:05 9    /memfd:jit (deleted)\n",
+        ));
+        let file = space.find(0x1fff).unwrap();
         assert_eq!(
-            Line::parse(b"2000-1000 rw-p 00000000 00:00 0 "),
-            None,
-            "backwards"
+            (file.start, file.end, file.offset),
+            (0x1000, 0x2000, 0x3000)
         );
+        assert!(file.executable);
+        assert_eq!(
+            path_at(&space, 0x1000).as_deref(),
+            Some("/usr/lib/lib a.so")
+        );
+        assert!(matches!(
+            space.find(0x2000).unwrap().kind,
+            MappingKind::Anonymous
+        ));
+        assert!(matches!(
+            space.find(0x3000).unwrap().kind,
+            MappingKind::Heap
+        ));
+        assert!(matches!(
+            space.find(0x4000).unwrap().kind,
+            MappingKind::Anonymous
+        ));
+        assert!(matches!(
+            space.find(0x5000).unwrap().kind,
+            MappingKind::Anonymous
+        ));
+        assert!(matches!(
+            space.find(0x6000).unwrap().kind,
+            MappingKind::Stack
+        ));
+        assert_eq!(path_at(&space, 0x7000).as_deref(), Some("[vvar]"));
+        assert_eq!(path_at(&space, 0x8000).as_deref(), Some("/memfd:jit"));
+        assert!(space.find(0xfff).is_none());
+        assert!(space.find(0x9000).is_none());
     }
 
     #[test]
-    fn our_own_code_is_found_and_nothing_else() {
-        let space = AddressSpace::read(std::process::id(), &mut Modules::default()).unwrap();
-        let code = space
-            .find(hex as *const () as u64)
-            .expect("this function is mapped");
-        assert!(matches!(&code.code, Code::Module(_)));
-        assert!(space.find(0).is_none());
-        let local = 0u8;
+    fn hostile_names_are_escaped_and_cut() {
+        let mut maps = b"1000-2000 r--p 0 fe:00 42  /tmp/\x1b[31m\xff\r.so (deleted)\n".to_vec();
+        maps.extend(b"2000-3000 r--p 0 fe:00 43  /");
+        maps.extend([b'x'; 9000]);
+        maps.extend(b"/end.so\n");
+        let space = space_of(&maps);
+        assert_eq!(
+            path_at(&space, 0x1000).as_deref(),
+            Some("/tmp/\\u{1b}[31m\u{fffd}\\r.so")
+        );
+        let long = path_at(&space, 0x2000).unwrap();
         assert!(
-            space.find(&raw const local as u64).is_none(),
-            "a stack is not executable"
+            long.len() <= text::MAX_PATH + 3 && long.ends_with("/end.so"),
+            "{long}"
         );
     }
 
     #[test]
-    fn a_process_that_is_not_there_gives_an_error() {
-        assert!(AddressSpace::read(u32::MAX, &mut Modules::default()).is_err());
+    fn lines_that_cannot_be_read_are_left_out() {
+        let space = space(concat!(
+            "\n",
+            "nonsense\n",
+            "2000-1000 r-xp 0 fe:00 42 /backwards\n",
+            "1000-2000 r-xp 0 fe:00 +2 /sign\n",
+            "10000000000000000-2 r-xp 0 fe:00 2 /overflow\n",
+            "1000-2000 r-xp 0 fe:00 42 /good\n",
+            "1800-2800 r-xp 0 fe:00 42 /overlapping\n",
+        ));
+        assert_eq!(space.mappings().len(), 1);
+        assert_eq!(path_at(&space, 0x1800).as_deref(), Some("/good"));
+    }
+
+    #[test]
+    fn beyond_the_bound_only_code_is_kept() {
+        use std::fmt::Write as _;
+        let mut maps = String::new();
+        for at in 0..MAX_MAPPINGS as u64 + 10 {
+            writeln!(
+                maps,
+                "{:x}-{:x} rw-p 0 00:00 0 ",
+                at * 4096,
+                (at + 1) * 4096
+            )
+            .unwrap();
+        }
+        let code = (MAX_MAPPINGS as u64 + 10) * 4096;
+        writeln!(maps, "{code:x}-{:x} r-xp 0 00:00 0 ", code + 4096).unwrap();
+        let space = space(&maps);
+        assert_eq!(space.mappings().len(), MAX_MAPPINGS + 1);
+        assert!(space.find(code).is_some());
+        assert!(space.find(code - 4096).is_none());
+    }
+
+    #[test]
+    fn our_own_code_is_in_our_own_executable() {
+        let space = AddressSpace::read(std::process::id(), &mut Modules::new()).unwrap();
+        let mapping = space.find(our_own_code_is_in_our_own_executable as *const () as u64);
+        let mapping = mapping.unwrap();
+        let exe = std::env::current_exe().unwrap();
+        assert_eq!(
+            mapping.module().unwrap().path().as_ref(),
+            exe.to_str().unwrap()
+        );
+        assert!(mapping.executable);
+        assert!(
+            space
+                .mappings()
+                .iter()
+                .any(|each| matches!(each.kind, MappingKind::Stack))
+        );
+    }
+
+    #[test]
+    fn a_process_without_memory_is_an_error() {
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let pid = child.id();
+        // Until it is waited for, the exited child stays as a zombie, whose maps are empty.
+        while !std::fs::read_to_string(format!("/proc/{pid}/stat"))
+            .unwrap()
+            .contains(") Z")
+        {
+            std::thread::yield_now();
+        }
+        let error = AddressSpace::read(pid, &mut Modules::new()).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::NotFound);
+        child.wait().unwrap();
+        assert!(AddressSpace::read(pid, &mut Modules::new()).is_err());
     }
 
     proptest! {
         #[test]
-        fn any_line_is_parsed_or_refused(line in proptest::collection::vec(any::<u8>(), 0..200)) {
-            let _ = Line::parse(&line);
+        fn any_bytes_give_ordered_mappings(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
+            let space = space_of(&bytes);
+            for two in space.mappings().windows(2) {
+                prop_assert!(two[0].end <= two[1].start);
+            }
         }
 
         #[test]
-        fn almost_lines_are_parsed_or_refused(line in "[0-9a-f]{0,18}-[0-9a-f]{0,18} [rwxps-]{0,5} [0-9a-f]{0,9} [0-9a-f:]{0,9} [0-9]{0,22} *.{0,20}") {
-            let _ = Line::parse(line.as_bytes());
+        fn what_was_written_is_read_back(
+            start in 0..u64::MAX / 2, length in 1..u64::MAX / 2, offset: u64, inode: u64,
+            executable: bool, major: u32, minor: u32, name in "(/[^\n]{0,40}[^\n ])?",
+        ) {
+            let x = if executable { 'x' } else { '-' };
+            let end = start + length;
+            let line = format!("{start:x}-{end:x} r-{x}p {offset:08x} {major:02x}:{minor:02x} {inode}   {name}");
+            let parsed = Line::parse(line.as_bytes()).unwrap();
+            let expected = Line {
+                start, end, executable, offset, device: (major, minor), inode, name: name.as_bytes(),
+            };
+            prop_assert_eq!(parsed, expected);
+        }
+
+        #[test]
+        fn find_agrees_with_a_linear_search(
+            gaps in proptest::collection::vec((0_u64..5, 1_u64..5), 0..20), probe in 0_u64..200,
+        ) {
+            use std::fmt::Write as _;
+            let (mut maps, mut at) = (String::new(), 0);
+            for (gap, length) in gaps {
+                at += gap;
+                writeln!(maps, "{at:x}-{:x} r-xp 0 00:00 0 ", at + length).unwrap();
+                at += length;
+            }
+            let space = space(&maps);
+            let linear = space.mappings().iter().find(|each| (each.start..each.end).contains(&probe));
+            prop_assert_eq!(space.find(probe).map(|each| each.start), linear.map(|each| each.start));
         }
     }
 }

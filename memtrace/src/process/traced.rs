@@ -15,9 +15,13 @@ use crate::symbolize::Modules;
 /// Bytes of /proc/PID/cmdline that are kept.
 const MAX_CMDLINE: u64 = 4096;
 
-/// A process's mappings are read again for an address that they do not have, but not more often
-/// than this.
-const REFRESH_INTERVAL: Duration = Duration::from_millis(100);
+/// A process's mappings are read again for an address that they do not have, but not sooner than
+/// this after the last time; twice as long after each time that it did not help, since the address
+/// may be no code at all.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+
+/// And not later than this.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 /// A process of the traced set, by first appearance.
 pub type ProcessId = usize;
@@ -55,7 +59,8 @@ pub struct Traced {
     /// The process it was forked from, where that is traced.
     parent: Option<ProcessId>,
     space: Option<(SpaceId, AddressSpace)>,
-    refreshed: Option<Instant>,
+    /// When its mappings may be read again, and how long the pause is then.
+    refresh: (Instant, Duration),
 }
 
 impl Traced {
@@ -158,7 +163,7 @@ impl Processes {
             recorded: [0; 4],
             parent,
             space,
-            refreshed: None,
+            refresh: (Instant::now(), FIRST_PAUSE),
         });
         self.by_slot.insert(slot, id);
         if self.list[id].space.is_none() {
@@ -182,7 +187,7 @@ impl Processes {
         process.cmdline = read_cmdline(process.pid);
         process.parent = None;
         process.space = None;
-        process.refreshed = None;
+        process.refresh = (Instant::now(), FIRST_PAUSE);
         self.refresh(id);
     }
 
@@ -235,19 +240,22 @@ impl Processes {
         };
         if self.list[id].space.as_ref().is_none_or(missing) {
             self.refresh(id);
+            let process = &mut self.list[id];
+            if !process.space.as_ref().is_none_or(missing) {
+                process.refresh.1 = FIRST_PAUSE;
+            }
         }
         self.list[id].space.as_ref().map(|(_, space)| space.clone())
     }
 
     fn refresh(&mut self, id: ProcessId) {
         let process = &mut self.list[id];
-        if process
-            .refreshed
-            .is_some_and(|when| when.elapsed() < REFRESH_INTERVAL)
-        {
+        let now = Instant::now();
+        let (due, pause) = process.refresh;
+        if now < due {
             return;
         }
-        process.refreshed = Some(Instant::now());
+        process.refresh = (now + pause, (2 * pause).min(LONGEST_PAUSE));
         let mut next = Some(id);
         while let Some(source) = next {
             let process = &self.list[source];

@@ -1,13 +1,21 @@
 //! From addresses to functions.
 //!
-//! A **module** is a mapped file, opened once for the whole trace ([`modules`]): it can be read
-//! after its processes have ended and its path is gone. [`native`] names the functions of compiled
-//! code; [`blame()`] says which frame of a stack a copy is put down to.
+//! [`modules`] keeps the mapped files open, so that addresses can still be named when the process
+//! is gone or the file deleted. [`native`] names them, through blazesym in a helper process
+//! ([`helper`], [`engine`]), since what is parsed was written by whoever runs the traced process.
+//! [`blame`] picks the frame of a stack that stands for the call site.
 
-mod blame;
-mod modules;
-mod native;
+pub mod blame;
+mod elf;
+pub mod engine;
+pub mod helper;
+pub mod modules;
+pub mod native;
+pub mod text;
 
 pub use blame::blame;
 pub use modules::{Module, Modules};
 pub use native::Symbolizer;
+
+#[cfg(test)]
+mod tests;

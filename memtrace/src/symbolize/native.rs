@@ -1,257 +1,390 @@
-//! Names of compiled functions, with source lines and inlined functions where there is debug
-//! information.
+//! Names for the addresses of compiled code.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::fs::File;
+use std::os::fd::AsRawFd;
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use blazesym::symbolize::source::{Elf, Source};
-use blazesym::symbolize::{Input, Reason, Sym, Symbolized, Symbolizer as Blazesym};
-use log::debug;
-
+use super::engine::{Code, Found, Query};
+use super::helper::{Helper, MAX_ADDRESSES};
 use super::modules::Module;
-use crate::process::maps::{AddressSpace, Code};
+use crate::process::maps::{AddressSpace, MappingKind};
 use crate::profile::{Frame, Language, Unknown};
-use crate::report::escape::escape;
 
-/// Bytes of a file beyond which it is not opened.
-pub const MAX_FILE_SIZE: u64 = 4 << 30;
+/// Functions that are remembered with their addresses (about 100 bytes each); when there are more,
+/// all are forgotten and looked up again when they are needed.
+const MAX_REMEMBERED: usize = 65_536;
 
-/// Bytes of a file beyond which only its symbol table is used, and not its debug information,
-/// whose index takes memory in proportion.
-const MAX_DEBUG_FILE_SIZE: u64 = 256 << 20;
+/// Bytes of distinct names that are remembered; likewise.
+const MAX_NAMES: usize = 8 << 20;
 
-/// Characters of a function name that are kept: templates can make them endless.
-const MAX_NAME: usize = 1024;
+/// Names addresses, each address of a file once.
+pub struct Symbolizer {
+    helper: Helper,
+    /// By module and file offset.
+    places: HashMap<(u32, u64), Arc<[Function]>>,
+    remembered: usize,
+    names: HashSet<Arc<str>>,
+    names_size: usize,
+    /// How many of a module's [`sources`] have failed, by module.
+    failed: HashMap<u32, usize>,
+}
 
-/// The functions at one place of a module, innermost first.
-type Functions = Arc<[Function]>;
-
-#[derive(Debug)]
+/// One function at an address.
+#[derive(Clone, Debug)]
 struct Function {
-    name: Arc<str>,
+    /// Unset when it is unknown: its name then depends on where it is called from.
+    name: Option<Arc<str>>,
     file: Option<Arc<str>>,
     line: Option<u32>,
     inlined: bool,
     unknown: Option<Unknown>,
 }
 
-/// Names addresses; remembers what it has named.
-#[derive(Debug)]
-pub struct Symbolizer {
-    blazesym: Blazesym,
-    /// By module and offset in its file.
-    known: HashMap<(usize, u64), Functions>,
-    texts: Texts,
-}
-
-/// Names and paths as they are shown, each kept once.
-#[derive(Debug, Default)]
-struct Texts(HashMap<Box<str>, Arc<str>>);
-
-impl Default for Symbolizer {
-    fn default() -> Self {
+impl Function {
+    fn unknown(why: Unknown) -> Self {
         Self {
-            // The files are held open by us and do not change.
-            blazesym: Blazesym::builder().enable_auto_reload(false).build(),
-            known: HashMap::new(),
-            texts: Texts::default(),
-        }
-    }
-}
-
-impl Symbolizer {
-    /// Names a stack: `addresses` leaf first, the first one an instruction and the others return
-    /// addresses. A place in inlined functions gives several frames, the innermost first.
-    ///
-    /// What follows an address that is no code is left out: it was found by following something
-    /// that is no stack.
-    pub fn symbolize(&mut self, space: &AddressSpace, addresses: &[u64]) -> Vec<Frame> {
-        self.look_up(space, addresses);
-        let mut frames = Vec::with_capacity(addresses.len() + 4);
-        for (depth, &address) in addresses.iter().enumerate() {
-            let Some(mapping) = space.find(instruction(depth, address)) else {
-                frames.push(nameless(address, None, Unknown::NoMapping));
-                break;
-            };
-            let module = match &mapping.code {
-                Code::Module(module) => module,
-                Code::Anonymous(name) => {
-                    let name = (!name.is_empty()).then(|| Arc::clone(name));
-                    frames.push(nameless(address, name, Unknown::Anonymous));
-                    continue;
-                }
-            };
-            let offset = instruction(depth, address) - mapping.start + mapping.offset;
-            if let Some(functions) = self.known.get(&(module.id, offset)) {
-                frames.extend(functions.iter().map(|function| Frame {
-                    function: Arc::clone(&function.name),
-                    file: function.file.clone(),
-                    line: function.line,
-                    module: Some(Arc::clone(&module.path)),
-                    address,
-                    language: Language::Native,
-                    inlined: function.inlined,
-                    unknown: function.unknown,
-                }));
-            }
-        }
-        frames
-    }
-
-    /// Makes sure that every place in a module is known, with one question a module.
-    fn look_up(&mut self, space: &AddressSpace, addresses: &[u64]) {
-        let mut wanted: HashMap<usize, (&Arc<Module>, Vec<u64>)> = HashMap::new();
-        for (depth, &address) in addresses.iter().enumerate() {
-            let address = instruction(depth, address);
-            if let Some(mapping) = space.find(address)
-                && let Code::Module(module) = &mapping.code
-            {
-                let offset = address - mapping.start + mapping.offset;
-                if !self.known.contains_key(&(module.id, offset)) {
-                    wanted
-                        .entry(module.id)
-                        .or_insert((module, Vec::new()))
-                        .1
-                        .push(offset);
-                }
-            }
-        }
-        for (module, offsets) in wanted.into_values() {
-            let named = self.name(module, &offsets);
-            for (offset, functions) in offsets.into_iter().zip(named) {
-                self.known.insert((module.id, offset), functions);
-            }
-        }
-    }
-
-    /// Names places of a module: as many results as `offsets`.
-    fn name(&mut self, module: &Module, offsets: &[u64]) -> Vec<Functions> {
-        let Self {
-            blazesym, texts, ..
-        } = self;
-        let Some(path) = module.readable_path() else {
-            return texts.no_functions(module, offsets, Unknown::NoFile);
-        };
-        let size = std::fs::metadata(&path).map_or(0, |metadata| metadata.len());
-        let mut elf = Elf::new(path);
-        elf.debug_syms = size <= MAX_DEBUG_FILE_SIZE;
-        let mut answers = ask(blazesym, module, &elf, offsets);
-        if elf.debug_syms
-            && answers
-                .iter()
-                .any(|answer| matches!(answer, Err(Unknown::BadElf)))
-        {
-            // Debug information may be damaged, or packed in a way that is not known here.
-            elf.debug_syms = false;
-            answers = ask(blazesym, module, &elf, offsets);
-        }
-        let functions = offsets
-            .iter()
-            .zip(answers)
-            .map(|(&offset, answer)| match answer {
-                Ok(sym) => texts.functions(&sym),
-                Err(why) => texts.no_function(module, offset, why),
-            });
-        functions.collect()
-    }
-}
-
-/// What `elf`, the file of `module`, says of places in it: as many answers as `offsets`.
-fn ask<'a>(
-    blazesym: &'a Blazesym,
-    module: &Module,
-    elf: &Elf,
-    offsets: &[u64],
-) -> Vec<Result<Sym<'a>, Unknown>> {
-    match blazesym.symbolize(&Source::Elf(elf.clone()), Input::FileOffset(offsets)) {
-        Ok(answers) => answers
-            .into_iter()
-            .map(|answer| match answer {
-                Symbolized::Sym(sym) => Ok(sym),
-                Symbolized::Unknown(Reason::IgnoredError) => Err(Unknown::BadElf),
-                Symbolized::Unknown(_) => Err(Unknown::NoSymbol),
-            })
-            .collect(),
-        Err(error) => {
-            debug!("{}: {error:#}", module.path);
-            offsets.iter().map(|_| Err(Unknown::BadElf)).collect()
-        }
-    }
-}
-
-impl Texts {
-    fn functions(&mut self, sym: &Sym<'_>) -> Functions {
-        let outer = (&sym.name, sym.code_info.as_deref());
-        let inlined = sym
-            .inlined
-            .iter()
-            .map(|inlined| (&inlined.name, inlined.code_info.as_ref()));
-        let nested: Vec<_> = std::iter::once(outer).chain(inlined).collect();
-        let functions = nested
-            .into_iter()
-            .enumerate()
-            .rev()
-            .map(|(depth, (name, place))| Function {
-                name: self.text(name),
-                file: place.map(|place| self.text(&place.to_path().to_string_lossy())),
-                line: place.and_then(|place| place.line).filter(|&line| line != 0),
-                inlined: depth != 0,
-                unknown: None,
-            });
-        functions.collect()
-    }
-
-    fn no_functions(&mut self, module: &Module, offsets: &[u64], why: Unknown) -> Vec<Functions> {
-        offsets
-            .iter()
-            .map(|&offset| self.no_function(module, offset, why))
-            .collect()
-    }
-
-    fn no_function(&mut self, module: &Module, offset: u64, why: Unknown) -> Functions {
-        let name = self.text(&format!("{}+{offset:#x}", module.name()));
-        Arc::from([Function {
-            name,
+            name: None,
             file: None,
             line: None,
             inlined: false,
             unknown: Some(why),
-        }])
+        }
+    }
+}
+
+/// Where an address lies.
+struct Spot {
+    module: Option<Arc<Module>>,
+    /// What [`Frame::module`] shows.
+    shown: Option<Arc<str>>,
+    /// Of the address in the mapped file, or in a mapping that is of none.
+    offset: u64,
+    /// Whether to look at the byte before: it is a return address.
+    caller: bool,
+    unknown: Option<Unknown>,
+}
+
+impl Spot {
+    fn of_stack(space: &AddressSpace, addresses: &[u64]) -> impl Iterator<Item = Self> {
+        addresses
+            .iter()
+            .enumerate()
+            .map(|(depth, &address)| Self::of(space, address, depth > 0))
     }
 
-    fn text(&mut self, text: &str) -> Arc<str> {
-        if let Some(known) = self.0.get(text) {
+    fn of(space: &AddressSpace, address: u64, caller: bool) -> Self {
+        let probe = address.wrapping_sub(u64::from(caller));
+        let nowhere = |why| Self {
+            module: None,
+            shown: None,
+            offset: address,
+            caller,
+            unknown: Some(why),
+        };
+        if space.is_gone() {
+            return nowhere(Unknown::ProcessGone);
+        }
+        let Some(mapping) = space.find(probe) else {
+            return nowhere(Unknown::NoMapping);
+        };
+        let module = mapping.module().cloned();
+        let unknown = match (&mapping.kind, &module) {
+            (_, Some(module)) if module.file().is_none() => Some(Unknown::NoFile),
+            (_, Some(module)) if module.layout().is_none() => Some(Unknown::BadElf),
+            (_, Some(_)) => None,
+            (MappingKind::Special(name), _) if name.as_ref() == "[vdso]" => Some(Unknown::NoFile),
+            _ => Some(Unknown::Anonymous),
+        };
+        Self {
+            shown: mapping.name(),
+            offset: mapping.offset.wrapping_add(address - mapping.start),
+            module,
+            caller,
+            unknown,
+        }
+    }
+
+    /// The file offset to look at.
+    fn probe(&self) -> u64 {
+        self.offset.wrapping_sub(u64::from(self.caller))
+    }
+
+    fn key(&self) -> Option<(u32, u64)> {
+        let module = self.module.as_ref().filter(|_| self.unknown.is_none())?;
+        Some((module.id(), self.probe()))
+    }
+
+    /// What to call a function without a name: module and offset, where the offset is the address
+    /// that the file itself gives, as disassemblers show it, or else that in the file.
+    fn stand_in(&self) -> Arc<str> {
+        let Some(shown) = &self.shown else {
+            return "[unknown]".into();
+        };
+        let Some(module) = &self.module else {
+            return format!("{shown}+{:#x}", self.offset).into();
+        };
+        let address = module
+            .layout()
+            .and_then(|layout| layout.address_of(self.probe()));
+        let offset = address.map_or(self.offset, |address| {
+            address.wrapping_add(u64::from(self.caller))
+        });
+        format!("{}+{offset:#x}", module.name()).into()
+    }
+}
+
+impl Symbolizer {
+    /// Parses files in a process of its own, which is this program again: its `main` must begin
+    /// with [`helper::is_requested`](super::helper::is_requested).
+    #[must_use]
+    pub fn new() -> Self {
+        Self::with(Helper::process())
+    }
+
+    /// Parses files in a thread of this process. A crafted file can then end it; use it only for
+    /// files that are trusted, such as one's own.
+    #[must_use]
+    pub fn in_process() -> Self {
+        Self::with(Helper::thread())
+    }
+
+    pub(super) fn with(helper: Helper) -> Self {
+        Self {
+            helper,
+            places: HashMap::new(),
+            remembered: 0,
+            names: HashSet::new(),
+            names_size: 0,
+            failed: HashMap::new(),
+        }
+    }
+
+    /// The frames of a stack, leaf first; inlined functions come before the one that they are
+    /// inlined into. The first of `addresses` is the instruction itself, the others are return
+    /// addresses, so the call is the byte before; [`Frame::address`] is always what was given.
+    ///
+    /// Every address gives at least one frame. What has no name says why.
+    pub fn symbolize(&mut self, space: &AddressSpace, addresses: &[u64]) -> Vec<Frame> {
+        self.keep_bounds();
+        let spots: Vec<_> = Spot::of_stack(space, addresses).collect();
+        self.look_up(&spots, false);
+        let mut frames = Vec::with_capacity(addresses.len());
+        for (spot, &address) in spots.iter().zip(addresses) {
+            self.push_frames(spot, address, &mut frames);
+        }
+        frames
+    }
+
+    /// Looks up the addresses of many stacks at once, so that [`symbolize`](Self::symbolize) has
+    /// them all at hand. Ten thousand addresses that are asked for together, and therefore in the
+    /// order of the file, take a third to a tenth of the time that they take one stack after the
+    /// other. What would be too much to remember is left for later.
+    pub fn prepare<'stack>(
+        &mut self,
+        stacks: impl IntoIterator<Item = (&'stack AddressSpace, &'stack [u64])>,
+    ) {
+        self.keep_bounds();
+        let spots: Vec<_> = stacks
+            .into_iter()
+            .flat_map(|(space, addresses)| Spot::of_stack(space, addresses))
+            .collect();
+        self.look_up(&spots, true);
+    }
+
+    fn push_frames(&self, spot: &Spot, address: u64, frames: &mut Vec<Frame>) {
+        let known = spot.key().and_then(|key| self.places.get(&key));
+        let unknown = [Function::unknown(spot.unknown.unwrap_or(Unknown::NoSymbol))];
+        let functions = known.map_or(unknown.as_slice(), |functions| functions);
+        frames.extend(functions.iter().map(|function| Frame {
+            function: function.name.clone().unwrap_or_else(|| spot.stand_in()),
+            file: function.file.clone(),
+            line: function.line,
+            module: spot.shown.clone(),
+            address,
+            language: Language::Native,
+            inlined: function.inlined,
+            unknown: function.unknown,
+        }));
+    }
+
+    /// Looks up all spots that have not been, each module's together; if asked, only until there
+    /// is too much to remember.
+    fn look_up(&mut self, spots: &[Spot], until_full: bool) {
+        let mut wanted: BTreeMap<u32, (&Arc<Module>, BTreeSet<u64>)> = BTreeMap::new();
+        for spot in spots {
+            if let (Some(key), Some(module)) = (spot.key(), &spot.module)
+                && !self.places.contains_key(&key)
+            {
+                wanted
+                    .entry(key.0)
+                    .or_insert_with(|| (module, BTreeSet::new()))
+                    .1
+                    .insert(key.1);
+            }
+        }
+        for (module, offsets) in wanted.into_values() {
+            let offsets: Vec<_> = offsets.into_iter().collect();
+            for offsets in offsets.chunks(MAX_ADDRESSES) {
+                if until_full && self.is_full() {
+                    return;
+                }
+                self.look_up_in(module, offsets);
+            }
+        }
+    }
+
+    /// Looks up file offsets of one module in its sources, best first. A source that fails as a
+    /// whole is not asked again.
+    fn look_up_in(&mut self, module: &Arc<Module>, offsets: &[u64]) {
+        let Some(layout) = module.layout() else {
+            return;
+        };
+        let mut left = Vec::new();
+        for &offset in offsets {
+            match layout.address_of(offset) {
+                Some(address) => left.push((offset, address)),
+                None => self.remember(module, offset, Err(Unknown::NoSymbol)),
+            }
+        }
+        let mut damaged = false;
+        for (rank, source) in sources(module).enumerate() {
+            if left.is_empty() {
+                return;
+            }
+            let failed = self.failed.entry(module.id()).or_default();
+            if rank < *failed {
+                damaged = true;
+                continue;
+            }
+            let query = source.query(left.iter().map(|&(_, address)| address).collect());
+            let Ok(Ok(answers)) = self.helper.ask(&query) else {
+                *failed = rank + 1;
+                let what = if source.debug_info {
+                    "debug information"
+                } else {
+                    "symbols"
+                };
+                log::warn!(
+                    "cannot read the {what} of {}; going on without",
+                    module.path()
+                );
+                damaged = true;
+                continue;
+            };
+            let asked = std::mem::take(&mut left);
+            for (spot, answer) in asked.iter().zip(answers) {
+                match answer {
+                    Found::Code(codes) if !codes.is_empty() => {
+                        self.remember(module, spot.0, Ok(codes));
+                    }
+                    Found::Code(_) | Found::Damaged => {
+                        damaged = true;
+                        left.push(*spot);
+                    }
+                    Found::NoSymbol => self.remember(module, spot.0, Err(Unknown::NoSymbol)),
+                }
+            }
+        }
+        let why = if damaged {
+            Unknown::BadElf
+        } else {
+            Unknown::NoSymbol
+        };
+        for (offset, _) in left {
+            self.remember(module, offset, Err(why));
+        }
+    }
+
+    fn remember(&mut self, module: &Module, offset: u64, found: Result<Vec<Code>, Unknown>) {
+        let functions: Arc<[Function]> = match found {
+            Err(why) => [Function::unknown(why)].into(),
+            Ok(codes) => {
+                let last = codes.len() - 1;
+                codes
+                    .into_iter()
+                    .enumerate()
+                    .map(|(depth, code)| Function {
+                        name: Some(self.name(code.function)),
+                        file: code.file.map(|file| self.name(file)),
+                        line: code.line,
+                        inlined: depth < last,
+                        unknown: None,
+                    })
+                    .collect()
+            }
+        };
+        self.remembered += functions.len();
+        self.places.insert((module.id(), offset), functions);
+    }
+
+    /// One copy of every name.
+    fn name(&mut self, name: String) -> Arc<str> {
+        if let Some(known) = self.names.get(name.as_str()) {
             return Arc::clone(known);
         }
-        let end = text
-            .char_indices()
-            .nth(MAX_NAME)
-            .map_or(text.len(), |(end, _)| end);
-        let shown: Arc<str> = escape(&text[..end]).into();
-        self.0.insert(text.into(), Arc::clone(&shown));
-        shown
+        self.names_size += name.len();
+        let name: Arc<str> = name.into();
+        self.names.insert(Arc::clone(&name));
+        name
+    }
+
+    fn is_full(&self) -> bool {
+        self.remembered > MAX_REMEMBERED || self.names_size > MAX_NAMES
+    }
+
+    /// Forgets everything when too much is remembered.
+    fn keep_bounds(&mut self) {
+        if self.is_full() {
+            self.places.clear();
+            self.names.clear();
+            (self.remembered, self.names_size) = (0, 0);
+        }
     }
 }
 
-/// The instruction that a frame is in: a return address is behind its call, and may already
-/// belong to the next function.
-fn instruction(depth: usize, address: u64) -> u64 {
-    if depth == 0 {
-        address
-    } else {
-        address.saturating_sub(1)
+impl Default for Symbolizer {
+    fn default() -> Self {
+        Self::new()
     }
 }
 
-fn nameless(address: u64, module: Option<Arc<str>>, why: Unknown) -> Frame {
-    Frame {
-        function: "[unknown]".into(),
-        file: None,
-        line: None,
-        module,
-        address,
-        language: Language::Native,
-        inlined: false,
-        unknown: Some(why),
+/// A file to look in, and whether for DWARF.
+struct Source<'module> {
+    file: &'module File,
+    debug_info: bool,
+}
+
+impl Source<'_> {
+    fn query(&self, addresses: Vec<u64>) -> Query {
+        // Through this process, for the helper has other descriptors.
+        let path = format!("/proc/{}/fd/{}", std::process::id(), self.file.as_raw_fd());
+        Query {
+            path: PathBuf::from(path),
+            debug_info: self.debug_info,
+            addresses,
+        }
     }
+}
+
+/// Where a module's symbols are looked for, in this order: its own DWARF; a separate debug file's
+/// DWARF, and its symbol table; its own symbol tables.
+///
+/// A file that names another one to complete its DWARF is only followed there when it is a
+/// separate debug file, which the administrator installed.
+fn sources(module: &Module) -> impl Iterator<Item = Source<'_>> {
+    let own = module
+        .layout()
+        .is_some_and(|layout| layout.has_debug_info && !layout.has_debug_link);
+    let separate = if own { None } else { module.debug_file() };
+    let of = |file, debug_info| Source { file, debug_info };
+    [
+        module.file().filter(|_| own).map(|file| of(file, true)),
+        separate.map(|file| of(file, true)),
+        separate.map(|file| of(file, false)),
+        module.file().map(|file| of(file, false)),
+    ]
+    .into_iter()
+    .flatten()
 }

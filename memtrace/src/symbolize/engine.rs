@@ -1,0 +1,172 @@
+//! Symbols of one ELF file, through blazesym.
+//!
+//! This code reads files that whoever runs the traced process has written, with parsers that are
+//! not made to withstand that: measured against blazesym 0.2.7, crafted DWARF can make it panic
+//! (a line row of a file that does not exist), overflow the stack (deeply nested inlined calls),
+//! take memory without bound (many functions sharing one long list of ranges), or raise SIGBUS (a
+//! file that is truncated while it is mapped). None of these can be caught in a process, so the
+//! engine runs in one of its own: see [`helper`](super::helper).
+
+use std::fs;
+use std::panic::{self, AssertUnwindSafe};
+use std::path::PathBuf;
+
+use blazesym::symbolize::source::{Elf, Source};
+use blazesym::symbolize::{self, CodeInfo, Input, Reason, Sym, Symbolized};
+use serde::{Deserialize, Serialize};
+
+use super::text;
+
+/// Inlined functions that are shown of one address, innermost first.
+const MAX_INLINED: usize = 64;
+
+/// Bytes of names in one reply; addresses after that are answered as damaged.
+const MAX_REPLY: usize = 4 << 20;
+
+/// Anonymous memory, in bytes, by which the process may have grown between two queries since the
+/// engine was empty; above that, everything parsed is dropped, to be parsed again when needed.
+const MAX_KEPT: u64 = 28 << 20;
+
+/// What is asked: the functions at some addresses of one file.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Query {
+    /// Path of an ELF file that is safe to open.
+    pub path: PathBuf,
+    /// Whether to read DWARF, rather than the symbol tables alone.
+    pub debug_info: bool,
+    /// As the file itself numbers them.
+    pub addresses: Vec<u64>,
+}
+
+/// One [`Found`] for each address, or why there is none for any.
+pub type Reply = Result<Vec<Found>, String>;
+
+/// What is at an address.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Found {
+    /// Functions, innermost first; all but the last are inlined into the next.
+    Code(Vec<Code>),
+    /// No symbol covers the address.
+    NoSymbol,
+    /// What describes the address could not be read.
+    Damaged,
+}
+
+/// One function at an address.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Code {
+    /// Demangled and escaped.
+    pub function: String,
+    /// Source file, escaped.
+    pub file: Option<String>,
+    /// Line in it.
+    pub line: Option<u32>,
+}
+
+/// Answers queries, keeping what it has parsed.
+#[derive(Default)]
+pub struct Engine {
+    symbolizer: Option<symbolize::Symbolizer>,
+    /// Anonymous memory when the symbolizer was made, in bytes.
+    empty: u64,
+}
+
+impl Engine {
+    /// Looks up every address of a query.
+    pub fn answer(&mut self, query: &Query) -> Reply {
+        // After a panic the symbolizer is dropped, so a state that it left half-changed is not
+        // seen by anyone.
+        if self.symbolizer.is_none() {
+            self.empty = anonymous_memory().unwrap_or_default();
+        }
+        let answer = panic::catch_unwind(AssertUnwindSafe(|| self.look_up(query)));
+        if answer.is_err() || anonymous_memory().is_none_or(|bytes| bytes > self.empty + MAX_KEPT) {
+            self.symbolizer = None;
+            // SAFETY: takes no pointers, and may be called at any time and from any thread.
+            #[cfg(target_env = "gnu")]
+            unsafe {
+                libc::malloc_trim(0);
+            }
+        }
+        answer.unwrap_or_else(|_| Err("the parser panicked".to_owned()))
+    }
+
+    fn look_up(&mut self, query: &Query) -> Reply {
+        let symbolizer = self.symbolizer.get_or_insert_with(|| {
+            symbolize::Symbolizer::builder()
+                .enable_code_info(true)
+                .enable_inlined_fns(true)
+                // Demangling here would have no bound; see `text::function`.
+                .enable_demangling(false)
+                // Nor are other files looked for: the caller knows which are safe.
+                .set_debug_dirs(Some(<[PathBuf; 0]>::default()))
+                .build()
+        });
+        let mut elf = Elf::new(&query.path);
+        elf.debug_syms = query.debug_info;
+        let input = Input::VirtOffset(query.addresses.as_slice());
+        let symbols = symbolizer
+            .symbolize(&Source::Elf(elf), input)
+            .map_err(|error| error.to_string())?;
+        let mut room = MAX_REPLY;
+        Ok(symbols
+            .iter()
+            .map(|symbol| found(symbol, &mut room))
+            .collect())
+    }
+}
+
+fn found(symbol: &Symbolized<'_>, room: &mut usize) -> Found {
+    let symbol = match symbol {
+        Symbolized::Sym(symbol) => symbol,
+        Symbolized::Unknown(Reason::IgnoredError) => return Found::Damaged,
+        Symbolized::Unknown(_) => return Found::NoSymbol,
+    };
+    // A function of which DWARF gives only the extent may still have a symbol.
+    if symbol.name.is_empty() {
+        return Found::Damaged;
+    }
+    let codes = codes(symbol);
+    let size = codes
+        .iter()
+        .map(|code| code.function.len() + code.file.as_ref().map_or(0, String::len));
+    match room.checked_sub(size.sum()) {
+        Some(left) => *room = left,
+        None => return Found::Damaged,
+    }
+    Found::Code(codes)
+}
+
+/// blazesym lists inlined functions from the outside in, each with the place in it that the
+/// address belongs to; here they go from the inside out.
+fn codes(symbol: &Sym<'_>) -> Vec<Code> {
+    let inlined = symbol.inlined.iter().rev().take(MAX_INLINED);
+    let mut codes: Vec<_> = inlined
+        .map(|call| code(&call.name, call.code_info.as_ref()))
+        .collect();
+    codes.push(code(&symbol.name, symbol.code_info.as_deref()));
+    codes
+}
+
+fn code(function: &str, place: Option<&CodeInfo<'_>>) -> Code {
+    Code {
+        function: text::function(if function.is_empty() {
+            "[unnamed]"
+        } else {
+            function
+        }),
+        file: place.map(|place| text::shown_path(place.to_path().as_os_str().as_encoded_bytes())),
+        line: place.and_then(|place| place.line).filter(|&line| line != 0),
+    }
+}
+
+/// Resident memory of this process that is of no file, in bytes.
+fn anonymous_memory() -> Option<u64> {
+    let statm = fs::read_to_string("/proc/self/statm").ok()?;
+    let mut pages = statm
+        .split(' ')
+        .skip(1)
+        .map_while(|pages| pages.parse::<u64>().ok());
+    let (resident, of_files) = (pages.next()?, pages.next()?);
+    Some(resident.saturating_sub(of_files) * 4096)
+}

@@ -1,0 +1,312 @@
+//! The process in which ELF files are parsed.
+//!
+//! memtrace runs as root and the files that it symbolizes are written by others, so whatever
+//! parsing them does must not end or hold up the trace. The parser ([`engine`](super::engine))
+//! runs in a child process: this program again, with [`ARGUMENT`], answering queries on its
+//! standard input, which is a socket. Bounds:
+//!
+//! - memory: [`MAX_DATA`] bytes of it that is of no file (`RLIMIT_DATA`); mapped files are
+//!   reclaimable and count to nobody's cost;
+//! - time: [`PATIENCE`] for one query of at most [`MAX_ADDRESSES`] addresses;
+//! - a reply is at most [`MAX_MESSAGE`] bytes.
+//!
+//! A helper that oversteps is killed, the query is answered as [`Lost`], and the next one starts
+//! another helper. After [`MAX_LOST`] of them no more is asked, so the whole trace waits
+//! `PATIENCE * MAX_LOST` at most.
+
+use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, ExitCode, Stdio};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::engine::{Engine, Query, Reply};
+
+/// The only argument of a helper; not one that a user gives.
+pub const ARGUMENT: &str = "__symbolize";
+
+/// Bytes of private memory that a helper may have.
+pub const MAX_DATA: u64 = 40 << 20;
+
+/// How long one query may take.
+pub const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Addresses in one query.
+pub const MAX_ADDRESSES: usize = 256;
+
+/// Helpers that may be lost.
+pub const MAX_LOST: u32 = 16;
+
+/// Bytes of one message.
+pub const MAX_MESSAGE: u32 = 16 << 20;
+
+/// The helper did not answer and has been ended, or could not be started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lost;
+
+/// Where queries are answered.
+pub struct Helper {
+    place: Place,
+    lost: u32,
+}
+
+enum Place {
+    Process {
+        start: Box<dyn FnMut() -> Command + Send>,
+        running: Option<Running>,
+    },
+    Thread {
+        running: Option<Thread>,
+    },
+}
+
+/// A helper process and the socket to it.
+struct Running {
+    child: Child,
+    socket: UnixStream,
+}
+
+struct Thread {
+    queries: mpsc::Sender<Query>,
+    replies: mpsc::Receiver<Reply>,
+}
+
+impl Helper {
+    /// A process of this same program, whose `main` calls [`serve`] when [`is_requested`].
+    #[must_use]
+    pub fn process() -> Self {
+        Self::command(|| {
+            let mut command = Command::new("/proc/self/exe");
+            command.arg(ARGUMENT);
+            command
+        })
+    }
+
+    /// A process that ends up in [`serve`].
+    pub(super) fn command(start: impl FnMut() -> Command + Send + 'static) -> Self {
+        Self {
+            place: Place::Process {
+                start: Box::new(start),
+                running: None,
+            },
+            lost: 0,
+        }
+    }
+
+    /// A thread of this process, which therefore shares the fate of the parser.
+    #[must_use]
+    pub fn thread() -> Self {
+        Self {
+            place: Place::Thread { running: None },
+            lost: 0,
+        }
+    }
+
+    /// Asks, and waits for the reply.
+    ///
+    /// # Errors
+    ///
+    /// When there is no reply in time; see the module.
+    pub fn ask(&mut self, query: &Query) -> Result<Reply, Lost> {
+        if self.lost >= MAX_LOST {
+            return Err(Lost);
+        }
+        let asked = match &mut self.place {
+            Place::Process { start, running } => ask_process(start, running, query),
+            Place::Thread { running } => ask_thread(running, query),
+        };
+        asked.map_err(|error| {
+            self.lost += 1;
+            log::debug!("the symbolizer's helper was lost: {error}");
+            if self.lost == MAX_LOST {
+                log::warn!(
+                    "reading symbols failed {MAX_LOST} times; from now on no functions are named"
+                );
+            }
+            Lost
+        })
+    }
+}
+
+fn ask_process(
+    start: &mut dyn FnMut() -> Command,
+    running: &mut Option<Running>,
+    query: &Query,
+) -> io::Result<Reply> {
+    let mut helper = match running.take() {
+        Some(helper) => helper,
+        None => Running::start(start())?,
+    };
+    // On an error it is dropped and so ended.
+    let reply = helper.ask(query)?;
+    *running = Some(helper);
+    Ok(reply)
+}
+
+fn ask_thread(running: &mut Option<Thread>, query: &Query) -> io::Result<Reply> {
+    let thread = match running.take() {
+        Some(thread) => thread,
+        None => Thread::start()?,
+    };
+    thread
+        .queries
+        .send(query.clone())
+        .map_err(io::Error::other)?;
+    let reply = thread
+        .replies
+        .recv_timeout(PATIENCE)
+        .map_err(io::Error::other)?;
+    *running = Some(thread);
+    Ok(reply)
+}
+
+impl Running {
+    fn start(mut command: Command) -> io::Result<Self> {
+        let (socket, theirs) = UnixStream::pair()?;
+        let child = command
+            .env_clear()
+            .stdin(Stdio::from(std::os::fd::OwnedFd::from(theirs)))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            // A Ctrl-C on the terminal is for memtrace, which still has stacks to name then.
+            .process_group(0)
+            .spawn()?;
+        Ok(Self { child, socket })
+    }
+
+    fn ask(&mut self, query: &Query) -> io::Result<Reply> {
+        let deadline = Instant::now() + PATIENCE;
+        self.socket.set_write_timeout(Some(PATIENCE))?;
+        send(&mut self.socket, query)?;
+        receive(&mut Until {
+            socket: &self.socket,
+            deadline,
+        })?
+        .ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Fails only when it has already ended.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Thread {
+    fn start() -> io::Result<Self> {
+        let (queries, asked) = mpsc::channel::<Query>();
+        let (answered, replies) = mpsc::channel();
+        std::thread::Builder::new()
+            .name("symbolize".to_owned())
+            .spawn(move || {
+                let mut engine = Engine::default();
+                while let Ok(query) = asked.recv() {
+                    if answered.send(engine.answer(&query)).is_err() {
+                        return;
+                    }
+                }
+            })?;
+        Ok(Self { queries, replies })
+    }
+}
+
+/// Reads from a socket until a moment.
+struct Until<'socket> {
+    socket: &'socket UnixStream,
+    deadline: Instant,
+}
+
+impl Read for Until<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        self.socket.set_read_timeout(Some(left))?;
+        self.socket.read(buffer)
+    }
+}
+
+/// Whether this process was started to be a helper. Ask before anything else is looked at.
+#[must_use]
+pub fn is_requested() -> bool {
+    let mut arguments = std::env::args_os().skip(1);
+    arguments.next().is_some_and(|first| first == ARGUMENT) && arguments.next().is_none()
+}
+
+/// Answers queries on standard input until it is closed.
+#[must_use]
+pub fn serve() -> ExitCode {
+    match try_serve() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::from(2),
+    }
+}
+
+fn try_serve() -> io::Result<()> {
+    limit(libc::RLIMIT_DATA, MAX_DATA)?;
+    // What it parses may be secret, and is not to be left in a file.
+    limit(libc::RLIMIT_CORE, 0)?;
+    let mut socket = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
+    let mut engine = Engine::default();
+    while let Some(query) = receive::<Query>(&mut socket)? {
+        // Who asked gives up then, and ends this process, unless it was itself ended.
+        alarm(2 * PATIENCE);
+        send(&mut socket, &engine.answer(&query))?;
+        alarm(Duration::ZERO);
+    }
+    Ok(())
+}
+
+/// Ends this process when `after` has passed; never, when it is zero.
+fn alarm(after: Duration) {
+    // SAFETY: takes no pointers; the signal keeps its default action, which runs no code here.
+    unsafe { libc::alarm(after.as_secs() as libc::c_uint) };
+}
+
+fn limit(resource: libc::__rlimit_resource_t, most: u64) -> io::Result<()> {
+    let limit = libc::rlimit {
+        rlim_cur: most,
+        rlim_max: most,
+    };
+    // SAFETY: `limit` is a valid rlimit for the whole call, which only reads it.
+    match unsafe { libc::setrlimit(resource, &raw const limit) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Writes a message: its length in four bytes, then JSON.
+fn send(to: &mut impl Write, message: &impl Serialize) -> io::Result<()> {
+    let mut bytes = vec![0; 4];
+    serde_json::to_writer(&mut bytes, message)?;
+    let length = (bytes.len() - 4) as u32;
+    bytes[..4].copy_from_slice(&length.to_le_bytes());
+    to.write_all(&bytes)
+}
+
+/// Reads a message; `None` when the other side has closed.
+fn receive<T: DeserializeOwned>(from: &mut impl Read) -> io::Result<Option<T>> {
+    let mut length = [0; 4];
+    match from.read_exact(&mut length) {
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+        other => other?,
+    }
+    let length = u32::from_le_bytes(length);
+    if length > MAX_MESSAGE {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "the message is too long",
+        ));
+    }
+    let mut bytes = Vec::new();
+    from.take(length.into()).read_to_end(&mut bytes)?;
+    Ok(Some(serde_json::from_slice(&bytes)?))
+}
