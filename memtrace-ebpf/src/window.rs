@@ -230,12 +230,11 @@ pub fn close(ctx: &PerfEventContext, flags: u8) -> Option<()> {
         memtrace_common::config::UNWIND_OFF => (0, FAULT_NO_STACK),
         _ => (stack::take(ctx, marks & BY_KERNEL != 0, thread, process), 0),
     };
+    // SAFETY: the lookup gave a live value.
+    let pid = unsafe { (*thread).pid };
     trace!(
         ctx,
-        "copy: pid {} address {:x} stack {:x}",
-        (unsafe { &*thread }).pid,
-        address,
-        stack_id
+        "copy: pid {} address {:x} stack {:x}", pid, address, stack_id
     );
     emit(
         thread,

@@ -8,7 +8,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use memtrace_common::process::ProcessSlot;
+use memtrace_common::process::{ProcessSlot, SLOT_EXITED};
 use memtrace_common::record::{Cause, Origin};
 
 use crate::collect::{Event, Fault, Lifecycle};
@@ -141,14 +141,37 @@ impl Aggregator {
         let Some(entry) = table.read(slot as usize) else {
             return;
         };
-        let id = self.processes.add(slot, &entry);
         match what {
-            Lifecycle::Fork => {}
-            Lifecycle::Exec => self.processes.execed(id, &entry),
-            Lifecycle::Exit => {
-                self.processes.update(id, &entry);
-                self.processes.release(slot);
-                table.release(slot);
+            Lifecycle::Fork => {
+                self.processes.add(slot, &entry);
+            }
+            Lifecycle::Exec => {
+                let id = self.processes.add(slot, &entry);
+                self.processes.execed(id, &entry);
+            }
+            Lifecycle::Exit => self.exited(slot, &entry, table),
+        }
+    }
+
+    /// Takes the last counters of a process that ended, and gives its slot back. Nothing is done
+    /// twice: an exit can be found in the table before its record is read.
+    fn exited(&mut self, slot: u32, entry: &ProcessSlot, table: &SharedArray<ProcessSlot>) {
+        if entry.state == SLOT_EXITED
+            && let Some(id) = self.processes.by_slot(slot)
+        {
+            self.processes.update(id, entry);
+            self.processes.release(slot);
+            table.release(slot);
+        }
+    }
+
+    /// Looks for processes that ended and whose records were lost. Only right when no record is
+    /// waiting to be read.
+    pub fn find_exited(&mut self, table: &SharedArray<ProcessSlot>) {
+        let slots: Vec<u32> = self.processes.slots().map(|(slot, _)| slot).collect();
+        for slot in slots {
+            if let Some(entry) = table.read(slot as usize) {
+                self.exited(slot, &entry, table);
             }
         }
     }
@@ -279,53 +302,50 @@ impl Aggregator {
 
     fn resolve_stack(&mut self, index: StackIndex) {
         let stack = &mut self.stacks[index];
-        let space = stack.space.take();
-        let lone;
-        let (addresses, incomplete) = match stack.key {
-            StackKey::Taken { id, ip } => match self.taken.get(&id) {
-                Some(taken) => {
-                    stack.truncated = taken.truncated;
-                    (&taken.addresses[..], None)
-                }
-                None => {
-                    stack.lost = true;
-                    lone = [ip];
-                    (&lone[..], Some(Unknown::StackLost))
-                }
-            },
-            StackKey::Instruction { ip, why } => {
-                lone = [ip];
-                (&lone[..], Some(why))
-            }
+        let taken = match stack.key {
+            StackKey::Taken { id, .. } => self.taken.get(&id),
+            StackKey::Instruction { .. } => None,
         };
-        let mut frames = match &space {
-            Some(space) => self.symbolizer.symbolize(space, addresses),
+        let (lone, why) = match stack.key {
+            StackKey::Taken { ip, .. } => ([ip], Unknown::StackLost),
+            StackKey::Instruction { ip, why } => ([ip], why),
+        };
+        let addresses = taken.map_or(&lone[..], |taken| &taken.addresses);
+        let mut frames = match stack.space.take() {
+            Some(space) => self.symbolizer.symbolize(&space, addresses),
             None => addresses.iter().map(|&address| unmapped(address)).collect(),
         };
         let site = blame(&frames);
-        if let Some(why) = incomplete {
-            stack.truncated = true;
+        if taken.is_none() {
             frames.push(missing_callers(why));
         }
-        let site = *self.site_index.entry(site.clone()).or_insert_with(|| {
-            self.sites.push(site);
-            self.sites.len() - 1
-        });
-        stack.site = Some(site);
+        stack.lost = taken.is_none() && why == Unknown::StackLost;
+        stack.truncated = taken.is_none_or(|taken| taken.truncated);
         stack.frames = frames
             .into_iter()
             .map(|frame| intern(&mut self.frames, frame))
             .collect();
-        let kinds = std::mem::take(&mut stack.kinds);
-        let moved = kinds.into_iter().map(|(kind, pages, own)| {
-            let sum = self.sum_of_site(site, kind);
-            let old = std::mem::take(&mut self.sums[own]);
-            self.sums[sum].absorb(&old);
-            self.free_sums.push(own);
-            (kind, pages, sum)
+        self.settle(index, site);
+    }
+
+    /// Puts the faults of a stack down to its call site.
+    fn settle(&mut self, index: StackIndex, site: Site) {
+        let known = self.site_index.get(&site).copied();
+        let site = known.unwrap_or_else(|| {
+            let new = self.sites.len();
+            self.sites.push(site.clone());
+            self.site_index.insert(site, new);
+            new
         });
-        let moved: Vec<_> = moved.collect();
-        self.stacks[index].kinds = moved;
+        self.stacks[index].site = Some(site);
+        let mut kinds = std::mem::take(&mut self.stacks[index].kinds);
+        for (kind, _, sum) in &mut kinds {
+            let own = std::mem::replace(sum, self.sum_of_site(site, *kind));
+            let gathered = std::mem::take(&mut self.sums[own]);
+            self.sums[*sum].absorb(&gathered);
+            self.free_sums.push(own);
+        }
+        self.stacks[index].kinds = kinds;
     }
 }
 

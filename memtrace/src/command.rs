@@ -1,193 +1,305 @@
-//! Runs COMMAND, held back until tracing is attached.
+//! COMMAND: started, but held back until tracing is attached.
 //!
-//! [`Held`] is a child that exists, so that it can be traced, and has not begun to be the program
-//! yet: between fork and exec it waits for one byte from a pipe, its gate. Should memtrace end
-//! without opening the gate, in whatever way, the pipe closes and the child ends too, without
-//! having run anything.
-//!
-//! Fork, search in `PATH`, exec and the report of its failure are the standard library's. Its
-//! `spawn` returns when the child has run exec, which here is after the gate is opened, so it is
-//! called on a thread of its own.
+//! The child waits at a gate, a pipe, between fork and exec. One byte opens it; when memtrace dies
+//! first, the child sees the pipe's end and goes without having run anything.
 
 use std::ffi::{OsStr, OsString};
-use std::io::{self, ErrorKind, PipeReader, PipeWriter, Read as _, Write as _};
-use std::os::fd::{AsRawFd as _, RawFd};
-use std::os::unix::process::ExitStatusExt as _;
-use std::process::ExitStatus;
+use std::fs::File;
+use std::io::{self, Read as _, Write as _};
+use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+use std::path::Path;
+use std::process::{Child, Command};
 use std::thread::JoinHandle;
 
-use anyhow::{Context as _, anyhow, bail};
-use tokio::process::{Child, Command};
+use anyhow::{Context as _, Result, anyhow, bail};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
+use crate::process::pidfd::PidFd;
 use crate::profile::CommandExit;
-use crate::report::escape::escape;
 
-/// A command that is a process already and waits to be let go. Dropping it ends the process.
-#[derive(Debug)]
+/// A command that waits at the gate.
 pub struct Held {
-    program: OsString,
     pid: u32,
-    gate: PipeWriter,
-    spawned: JoinHandle<io::Result<Child>>,
+    name: String,
+    gate: File,
+    /// The standard library returns from starting a program only when it runs, or failed to: that
+    /// is after the gate, so a thread waits for it.
+    starting: JoinHandle<io::Result<Child>>,
 }
 
-/// A command that runs. Dropping it lets it run on.
-#[derive(Debug)]
+/// A command that runs.
 pub struct Running {
     child: Child,
+    ended: AsyncFd<PidFd>,
 }
 
 impl Held {
-    /// Makes the process for `command`, a program and its arguments. It shares memtrace's standard
-    /// streams and its terminal's Ctrl-C.
+    /// Starts `command`, program first, up to the gate.
     ///
     /// # Errors
-    ///
-    /// When there can be no process. Whether the program exists is known at [`Held::release`].
-    ///
-    /// # Panics
-    ///
-    /// Outside a tokio runtime that does I/O.
-    pub fn spawn(command: &[OsString]) -> anyhow::Result<Self> {
-        let (program, arguments) = command.split_first().context("COMMAND is empty")?;
-        let failed = || format!("cannot start '{}'", shown(program));
-        let (waits, gate) = io::pipe().with_context(failed)?;
-        let (mut tells, pid) = io::pipe().with_context(failed)?;
-
-        let mut command = Command::new(program);
-        command.args(arguments);
-        let gate_fd = gate.as_raw_fd();
-        // SAFETY: the closure calls nothing but getpid, write, close and read, which are allowed
-        // between fork and exec, and takes no memory or lock.
-        unsafe { command.pre_exec(move || wait_at_gate(&pid, &waits, gate_fd)) };
-
-        let runtime = tokio::runtime::Handle::current();
-        let spawned = std::thread::Builder::new()
-            .name("memtrace-command".to_owned())
-            .spawn(move || {
-                let _runtime = runtime.enter();
-                command.spawn()
-                // `command` is dropped here, and with it this process's ends of the pipes that
-                // are the child's.
-            })
-            .with_context(failed)?;
+    /// When the program is not there, or no process can be made.
+    pub fn spawn(command: &[OsString]) -> Result<Self> {
+        let (program, args) = command.split_first().context("COMMAND is empty")?;
+        let name = program.to_string_lossy().into_owned();
+        find(program)
+            .with_context(|| format!("cannot run `{name}`, so there is nothing to trace"))?;
+        let (at_gate, gate) = pipe()?;
+        let (mut hello, said) = pipe()?;
+        let mut starter = Command::new(program);
+        starter.args(args);
+        let ends = [at_gate.as_raw_fd(), gate.as_raw_fd(), said.as_raw_fd()];
+        // SAFETY: only system calls that may be made between fork and exec.
+        unsafe { starter.pre_exec(move || wait_at_gate(ends)) };
+        let starting = std::thread::spawn(move || {
+            let child = starter.spawn();
+            // The child has its own copies of these by now.
+            drop((at_gate, said));
+            child
+        });
         let mut pid = [0; 4];
-        if tells.read_exact(&mut pid).is_err() {
-            // There was no child to tell it.
-            let error = joined(spawned)
-                .err()
-                .unwrap_or_else(|| ErrorKind::UnexpectedEof.into());
-            return Err(anyhow!(error).context(failed()));
+        if hello.read_exact(&mut pid).is_err() {
+            let why = match starting.join() {
+                Ok(Err(error)) => anyhow!(error),
+                _ => anyhow!("it ended at once"),
+            };
+            return Err(why.context(format!("cannot start `{name}`")));
         }
-        let pid = u32::from_ne_bytes(pid);
         Ok(Self {
-            program: program.clone(),
-            pid,
+            pid: u32::from_ne_bytes(pid),
+            name,
             gate,
-            spawned,
+            starting,
         })
     }
 
-    /// The process.
+    /// The process, before and after the gate.
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.pid
     }
 
-    /// Lets it become the program.
+    /// Opens the gate.
     ///
     /// # Errors
-    ///
-    /// When the program does not exist or cannot be run.
-    pub fn release(self) -> anyhow::Result<Running> {
-        let Self {
-            program,
-            mut gate,
-            spawned,
-            ..
-        } = self;
-        match gate.write_all(&[1]) {
-            // Somebody ended the child while it waited; how it ended tells.
-            Err(error) if error.kind() == ErrorKind::BrokenPipe => {}
-            result => result.context("cannot let COMMAND go")?,
-        }
-        drop(gate);
-        match joined(spawned) {
-            Ok(child) => Ok(Running { child }),
-            Err(error) => bail!("{}", explain(&program, &error)),
-        }
+    /// When the program cannot be run after all.
+    pub fn release(mut self) -> Result<Running> {
+        let failed = || format!("cannot run `{}`", self.name);
+        self.gate.write_all(b"!").with_context(failed)?;
+        let child = match self.starting.join() {
+            Ok(started) => started.with_context(failed)?,
+            Err(_) => bail!(
+                "cannot run `{}`: the thread that starts it failed",
+                self.name
+            ),
+        };
+        let ended = PidFd::open(child.id())?;
+        // SAFETY: the descriptor stays open, and the same one, until it is dropped.
+        let ended = unsafe { AsyncFd::register_with_interest(ended, Interest::READABLE) }?;
+        Ok(Running { child, ended })
     }
-}
-
-/// In the child: says who it is, and waits to be let go.
-fn wait_at_gate(mut pid: &PipeWriter, mut gate: &PipeReader, own_end: RawFd) -> io::Result<()> {
-    // SAFETY: the child's copy of the parent's end, which nothing in the child uses. While it is
-    // open the gate would not close when the parent ends.
-    unsafe { libc::close(own_end) };
-    pid.write_all(&std::process::id().to_ne_bytes())?;
-    loop {
-        match gate.read(&mut [0]) {
-            Ok(1) => return Ok(()),
-            // The parent has gone, or wants it no more.
-            Ok(_) => return Err(io::Error::from_raw_os_error(libc::ECANCELED)),
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-}
-
-fn joined(spawned: JoinHandle<io::Result<Child>>) -> io::Result<Child> {
-    spawned
-        .join()
-        .unwrap_or_else(|_| Err(io::Error::other("the thread that starts it panicked")))
-}
-
-/// What hinders `program` from running, and what to do.
-fn explain(program: &OsStr, error: &io::Error) -> String {
-    let is_path = program.as_encoded_bytes().contains(&b'/');
-    let program = shown(program);
-    let why = match error.kind() {
-        ErrorKind::NotFound if is_path => {
-            "there is no such file, or the interpreter that it names does not exist".to_owned()
-        }
-        ErrorKind::NotFound => {
-            let path = std::env::var_os("PATH").unwrap_or_default();
-            format!(
-                "there is no such program in PATH, which is {}; name it by its path, or correct \
-                 PATH (sudo sets one of its own)",
-                shown(&path)
-            )
-        }
-        ErrorKind::PermissionDenied => {
-            "it is not permitted; is it a file, executable, and not on a noexec file system?"
-                .to_owned()
-        }
-        _ => error.to_string(),
-    };
-    format!("cannot run '{program}': {why}")
-}
-
-fn shown(text: &OsStr) -> String {
-    escape(&text.to_string_lossy()).into_owned()
 }
 
 impl Running {
-    /// Waits for its end. May be dropped before; the command runs on then.
+    /// Waits for its end.
     ///
     /// # Errors
-    ///
-    /// When the kernel does not say how it ended.
+    /// When the kernel does not tell.
     pub async fn wait(mut self) -> io::Result<CommandExit> {
-        Ok(exit(self.child.wait().await?))
+        self.ended.readable().await?.retain_ready();
+        let status = self.child.wait()?;
+        Ok(CommandExit {
+            status: status.code(),
+            signal: status.signal(),
+        })
     }
 }
 
-fn exit(status: ExitStatus) -> CommandExit {
-    CommandExit {
-        status: status.code(),
-        signal: status.signal(),
+/// In the child: says that it is there, and waits. An error ends it without exec.
+fn wait_at_gate([at_gate, gate, said]: [RawFd; 3]) -> io::Result<()> {
+    let mut byte = 0u8;
+    // SAFETY: system calls on descriptors that this process has, and on memory of its own.
+    unsafe {
+        // Or it would keep the gate's other end open itself, and never see memtrace go.
+        libc::close(gate);
+        let pid = libc::getpid().to_ne_bytes();
+        if libc::write(said, pid.as_ptr().cast(), pid.len()) != pid.len() as isize {
+            return Err(io::Error::last_os_error());
+        }
+        libc::close(said);
+        loop {
+            match libc::read(at_gate, (&raw mut byte).cast(), 1) {
+                1 => return Ok(()),
+                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                _ if io::Error::last_os_error().kind() == io::ErrorKind::Interrupted => {}
+                _ => return Err(io::Error::last_os_error()),
+            }
+        }
     }
+}
+
+/// Both ends of a pipe, to be closed at exec: what is read, what is written.
+fn pipe() -> Result<(File, File)> {
+    let mut ends = [0; 2];
+    // SAFETY: there is room for two descriptors.
+    if unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC) } != 0 {
+        return Err(io::Error::last_os_error()).context("cannot make a pipe");
+    }
+    // SAFETY: just made, and nobody else has them.
+    let [read, write] = ends.map(|end| unsafe { OwnedFd::from_raw_fd(end) });
+    Ok((read.into(), write.into()))
+}
+
+/// Whether `program` can be run, as exec will look for it: found out before anything is attached.
+fn find(program: &OsStr) -> Result<()> {
+    if program.as_bytes().contains(&b'/') {
+        return executable(Path::new(program));
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path).any(|dir| executable(&dir.join(program)).is_ok());
+    if found {
+        Ok(())
+    } else {
+        bail!("it is in no folder of PATH")
+    }
+}
+
+fn executable(path: &Path) -> Result<()> {
+    let metadata = path.metadata()?;
+    if !metadata.is_file() {
+        bail!("it is not a file");
+    }
+    if metadata.permissions().mode() & 0o111 == 0 {
+        bail!("it is not executable");
+    }
+    Ok(())
 }
 
 #[cfg(test)]
-mod tests;
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    fn command(words: &[&str]) -> Vec<OsString> {
+        words.iter().map(OsString::from).collect()
+    }
+
+    fn exit_of(held: Held) -> CommandExit {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(async { held.release().unwrap().wait().await.unwrap() })
+    }
+
+    #[test]
+    fn a_command_does_not_run_before_its_release() {
+        let folder = tempfile::tempdir().unwrap();
+        let mark = folder.path().join("mark");
+        let held = Held::spawn(&command(&["touch", mark.to_str().unwrap()])).unwrap();
+        assert!(Path::new(&format!("/proc/{}", held.pid())).exists());
+        std::thread::sleep(Duration::from_millis(50));
+        assert!(!mark.exists());
+        assert_eq!(
+            exit_of(held),
+            CommandExit {
+                status: Some(0),
+                signal: None
+            }
+        );
+        assert!(mark.exists());
+    }
+
+    #[test]
+    fn its_exit_status_and_signal_are_told() {
+        let exit = |script| exit_of(Held::spawn(&command(&["sh", "-c", script])).unwrap());
+        assert_eq!(
+            exit("exit 3"),
+            CommandExit {
+                status: Some(3),
+                signal: None
+            }
+        );
+        assert_eq!(
+            exit("kill -9 $$"),
+            CommandExit {
+                status: None,
+                signal: Some(9)
+            }
+        );
+    }
+
+    #[test]
+    fn a_command_that_is_not_there_is_found_out_before_it_is_started() {
+        let refused = |program| {
+            format!(
+                "{:#}",
+                Held::spawn(&command(&[program])).err().expect("is refused")
+            )
+        };
+        let message = refused("no-such-program-anywhere");
+        assert_eq!(
+            message,
+            "cannot run `no-such-program-anywhere`, so there is nothing to trace: it is in no \
+             folder of PATH"
+        );
+        assert!(refused("/dev/null").contains("not a file"));
+        assert!(refused("/etc/passwd").contains("not executable"));
+    }
+
+    #[test]
+    fn a_command_that_is_not_released_goes_with_the_gate() {
+        let held = Held::spawn(&command(&["sleep", "1000"])).unwrap();
+        let pid = held.pid();
+        let Held { gate, starting, .. } = held;
+        drop(gate);
+        assert!(starting.join().unwrap().is_err(), "it did not run");
+        assert!(!Path::new(&format!("/proc/{pid}")).exists());
+    }
+
+    /// Not a test of its own: the process that the next test runs, and that dies.
+    #[test]
+    #[ignore = "run by a_held_command_dies_with_memtrace"]
+    fn holder_that_is_killed() {
+        let Ok(mark) = std::env::var("MEMTRACE_TEST_MARK") else {
+            return;
+        };
+        let held = Held::spawn(&command(&["touch", &mark])).unwrap();
+        println!("\nheld {}", held.pid());
+        // SAFETY: no pointers are passed; the process is this one.
+        unsafe { libc::kill(libc::getpid(), libc::SIGKILL) };
+    }
+
+    #[test]
+    fn a_held_command_dies_with_memtrace() {
+        let folder = tempfile::tempdir().unwrap();
+        let mark = folder.path().join("mark");
+        let output = Command::new(std::env::current_exe().unwrap())
+            .args(["--ignored", "--exact", "--nocapture"])
+            .arg("command::tests::holder_that_is_killed")
+            .env("MEMTRACE_TEST_MARK", &mark)
+            .output()
+            .unwrap();
+        assert_eq!(output.status.signal(), Some(libc::SIGKILL));
+        let printed = String::from_utf8(output.stdout).unwrap();
+        let held = printed.lines().find_map(|line| line.strip_prefix("held "));
+        let held: u32 = held.unwrap().parse().unwrap();
+        let ended = || {
+            // Whoever adopts it may be slow to wait for it.
+            let stat = std::fs::read_to_string(format!("/proc/{held}/stat")).unwrap_or_default();
+            stat.is_empty() || stat.contains(") Z ")
+        };
+        let start = std::time::Instant::now();
+        while !ended() {
+            assert!(
+                start.elapsed() < Duration::from_secs(10),
+                "it outlives memtrace"
+            );
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        assert!(!mark.exists());
+    }
+}

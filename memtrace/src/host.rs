@@ -8,11 +8,12 @@ use crate::profile::Host;
 use crate::report::escape::escape;
 
 /// Copies that the tracepoint backend cannot see.
-const BLIND_SPOTS: [&str; 3] = [
+const BLIND_SPOTS: [&str; 4] = [
     "copies made by another process or without a fault of the process itself: ptrace, \
      /proc/PID/mem, process_vm_writev, O_DIRECT reads, io_uring's registered buffers",
     "copies of pages of a hugetlb pool: they look like reuse, and are counted there",
     "whether a shared page was one that KSM had merged: it is counted as origin fork",
+    "what the kernel writes for a process's last thread while it ends",
 ];
 
 /// Describes this machine and how copies are seen.

@@ -2,8 +2,6 @@
 //!
 //! See ARCHITECTURE.md for the way from a fault to a report.
 
-#![allow(text_direction_codepoint_in_literal, reason = "temporary")]
-
 pub mod aggregate;
 pub mod cli;
 pub mod collect;
@@ -27,13 +25,20 @@ use crate::options::Options;
 use crate::summarize::Run;
 
 /// Does one run: traces as `options` say and writes the reports.
+///
+/// # Errors
+/// When the machine does not permit it, what is to be traced is not there, or a report cannot be
+/// written; each error says what to do.
 pub fn run(options: &Options) -> Result<()> {
+    let notes = preflight::check(options)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("cannot start the event loop")?;
     let started_at = host::now_rfc3339();
-    let traced = runtime.block_on(session::trace(options))?;
+    let traced = runtime
+        .block_on(session::trace(options))
+        .map_err(|error| preflight::explain(error, options))?;
     let run = Run {
         host: host::describe(options.unwind),
         command: host::command_line(&options.target),
@@ -43,6 +48,7 @@ pub fn run(options: &Options) -> Result<()> {
         duration_ns: traced.duration_ns,
         health: traced.health,
         undecodable: traced.undecodable,
+        notes,
     };
     let profile = summarize::summarize(traced.folded, run);
     report::sums::check(&profile)

@@ -94,6 +94,15 @@ pub fn check(options: &Options) -> Result<Vec<String>, Problems> {
     }
 }
 
+/// Adds to an error of the trace what it means on this machine, where that is known.
+#[must_use]
+pub fn explain(error: anyhow::Error, options: &Options) -> anyhow::Error {
+    match explain_load_error(&error, &Facts::gather(pids_of(options))) {
+        Some(problem) => error.context(problem),
+        None => error,
+    }
+}
+
 fn pids_of(options: &Options) -> &[u32] {
     match &options.target {
         Target::Attach { pids, .. } => pids,

@@ -1,7 +1,6 @@
 //! One trace, from attach to the last record.
 
 use std::io::Write as _;
-use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 use std::pin::pin;
 use std::time::{Duration, Instant};
 
@@ -15,11 +14,13 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use crate::aggregate::Aggregator;
 use crate::collect::Collector;
 use crate::command::{Held, Running};
+use crate::host;
 use crate::options::{Options, Target};
 use crate::probe::{Probe, Settings};
+use crate::process::pidfd::PidFd;
 use crate::process::traced::clock_ns;
 use crate::profile::CommandExit;
-use crate::progress::{Progress, Snapshot};
+use crate::progress::Progress;
 
 /// How often memtrace looks for records by itself. The BPF side wakes it before the ring buffer
 /// fills up; this bounds how long a few records wait.
@@ -87,7 +88,7 @@ pub async fn trace(options: &Options) -> Result<Traced> {
         ensure!(
             !pid.has_ended(),
             "process {} ended while memtrace attached to it, so there is nothing to trace",
-            pid.pid
+            pid.pid()
         );
     }
     announce(&pids, found);
@@ -200,8 +201,11 @@ impl Session {
                 }
                 () = log_records(&mut self.logger) => {}
                 _ = tick.tick() => {
+                    if !self.drain(probe) {
+                        self.folded.find_exited(&probe.processes);
+                    }
                     self.folded.resolve(RESOLVE_BUDGET);
-                    self.progress.update(|| snapshot(&mut self.folded, probe));
+                    self.progress.update(&self.folded.processes, host::page_size());
                     if self.folded.processes.live() == 0 {
                         break "every traced process ended";
                     }
@@ -243,25 +247,6 @@ impl Session {
     }
 }
 
-/// What the progress line shows.
-fn snapshot(folded: &mut Aggregator, probe: &Probe) -> Snapshot {
-    folded.update_counters(&probe.processes);
-    let counters = || {
-        folded
-            .processes
-            .all()
-            .iter()
-            .map(|process| &process.counters)
-    };
-    let pages: u64 = counters().flat_map(|counters| counters.copied).sum();
-    Snapshot {
-        pages,
-        bytes: pages * crate::host::page_size(),
-        processes: folded.processes.live() as u64,
-        lost: counters().map(|counters| counters.lost).sum(),
-    }
-}
-
 async fn log_records(logger: &mut Option<AsyncFd<EbpfLogger<&'static dyn log::Log>>>) {
     let Some(logger) = logger else {
         return std::future::pending().await;
@@ -294,43 +279,12 @@ impl StopSignals {
         }
     }
 
-    /// Lets the next signal end memtrace.
-    fn restore(&self) {
+    /// Lets the next signal end memtrace; nothing is listened for any more.
+    fn restore(self) {
+        drop(self);
         for signal in [libc::SIGINT, libc::SIGTERM] {
             // SAFETY: the default action is a valid one; no handler of ours runs any more.
             unsafe { libc::signal(signal, libc::SIG_DFL) };
         }
-    }
-}
-
-/// A process, known by more than its pid, which may be given away.
-struct PidFd {
-    pid: u32,
-    fd: OwnedFd,
-}
-
-impl PidFd {
-    fn open(pid: u32) -> Result<Self> {
-        // SAFETY: no pointers are passed.
-        let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
-        if fd < 0 {
-            return Err(std::io::Error::last_os_error())
-                .with_context(|| format!("cannot trace process {pid}"));
-        }
-        // SAFETY: just made, and nobody else has it.
-        Ok(Self {
-            pid,
-            fd: unsafe { OwnedFd::from_raw_fd(fd as i32) },
-        })
-    }
-
-    fn has_ended(&self) -> bool {
-        let mut poll = libc::pollfd {
-            fd: self.fd.as_raw_fd(),
-            events: libc::POLLIN,
-            revents: 0,
-        };
-        // SAFETY: one entry, as said.
-        unsafe { libc::poll(&raw mut poll, 1, 0) > 0 }
     }
 }

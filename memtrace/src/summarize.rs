@@ -33,6 +33,8 @@ pub struct Run {
     pub health: Health,
     /// Records that could not be decoded.
     pub undecodable: u64,
+    /// What limits the report and was known before.
+    pub notes: Vec<String>,
 }
 
 /// Why a cause is `unknown`, while nothing looks at what was written.
@@ -46,7 +48,8 @@ pub fn summarize(folded: Aggregator, run: Run) -> Profile {
     let page_size = run.host.page_size;
     let processes = processes(&folded, &run);
     let totals = totals(&processes, &folded, &run);
-    let warnings = warnings(&totals, &folded, &run);
+    let mut warnings = warnings(&totals, &folded, &run);
+    warnings.extend(run.notes);
     let mut call_sites = call_sites(folded);
     for site in &mut call_sites {
         site.bytes = site.pages * page_size;
@@ -290,6 +293,11 @@ fn warnings(totals: &Totals, folded: &Aggregator, run: &Run) -> Vec<String> {
     say(
         threads,
         "threads could not be traced, since the kernel had no memory or the table was full: their copies are missing",
+    );
+    say(
+        run.health.lifecycle_lost,
+        "notices of processes that were forked, ended or replaced their program were lost: names \
+         of functions may be missing",
     );
     let no_end = all.iter().map(|process| process.counters.no_end).sum();
     say(

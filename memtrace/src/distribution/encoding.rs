@@ -28,7 +28,6 @@ const MAX_TEXT: usize = MAX_PLAIN / 3 * 4 + 1024;
 /// What encoding needs, kept between calls: a report encodes tens of thousands.
 struct Encoder {
     serializer: V2Serializer,
-    compress: Compress,
     plain: Vec<u8>,
     packed: Vec<u8>,
 }
@@ -36,7 +35,6 @@ struct Encoder {
 thread_local! {
     static ENCODER: RefCell<Encoder> = RefCell::new(Encoder {
         serializer: V2Serializer::new(),
-        compress: Compress::new(Compression::default(), true),
         plain: Vec::new(),
         packed: Vec::new(),
     });
@@ -51,7 +49,6 @@ pub(super) fn encode(buckets: &[(u16, u64)]) -> anyhow::Result<String> {
     ENCODER.with_borrow_mut(|encoder| {
         let Encoder {
             serializer,
-            compress,
             plain,
             packed,
         } = encoder;
@@ -63,7 +60,8 @@ pub(super) fn encode(buckets: &[(u16, u64)]) -> anyhow::Result<String> {
         packed.reserve(plain.len() + plain.len() / 500 + 64);
         packed.extend_from_slice(&COMPRESSED_COOKIE.to_be_bytes());
         packed.extend_from_slice(&[0; 4]);
-        compress.reset();
+        // A new one each time: after a reset, the same input can give another output.
+        let mut compress = Compress::new(Compression::default(), true);
         let status = compress.compress_vec(plain, packed, FlushCompress::Finish)?;
         ensure!(
             status == Status::StreamEnd,

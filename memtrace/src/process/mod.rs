@@ -1,4 +1,5 @@
 //! The processes that are traced, as /proc shows them.
 
 pub mod maps;
+pub mod pidfd;
 pub mod traced;

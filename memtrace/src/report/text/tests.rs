@@ -112,7 +112,7 @@ fn text_at_80_columns() {
 
        2.3% ▏         720.0 KiB    180  libssl.so.3+0x4a1f0
              /usr/lib/x86_64-linux-gnu/libssl.so.3 (no symbol)
-             cause unknown; origin file; in 4245; the instruction could not be read
+             cause unknown; origin file; in 4245
              latency min 1.10 µs  p50 1.99 µs  p90 2.91 µs  p99 3.10 µs  max 13.7 µs
              age     min 20.0 ms  p50  1.18 s  p90  2.11 s  p99  2.33 s  max  2.35 s
              stack:
