@@ -267,7 +267,7 @@ fn pid_problem(pid: u32, state: &PidState, facts: &Facts) -> Option<Problem> {
             format!("use --pid {process}"),
         ),
         PidState::KernelThread { comm } => problem(
-            format!("process {pid} is a thread of the kernel"),
+            format!("process {pid} is a kernel thread"),
             format!("[{comm}]; {needed}"),
             "it has no memory of its own, so it copies nothing",
             "name the program that you want to see",

@@ -156,7 +156,7 @@ fn each_problem_of_a_process_has_its_own_message() {
       remedy: use --pid 70
     ");
     insta::assert_snapshot!(pid(2, PidState::KernelThread { comm: "kthreadd".into() }), @"
-    process 2 is a thread of the kernel
+    process 2 is a kernel thread
       found:  [kthreadd]; needed: a running process
       effect: it has no memory of its own, so it copies nothing
       remedy: name the program that you want to see

@@ -209,6 +209,11 @@ impl Details {
                     .as_deref()
                     .map(|name| format!("type {}", escape(name))),
             );
+            facts.extend(
+                site.cause_reason
+                    .as_deref()
+                    .map(|why| escape(why).into_owned()),
+            );
         }
         self.quiet(&facts.join("; "));
     }
