@@ -209,11 +209,6 @@ impl Details {
                     .as_deref()
                     .map(|name| format!("type {}", escape(name))),
             );
-            facts.extend(
-                site.cause_reason
-                    .as_deref()
-                    .map(|why| escape(why).into_owned()),
-            );
         }
         self.quiet(&facts.join("; "));
     }

@@ -150,6 +150,7 @@ fn text_at_80_columns() {
        5.3% ▍           1.6 MiB    409  data       other writable data
        3.1% ▎         976.0 KiB    244  unknown    not known what was written
        1.5% ▏         480.0 KiB    120  allocator  a memory allocator's bookkeeping
+      unknown for 180 pages: the instruction could not be read
 
     Write faults that copied nothing
       reuse        12,345  no longer shared, so the page was used as it is
@@ -245,6 +246,7 @@ fn text_at_160_columns() {
        5.3% ▉                   1.6 MiB    409  data       other writable data
        3.1% ▌                 976.0 KiB    244  unknown    not known what was written
        1.5% ▎                 480.0 KiB    120  allocator  a memory allocator's bookkeeping
+      unknown for 180 pages: the instruction could not be read
 
     Write faults that copied nothing
       reuse        12,345  no longer shared, so the page was used as it is
@@ -337,6 +339,7 @@ fn text_with_losses_says_so_first() {
        6.8% ▌           2.4 MiB    612  kernel     by the kernel, for a system call
        4.5% ▍           1.6 MiB    409  data       other writable data
        1.3% ▏         480.0 KiB    120  allocator  a memory allocator's bookkeeping
+      unknown for 180 pages: the instruction could not be read
 
     Write faults that copied nothing
       reuse        12,345  no longer shared, so the page was used as it is
