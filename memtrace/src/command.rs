@@ -259,4 +259,47 @@ mod tests {
         assert!(starting.join().unwrap().is_err(), "it did not run");
         assert!(!Path::new(&format!("/proc/{pid}")).exists());
     }
+
+    /// Not a test of its own: the process that the next test runs, and that dies.
+    #[test]
+    #[ignore = "run by a_held_command_dies_with_memtrace"]
+    fn holder_that_is_killed() {
+        let Ok(mark) = std::env::var("MEMTRACE_TEST_MARK") else {
+            return;
+        };
+        let held = Held::spawn(&command(&["touch", &mark])).unwrap();
+        println!("\nheld {}", held.pid());
+        // SAFETY: no pointers are passed; the process is this one.
+        unsafe { libc::kill(libc::getpid(), libc::SIGKILL) };
+    }
+
+    #[test]
+    fn a_held_command_dies_with_memtrace() {
+        let folder = tempfile::tempdir().unwrap();
+        let mark = folder.path().join("mark");
+        let output = Command::new(std::env::current_exe().unwrap())
+            .args(["--ignored", "--exact", "--nocapture"])
+            .arg("command::tests::holder_that_is_killed")
+            .env("MEMTRACE_TEST_MARK", &mark)
+            .output()
+            .unwrap();
+        assert_eq!(output.status.signal(), Some(libc::SIGKILL));
+        let printed = String::from_utf8(output.stdout).unwrap();
+        let held = printed.lines().find_map(|line| line.strip_prefix("held "));
+        let held: u32 = held.unwrap().parse().unwrap();
+        let ended = || {
+            // Whoever adopts it may be slow to wait for it.
+            let stat = std::fs::read_to_string(format!("/proc/{held}/stat")).unwrap_or_default();
+            stat.is_empty() || stat.contains(") Z ")
+        };
+        let start = std::time::Instant::now();
+        while !ended() {
+            assert!(
+                start.elapsed() < Duration::from_secs(10),
+                "it outlives memtrace"
+            );
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        assert!(!mark.exists());
+    }
 }

@@ -11,6 +11,7 @@
 //! kernel refuses something all the same.
 
 use std::fmt;
+use std::io::ErrorKind;
 
 use log::info;
 
@@ -289,9 +290,14 @@ fn pid_problem(pid: u32, state: &PidState, facts: &Facts) -> Option<Problem> {
 fn file_problems(options: &Options) -> Vec<Problem> {
     let check = |file: &crate::options::FileReport| {
         let error = check_writable(&file.path).err()?;
+        // The error's own text names a temporary file that nobody asked for.
+        let why = match error.kind() {
+            ErrorKind::NotFound => "there is no such directory".to_owned(),
+            kind => kind.to_string(),
+        };
         Some(problem(
             format!("no report can be written to '{}'", file.path.display()),
-            format!("{error}; needed: a directory that can be written to"),
+            format!("{why}; needed: a directory that can be written to"),
             "the figures of the trace would be lost",
             "name another file, or make its directory",
         ))

@@ -185,7 +185,10 @@ fn a_report_that_cannot_be_written_is_known_before_the_trace() {
     }];
     let text = only(&file_problems(&options));
     assert!(text.starts_with("no report can be written to '/no/such/directory/report.json'\n"));
-    assert!(text.contains("No such file or directory"), "{text}");
+    assert!(
+        text.contains("found:  there is no such directory; needed:"),
+        "{text}"
+    );
 }
 
 #[test]

@@ -209,11 +209,6 @@ impl Details {
                     .as_deref()
                     .map(|name| format!("type {}", escape(name))),
             );
-            facts.extend(
-                site.cause_reason
-                    .as_deref()
-                    .map(|why| escape(why).into_owned()),
-            );
         }
         self.quiet(&facts.join("; "));
     }
@@ -221,12 +216,15 @@ impl Details {
     /// Latency and age, where they are known.
     fn times(&mut self, group: &Group<'_>) {
         let latency = group.merged(|site| &site.latency_ns).summary();
-        self.distribution("latency", latency, Duration::from_nanos);
+        self.distribution("latency", latency, |ns| duration(Duration::from_nanos(ns)));
         let age = group.merged(|site| &site.age_ms).summary();
-        self.distribution("age", age, Duration::from_millis);
+        self.distribution("age", age, |ms| match ms {
+            0 => "<1 ms".to_owned(),
+            _ => duration(Duration::from_millis(ms)),
+        });
     }
 
-    fn distribution(&mut self, name: &str, summary: Option<Summary>, time: fn(u64) -> Duration) {
+    fn distribution(&mut self, name: &str, summary: Option<Summary>, time: fn(u64) -> String) {
         let Some(Summary {
             min,
             p50,
@@ -244,7 +242,7 @@ impl Details {
             ("p99", p99),
             ("max", max),
         ];
-        let figures = figures.map(|(name, value)| format!("{name} {:>7}", duration(time(value))));
+        let figures = figures.map(|(name, value)| format!("{name} {:>7}", time(value)));
         let line = format!("{}{name:<7} {}", " ".repeat(DETAIL), figures.join("  "));
         if width(&line) <= self.screen.room(0) {
             self.lines.push(self.screen.paint(DIM, &line));

@@ -127,17 +127,23 @@ pub(super) fn shorten(text: &str, room: usize) -> String {
     }
 }
 
-/// `path`, its beginning left out when it is wider than `room`.
+/// `path`, its beginning left out when it is wider than `room`; at a slash, where one is near.
 pub(super) fn shorten_left(path: &str, room: usize) -> String {
-    if width(path) <= room || room == 0 {
-        return if room == 0 {
-            String::new()
-        } else {
-            path.to_owned()
-        };
+    if width(path) <= room {
+        return path.to_owned();
+    }
+    if room == 0 {
+        return String::new();
     }
     let back: String = take(path.chars().rev(), room - 1).chars().rev().collect();
-    format!("…{back}")
+    let whole = back.find('/').map_or("", |slash| &back[slash..]);
+    // Half of a folder's name says less than the room for it is worth, unless that is much.
+    let kept = if width(whole) * 2 > room {
+        whole
+    } else {
+        &back
+    };
+    format!("…{kept}")
 }
 
 /// The first characters that fit into `room` columns.
@@ -174,6 +180,7 @@ mod tests {
         assert_eq!(shorten("abc", 1), "…");
         assert_eq!(shorten("abc", 0), "");
         assert_eq!(shorten_left("/srv/shop/app.py:31", 10), "…app.py:31");
+        assert_eq!(shorten_left("/srv/shop/app.py:31", 14), "…/app.py:31");
         assert_eq!(shorten_left("a.py", 0), "");
         for room in 1..30 {
             assert!(width(&shorten("größe::日本語::größe::日本語", room)) <= room);

@@ -107,12 +107,12 @@ fn text_at_80_columns() {
              latency min 1.10 µs  p50 2.06 µs  p90 2.91 µs  p99 3.10 µs  max 45.3 µs
              age     min 20.0 ms  p50  2.61 s  p90  4.69 s  p99  5.16 s  max  5.21 s
              stack:
-               std::_Hashtable<std…_insert_unique_node  …++/12/bits/hashtable.h:1719
+               std::_Hashtable<std:…M_insert_unique_node  …/12/bits/hashtable.h:1719
                shop::pricing::apply  src/pricing.cc:77
 
        2.3% ▏         720.0 KiB    180  libssl.so.3+0x4a1f0
              /usr/lib/x86_64-linux-gnu/libssl.so.3 (no symbol)
-             cause unknown; origin file; in 4245; the instruction could not be read
+             cause unknown; origin file; in 4245
              latency min 1.10 µs  p50 1.99 µs  p90 2.91 µs  p99 3.10 µs  max 13.7 µs
              age     min 20.0 ms  p50  1.18 s  p90  2.11 s  p99  2.33 s  max  2.35 s
              stack:
@@ -150,6 +150,7 @@ fn text_at_80_columns() {
        5.3% ▍           1.6 MiB    409  data       other writable data
        3.1% ▎         976.0 KiB    244  unknown    not known what was written
        1.5% ▏         480.0 KiB    120  allocator  a memory allocator's bookkeeping
+      unknown for 180 pages: the instruction could not be read
 
     Write faults that copied nothing
       reuse        12,345  no longer shared, so the page was used as it is
@@ -227,7 +228,7 @@ fn text_at_160_columns() {
              latency min 1.10 µs  p50 2.06 µs  p90 2.91 µs  p99 3.10 µs  max 45.3 µs
              age     min 20.0 ms  p50  2.61 s  p90  4.69 s  p99  5.16 s  max  5.21 s
              stack:
-               std::_Hashtable<std::string, std::pair<std::string const, s…string const, shop::pricing::Rule>>>::_M_insert_unique_node  …++/12/bits/hashtable.h:1719
+               std::_Hashtable<std::string, std::pair<std::string const, sh…:string const, shop::pricing::Rule>>>::_M_insert_unique_node  …/12/bits/hashtable.h:1719
                shop::pricing::apply  src/pricing.cc:77
       ... 4 more: 1.5 MiB, 373 pages (4.8%)
 
@@ -245,6 +246,7 @@ fn text_at_160_columns() {
        5.3% ▉                   1.6 MiB    409  data       other writable data
        3.1% ▌                 976.0 KiB    244  unknown    not known what was written
        1.5% ▎                 480.0 KiB    120  allocator  a memory allocator's bookkeeping
+      unknown for 180 pages: the instruction could not be read
 
     Write faults that copied nothing
       reuse        12,345  no longer shared, so the page was used as it is
@@ -337,6 +339,7 @@ fn text_with_losses_says_so_first() {
        6.8% ▌           2.4 MiB    612  kernel     by the kernel, for a system call
        4.5% ▍           1.6 MiB    409  data       other writable data
        1.3% ▏         480.0 KiB    120  allocator  a memory allocator's bookkeeping
+      unknown for 180 pages: the instruction could not be read
 
     Write faults that copied nothing
       reuse        12,345  no longer shared, so the page was used as it is
@@ -461,7 +464,7 @@ fn main_table_by_type() {
              age     min 20.0 ms  p50  2.75 s  p90  5.30 s  p99  5.95 s  max  6.02 s
               78.5%  gc_collect_main  ./Modules/gcmodule.c:1202
                9.5%  sock_recv_impl  ./Modules/socketmodule.c:3480
-               6.2%  std::_Hashtable<std::strin…>>>::_M_insert_unique_node  …++/12/bits/hashtable.h:1719
+               6.2%  std::_Hashtable<std::string…e>>>::_M_insert_unique_node  …/12/bits/hashtable.h:1719
                5.8%  in 4 call sites more
 
       17.3% █▊           5.3 MiB  1,350  decimal.Decimal
@@ -481,7 +484,7 @@ fn main_table_by_process() {
              cause gc 60.0%, refcount 20.0%, data 11.4%, kernel 8.6%; origin fork
               60.0%  gc_collect_main  ./Modules/gcmodule.c:1202
               20.0%  checkout  /srv/shop/app/views.py:91
-              11.4%  std::_Hashtable<std::strin…>>>::_M_insert_unique_node  …++/12/bits/hashtable.h:1719
+              11.4%  std::_Hashtable<std::string…e>>>::_M_insert_unique_node  …/12/bits/hashtable.h:1719
                8.6%  sock_recv_impl  ./Modules/socketmodule.c:3480
 
       38.8% ███▉        11.8 MiB  3,021  4244 gunicorn: worke

@@ -1,14 +1,16 @@
 //! The last tables: what the pages were, why they were written, what copied nothing, and what
 //! could not be seen.
 
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 
 use super::copies::{cells, columns};
 use super::heading;
 use super::screen::{DIM, Screen, width};
 use super::table::{Row, Table};
-use super::words::{self, count};
+use super::words::{self, count, counted};
 use crate::profile::{CauseName, OriginName, Profile};
+use crate::report::escape::escape;
 use crate::report::sums::{causes, origins};
 
 /// Copied pages by origin and by cause.
@@ -56,7 +58,26 @@ pub(super) fn origins_and_causes(
         "What was written to them",
         "CAUSE",
         &rows,
-    )
+    )?;
+    unknown_causes(profile, screen, out)
+}
+
+/// Why causes are not known: said once here, not at every call site.
+fn unknown_causes(profile: &Profile, screen: Screen, out: &mut dyn Write) -> io::Result<()> {
+    let mut reasons: BTreeMap<&str, u64> = BTreeMap::new();
+    for site in &profile.call_sites {
+        if let Some(reason) = &site.cause_reason {
+            *reasons.entry(reason).or_default() += site.pages;
+        }
+    }
+    for (reason, pages) in reasons {
+        let pages = counted(pages, "page", "pages");
+        let text = format!("unknown for {pages}: {}", escape(reason));
+        for line in screen.wrap(2, &text) {
+            writeln!(out, "{}", screen.paint(DIM, &line))?;
+        }
+    }
+    Ok(())
 }
 
 fn table(
@@ -153,11 +174,7 @@ pub(super) fn blind_spots(
         "",
     )?;
     for spot in &host.blind_spots {
-        for (at, line) in screen
-            .wrap(4, &crate::report::escape::escape(spot))
-            .iter()
-            .enumerate()
-        {
+        for (at, line) in screen.wrap(4, &escape(spot)).iter().enumerate() {
             let mark = if at == 0 { "  - " } else { "    " };
             writeln!(out, "{mark}{}", line.trim_start())?;
         }
