@@ -21,7 +21,7 @@ const MAX_CMDLINE: u64 = 4096;
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 
 /// And not later than this.
-const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+const LONGEST_PAUSE: Duration = Duration::from_mins(1);
 
 /// A process of the traced set, by first appearance.
 pub type ProcessId = usize;
