@@ -8,7 +8,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use memtrace_common::process::{ProcessSlot, SLOT_EXITED};
+use memtrace_common::process::{MAX_PROCESSES, ProcessSlot, SLOT_EXITED};
 use memtrace_common::record::{Cause, Origin};
 
 use crate::collect::{Event, Fault, Lifecycle};
@@ -168,13 +168,19 @@ impl Aggregator {
         }
     }
 
-    /// Looks for processes that ended and whose records were lost. Only right when no record is
-    /// waiting to be read.
-    pub fn find_exited(&mut self, table: &SharedArray<ProcessSlot>) {
-        let slots: Vec<u32> = self.processes.slots().map(|(slot, _)| slot).collect();
-        for slot in slots {
+    /// Takes from the table what lost records would have said: processes that are there and were
+    /// not announced, and processes that ended before `before_ns` of `CLOCK_MONOTONIC`, of which no
+    /// record may still be waiting to be read.
+    pub fn catch_up(&mut self, table: &SharedArray<ProcessSlot>, before_ns: u64) {
+        for slot in 0..MAX_PROCESSES {
+            if !table.is_used(slot) {
+                continue;
+            }
             if let Some(entry) = table.read(slot as usize) {
-                self.exited(slot, &entry, table);
+                self.processes.add(slot, &entry);
+                if entry.exited_ns < before_ns {
+                    self.exited(slot, &entry, table);
+                }
             }
         }
     }

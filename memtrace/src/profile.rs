@@ -41,7 +41,7 @@ pub struct Profile {
     pub types: Vec<TypeRow>,
     /// What would help; empty while nothing is proposed.
     pub advice: Vec<Advice>,
-    /// What the reader must know before trusting the figures: losses first.
+    /// What the reader must know before trusting the figures, besides [`Totals::lost`].
     pub warnings: Vec<String>,
 }
 

@@ -37,8 +37,14 @@ const CALM: usize = 2048;
 /// For how long stacks are symbolized at a time while the target runs.
 const RESOLVE_BUDGET: Duration = Duration::from_millis(10);
 
+/// A process that ended longer ago than this has no records left when all that are there are read.
+const RECORDS_LATE: Duration = Duration::from_secs(1);
+
 /// How long the last programs that began before the detachment may take.
 const SETTLE: Duration = Duration::from_millis(5);
+
+/// Where memtrace stands among processes while it traces: before ordinary ones.
+const NICENESS: libc::c_int = -10;
 
 /// How long COMMAND is waited for after Ctrl-C, which reaches it too.
 const COMMAND_GRACE: Duration = Duration::from_secs(1);
@@ -88,6 +94,7 @@ pub async fn trace(options: &Options) -> Result<Traced> {
     // Here and not around the whole: a COMMAND that is not there is no fault of the kernel.
     let mut probe = Probe::attach(settings).map_err(|error| preflight::explain(error, options))?;
     let mut session = Session::new(&mut probe)?;
+    stay_ahead();
     let started_ns = clock_ns(libc::CLOCK_MONOTONIC);
     let found = probe.trace(&pids)?;
     for pid in &alive {
@@ -113,6 +120,22 @@ pub async fn trace(options: &Options) -> Result<Traced> {
         undecodable: session.records.get_ref().undecodable(),
         command_exit: ending.command_exit,
     })
+}
+
+/// Asks to be run before the target where both want the same CPU: what is taken too late is lost,
+/// and taking it needs a tenth of a CPU at most. Processes that memtrace starts do not inherit it.
+fn stay_ahead() {
+    let no_priority = libc::sched_param { sched_priority: 0 };
+    let policy = libc::SCHED_OTHER | libc::SCHED_RESET_ON_FORK;
+    // SAFETY: the parameter is there to be read; no other pointers are passed.
+    let done = unsafe {
+        libc::sched_setscheduler(0, policy, &raw const no_priority) == 0
+            && libc::setpriority(libc::PRIO_PROCESS, 0, NICENESS) == 0
+    };
+    if !done {
+        let error = std::io::Error::last_os_error();
+        debug!("memtrace keeps its priority: {error}");
+    }
 }
 
 fn announce(pids: &[u32], found: usize) {
@@ -187,6 +210,7 @@ impl Session {
         let mut wait = pin!(wait);
         let mut command_exit = None;
         let mut records = 0;
+        let mut caught_up = (0, Instant::now());
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let why = loop {
@@ -211,8 +235,12 @@ impl Session {
                 () = log_records(&mut self.logger) => {}
                 _ = tick.tick() => {
                     let taken = self.drain(probe);
-                    if taken < BATCH {
-                        self.folded.find_exited(&probe.processes);
+                    // Also a second later: a process may have ended only now.
+                    let lost = probe.health().lifecycle_lost;
+                    if taken < BATCH && lost > 0 && (lost > caught_up.0 || caught_up.1.elapsed() > RECORDS_LATE) {
+                        caught_up = (lost, Instant::now());
+                        let settled = clock_ns(libc::CLOCK_MONOTONIC) - RECORDS_LATE.as_nanos() as u64;
+                        self.folded.catch_up(&probe.processes, settled);
                     }
                     if std::mem::take(&mut records) + taken < CALM {
                         self.folded.resolve(RESOLVE_BUDGET);
@@ -250,6 +278,7 @@ impl Session {
         probe.detach();
         std::thread::sleep(SETTLE);
         while self.drain(probe) == BATCH {}
+        self.folded.catch_up(&probe.processes, u64::MAX);
         self.folded.update_counters(&probe.processes);
         debug!("detached and drained after {:?}", start.elapsed());
         while !self.folded.resolve(Duration::MAX) {}

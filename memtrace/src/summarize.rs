@@ -48,7 +48,7 @@ pub fn summarize(folded: Aggregator, run: Run) -> Profile {
     let page_size = run.host.page_size;
     let processes = processes(&folded, &run);
     let totals = totals(&processes, &folded, &run);
-    let mut warnings = warnings(&totals, &folded, &run);
+    let mut warnings = warnings(&folded, &run);
     warnings.extend(run.notes);
     let mut call_sites = call_sites(folded);
     for site in &mut call_sites {
@@ -264,36 +264,15 @@ fn lost_sites(processes: &[Traced]) -> Vec<CallSite> {
         .collect()
 }
 
-fn warnings(totals: &Totals, folded: &Aggregator, run: &Run) -> Vec<String> {
+/// What [`Totals::lost`] does not say.
+fn warnings(folded: &Aggregator, run: &Run) -> Vec<String> {
     let mut warnings = Vec::new();
-    let Lost {
-        faults,
-        stacks,
-        processes,
-        threads,
-    } = totals.lost;
     let all = folded.processes.all();
     let mut say = |count: u64, text: &str| {
         if count > 0 {
             warnings.push(format!("{count} {text}"));
         }
     };
-    say(
-        faults,
-        "copied pages were counted, but memtrace was too slow to take their records: they have no call site (shown as [lost])",
-    );
-    say(
-        stacks,
-        "copied pages have no stack beyond the instruction, since memtrace was too slow to take it",
-    );
-    say(
-        processes,
-        "processes could not be traced, since the table of processes was full: their copies are missing",
-    );
-    say(
-        threads,
-        "threads could not be traced, since the kernel had no memory or the table was full: their copies are missing",
-    );
     say(
         run.health.lifecycle_lost,
         "notices of processes that were forked, ended or replaced their program were lost: names \

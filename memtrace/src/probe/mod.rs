@@ -24,9 +24,9 @@ use crate::options::Unwind;
 static OBJECT: &[u8] =
     aya::include_bytes_aligned!(concat!(env!("CARGO_MANIFEST_DIR"), "/bpf/memtrace.bpf.o"));
 
-/// Bytes of the ring buffer: 131,072 copies, which even a storm on all of a small machine's CPUs
-/// takes a sixth of a second to make. Twice that is mapped into memtrace's memory.
-const RING_BYTES: u32 = 8 << 20;
+/// Bytes of the ring buffer: 262,144 copies, which even a storm on all of a small machine's CPUs
+/// takes a third of a second to make. Twice that is mapped into memtrace's memory.
+const RING_BYTES: u32 = 16 << 20;
 
 /// Fault records on one CPU after which memtrace is woken; it looks by itself now and then too.
 const WAKEUP_RECORDS: u32 = 1024;

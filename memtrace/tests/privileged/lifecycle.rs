@@ -128,6 +128,33 @@ fn without_a_pid_the_command_is_traced() {
     assert_eq!((exit.status, exit.signal), (Some(0), None));
 }
 
+#[test]
+fn a_memtrace_that_was_stopped_loses_records_and_no_counts() {
+    let mut fixture = requires!(Fixture::start(&[
+        "storm", "--forks", "4", "--pages", "100000"
+    ]));
+    let trace = Trace::attach(fixture.pid);
+    signal(trace.pid(), libc::SIGSTOP);
+    fixture.go();
+    let truth = fixture.truth();
+    signal(trace.pid(), libc::SIGCONT);
+    let report = trace.finish();
+    let totals = &report.0.totals;
+    assert!(totals.lost.faults > 0, "{:?}", totals.lost);
+    let (seen, noise) = (totals.copied_pages, 24 * 5);
+    assert!(
+        (truth.copied..truth.copied + noise).contains(&seen),
+        "{seen}, {truth:#?}"
+    );
+    assert_eq!(report.0.processes.len(), 5);
+    let lost = report
+        .0
+        .call_sites
+        .iter()
+        .filter(|site| &*site.site.function == "[lost]");
+    assert_eq!(lost.map(|site| site.pages).sum::<u64>(), totals.lost.faults);
+}
+
 /// `bpf(2)` commands that list what is loaded, with the name of the number in /proc/PID/fdinfo.
 const LISTS: [(libc::c_int, &str); 3] = [(11, "prog_id"), (12, "map_id"), (31, "link_id")];
 

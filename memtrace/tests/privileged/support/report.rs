@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use memtrace::profile::{
-    ByCause, ByOrigin, CallSite, Frame, NotCopied, OriginName, Process, Profile,
+    ByCause, ByOrigin, CallSite, CauseName, Frame, NotCopied, OriginName, Process, Profile,
 };
 
 use super::Truth;
@@ -103,7 +103,12 @@ impl Report {
     /// Copied pages whose stack has a frame of `function`, by origin.
     pub fn pages_in(&self, function: &str) -> BTreeMap<String, u64> {
         let mut pages = BTreeMap::new();
-        for site in &self.0.call_sites {
+        for site in self
+            .0
+            .call_sites
+            .iter()
+            .filter(|site| counts(site, function))
+        {
             for stack in &site.stacks {
                 if stack.frames.iter().any(|frame| is(frame, function)) {
                     *pages.entry(origin(site.origin).to_owned()).or_default() += stack.pages;
@@ -127,9 +132,11 @@ impl Report {
     /// Call sites all of whose stacks have a frame of `function`.
     pub fn sites_in(&self, function: &str) -> impl Iterator<Item = &CallSite> {
         self.0.call_sites.iter().filter(move |site| {
-            site.stacks
-                .iter()
-                .all(|stack| stack.frames.iter().any(|frame| is(frame, function)))
+            counts(site, function)
+                && site
+                    .stacks
+                    .iter()
+                    .all(|stack| stack.frames.iter().any(|frame| is(frame, function)))
         })
     }
 
@@ -223,6 +230,12 @@ impl Report {
             }
         }
     }
+}
+
+/// Whether a call site's copies can be of the tested range. The kernel also writes where a thread is
+/// preempted or gets a signal, whatever function it is in: to the thread's own area and its stack.
+fn counts(site: &CallSite, function: &str) -> bool {
+    function == "dirty_by_kernel" || site.cause != CauseName::Kernel
 }
 
 /// Whether a frame is of `function`, whatever its path.
