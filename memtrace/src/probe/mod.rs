@@ -95,6 +95,8 @@ impl Probe {
         finder
             .load("task", &btf)
             .map_err(|error| refused("find_processes", error))?;
+        drop(btf);
+        give_memory_back();
         Ok(Self {
             found: array(&ebpf, "FOUND", 1)?,
             processes: array(&ebpf, "PROCESSES", MAX_PROCESSES as usize)?,
@@ -170,6 +172,15 @@ impl Probe {
 
     fn ebpf(&mut self) -> Result<&mut Ebpf> {
         self.ebpf.as_mut().context("the BPF programs are detached")
+    }
+}
+
+/// The kernel's types took tens of megabytes, which are not needed while tracing.
+fn give_memory_back() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: the allocator may be asked at any time; it only returns what nobody uses.
+    unsafe {
+        libc::malloc_trim(0);
     }
 }
 
