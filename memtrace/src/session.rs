@@ -228,7 +228,8 @@ impl Session {
                         break "COMMAND ended";
                     }
                 }
-                () = std::future::ready(()), if more => {}
+                // Not simply ready: signals and clocks must get their turn in a storm without end.
+                () = tokio::task::yield_now(), if more => {}
                 ready = self.records.readable() => {
                     ready?.clear_ready();
                 }
