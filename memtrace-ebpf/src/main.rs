@@ -42,7 +42,7 @@ fn page_fault_kernel(ctx: BtfTracePointContext) -> Option<()> {
 /// `mm_page_alloc(page, order, gfp_flags, migratetype)`: the kernel took a page.
 #[btf_tracepoint(function = "mm_page_alloc")]
 fn mm_page_alloc(ctx: BtfTracePointContext) -> Option<()> {
-    window::page_allocated(ctx.arg(0), ctx.arg(1), ctx.arg(2), &ctx)
+    window::page_allocated(ctx.arg(0), ctx.arg(1), ctx.arg(2))
 }
 
 /// `mm_page_free(page, order)`: the kernel gave a page back.

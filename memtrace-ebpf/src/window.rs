@@ -129,7 +129,7 @@ pub fn open(ctx: &BtfTracePointContext, mode: Mode) -> Option<()> {
 
 /// The kernel allocated a page on this thread.
 #[inline(always)]
-pub fn page_allocated(page: u64, order: u32, gfp: u32, _ctx: &BtfTracePointContext) -> Option<()> {
+pub fn page_allocated(page: u64, order: u32, gfp: u32) -> Option<()> {
     // What user memory is made of is movable; pages for page tables and for interrupts are not.
     if gfp & GFP_MOVABLE == 0 || page == 0 {
         return None;

@@ -297,8 +297,8 @@ impl Aggregator {
         sum
     }
 
-    /// Symbolizes stacks for about `budget`, the oldest first. Returns whether all are done.
-    pub fn resolve(&mut self, budget: Duration) -> bool {
+    /// Symbolizes stacks for about `budget`, the oldest first.
+    pub fn resolve(&mut self, budget: Duration) {
         let start = Instant::now();
         while !self.unresolved.is_empty() && start.elapsed() < budget {
             let several = self.unresolved.len().min(STACKS_AT_ONCE);
@@ -315,7 +315,6 @@ impl Aggregator {
                 self.resolve_stack(index);
             }
         }
-        self.unresolved.is_empty()
     }
 
     fn resolve_stack(&mut self, index: StackIndex) {

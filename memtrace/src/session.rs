@@ -210,7 +210,7 @@ impl Session {
         let mut wait = pin!(wait);
         let mut command_exit = None;
         let mut records = 0;
-        let mut caught_up = (0, Instant::now());
+        let mut caught_up = Instant::now();
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let why = loop {
@@ -236,11 +236,11 @@ impl Session {
                 () = log_records(&mut self.logger) => {}
                 _ = tick.tick() => {
                     let taken = self.drain(probe);
-                    // Also a second later: a process may have ended only now.
-                    let lost = probe.health().lifecycle_lost;
-                    if taken < BATCH && lost > 0 && (lost > caught_up.0 || caught_up.1.elapsed() > RECORDS_LATE) {
-                        caught_up = (lost, Instant::now());
-                        let settled = clock_ns(libc::CLOCK_MONOTONIC) - RECORDS_LATE.as_nanos() as u64;
+                    let has_lost = probe.health().lifecycle_lost > 0;
+                    if has_lost && taken < BATCH && caught_up.elapsed() > RECORDS_LATE {
+                        caught_up = Instant::now();
+                        let late = RECORDS_LATE.as_nanos() as u64;
+                        let settled = clock_ns(libc::CLOCK_MONOTONIC) - late;
                         self.folded.catch_up(&probe.processes, settled);
                     }
                     if std::mem::take(&mut records) + taken < CALM {
@@ -282,7 +282,7 @@ impl Session {
         self.folded.catch_up(&probe.processes, u64::MAX);
         self.folded.update_counters(&probe.processes);
         debug!("detached and drained after {:?}", start.elapsed());
-        while !self.folded.resolve(Duration::MAX) {}
+        self.folded.resolve(Duration::MAX);
         debug!("symbolized after {:?}", start.elapsed());
     }
 }

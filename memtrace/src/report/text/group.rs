@@ -167,16 +167,7 @@ fn process_name(profile: &Profile, pid: u32) -> String {
 mod tests {
     use super::*;
     use crate::report::sample::{sample, sample_with_losses};
-
-    const ALL: [By; 7] = [
-        By::Site,
-        By::Function,
-        By::Stack,
-        By::Type,
-        By::Process,
-        By::File,
-        By::Cause,
-    ];
+    use crate::report::text::tests::ALL;
 
     #[test]
     fn every_grouping_keeps_all_pages_and_bytes() {

@@ -33,7 +33,8 @@ fn main_table(by: By) -> String {
         .to_owned()
 }
 
-const ALL: [By; 7] = [
+/// Every grouping.
+pub(super) const ALL: [By; 7] = [
     By::Site,
     By::Function,
     By::Stack,
