@@ -30,14 +30,20 @@ globals! {
     TASK_GROUP_LEADER,
     /// `u32`: offset of `task_struct.start_boottime` (before 5.5 `real_start_time`).
     TASK_START_BOOTTIME,
+    /// `u32`: offset of `task_struct.thread.fsbase`.
+    TASK_THREAD_POINTER,
     /// `u32`: offset of `pt_regs.ip`.
     REGS_IP,
     /// `u32`: offset of `pt_regs.bp`.
     REGS_FP,
+    /// `u32`: offset of `pt_regs.sp`.
+    REGS_SP,
     /// `u8`: 1 when children are traced too.
     FOLLOW,
     /// `u8`: how stacks are taken, `UNWIND_*`.
     UNWIND,
+    /// `u8`: 1 when Python frames are taken.
+    PYTHON,
     /// `u32`: fault records on one CPU after which the loader is woken; a power of two.
     WAKEUP_RECORDS,
 }

@@ -8,6 +8,7 @@
 #![no_std]
 
 pub mod config;
+pub mod interpreter;
 pub mod process;
 pub mod record;
 

@@ -47,12 +47,15 @@ pub struct ProcessSlot {
     /// The kernel's `start_boottime` of the process, in nanoseconds of `CLOCK_BOOTTIME`: with the
     /// pid, who it is. /proc/PID/stat shows it in ticks.
     pub start_boottime_ns: u64,
+    /// Its entry in the table of interpreters; 0 when it has none, or none is known. Written by
+    /// the loader, inherited at fork, and 0 again after exec.
+    pub interpreter: u64,
     /// Name of the thread group's leader at fork or exec, as the kernel keeps it.
     pub comm: [u8; 16],
     /// What was counted for it.
     pub counters: Counters,
 }
-assert_layout!(ProcessSlot, size = 192);
+assert_layout!(ProcessSlot, size = 200);
 
 /// Faults of one process, each counted in exactly one field, except [`Counters::lost`] and
 /// [`Counters::no_end`].

@@ -23,6 +23,8 @@ coded! {
         Exec = 4,
         /// A [`ProcessRecord`]: a process ended.
         Exit = 5,
+        /// A [`CodeRecord`], followed by what it was read from.
+        Code = 6,
     }
 }
 
@@ -62,6 +64,31 @@ coded! {
     }
 }
 
+coded! {
+    /// What was seen in memory at the moment of the write, and made its cause.
+    Evidence {
+        /// Memory was not looked at: there is no interpreter, or the kernel wrote.
+        None = 0,
+        /// A reference count: a type follows it, and the count is a plausible one.
+        Refcount = 1,
+        /// The header that the collector has before an object, or the object's own bits for it.
+        GcHeader = 2,
+        /// The header of one of the interpreter's pools.
+        PoolHeader = 3,
+        /// Memory of an object that is being freed: its count is 0.
+        Freed = 4,
+        /// A field of an object; [`FaultRecord::offset`] says which.
+        Field = 5,
+        /// In a block of one of the interpreter's pools that is no object: items of a list, keys
+        /// of a dict, or free. [`FaultRecord::offset`] is from the block's start.
+        Block = 6,
+        /// Neither an object that could be recognised nor in a pool.
+        Elsewhere = 7,
+        /// The memory around the address could not be read.
+        Unreadable = 8,
+    }
+}
+
 /// Flag of a [`FaultRecord`]: the fault's end was not seen, so its latency is not known and its
 /// stack is only the faulting instruction.
 pub const FAULT_NO_END: u8 = 1;
@@ -71,6 +98,15 @@ pub const FAULT_MAJOR: u8 = 2;
 pub const FAULT_NO_STACK: u8 = 4;
 /// Flag of a [`StackRecord`]: there were more frames than [`MAX_FRAMES`].
 pub const STACK_TRUNCATED: u8 = 1;
+/// Flag of a [`StackRecord`]: there were more Python frames than
+/// [`MAX_PYTHON_FRAMES`](crate::interpreter::MAX_PYTHON_FRAMES).
+pub const PYTHON_TRUNCATED: u8 = 2;
+/// Flag of a [`StackRecord`]: Python frames could not be read to the end.
+pub const PYTHON_DAMAGED: u8 = 4;
+
+/// Bit of [`PythonFrame::code`]: the interpreter's loop was entered with this frame, so that its
+/// caller is compiled code.
+pub const FRAME_IS_ENTRY: u64 = 1;
 
 /// One copied page.
 #[derive(Clone, Copy, Debug)]
@@ -99,27 +135,101 @@ pub struct FaultRecord {
     pub ip: u64,
     /// The stack, see [`StackRecord::id`]; 0 when none was taken.
     pub stack_id: u64,
-    /// Reserved for the type of the object written to; 0.
+    /// Address of the type of the object written to; 0 where there is none.
     pub object_type: u64,
+    /// [`Evidence`], coded.
+    pub evidence: u8,
+    /// Reserved, zero.
+    pub reserved: [u8; 3],
+    /// With [`Evidence::Field`], [`Evidence::Block`]: bytes from the start of the object or block
+    /// to the address.
+    pub offset: i32,
 }
-assert_layout!(FaultRecord, size = 56);
+assert_layout!(FaultRecord, size = 64);
 
-/// A stack that this trace has not seen before; `frames` addresses of 8 bytes follow, leaf first.
+/// A stack that this trace has not seen before. Behind it follow `frames` addresses of 8 bytes,
+/// leaf first, then `python_frames` times a [`PythonFrame`], innermost first.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct StackRecord {
     /// [`RecordKind::Stack`].
     pub kind: u8,
-    /// `STACK_*` bits.
+    /// `STACK_*` and `PYTHON_*` bits.
     pub flags: u8,
-    /// How many frames follow, at most [`MAX_FRAMES`].
+    /// How many native frames follow, at most [`MAX_FRAMES`].
     pub frames: u16,
     /// The process that it was taken in: its index in the process table.
     pub slot: u32,
-    /// Hash over all frames; never 0.
+    /// Hash over all frames and the interpreter; never 0.
     pub id: u64,
+    /// How many Python frames follow, at most
+    /// [`MAX_PYTHON_FRAMES`](crate::interpreter::MAX_PYTHON_FRAMES).
+    pub python_frames: u16,
+    /// The process's entry in the table of interpreters; 0 without one.
+    pub interpreter: u16,
+    /// Reserved, zero.
+    pub reserved: u32,
 }
-assert_layout!(StackRecord, size = 16);
+assert_layout!(StackRecord, size = 24);
+
+/// A function that the interpreter runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct PythonFrame {
+    /// Address of the code object, and [`FRAME_IS_ENTRY`].
+    pub code: u64,
+    /// The instruction as the frame has it: an address in the bytecode, or an index.
+    pub instruction: u64,
+    /// [`CodeRecord::print`] of the code object when the stack was taken; 0 when it could not be
+    /// read.
+    pub print: u64,
+}
+assert_layout!(PythonFrame, size = 24);
+
+/// Bytes of a [`CodeRecord`]'s parts.
+pub const CODE_NAME_BYTES: usize = 256;
+/// As above.
+pub const CODE_FILENAME_BYTES: usize = 512;
+/// As above.
+pub const CODE_LINES_BYTES: usize = 4096;
+
+/// A code object as it was when a stack with it was first seen: what it is called must be known
+/// even if it is freed at once, or its process ends. Each part is memory as it is, from the start
+/// of the object that it names; a part that could not be read has 0 bytes.
+///
+/// The parts follow each at its own place: [`CODE_NAME_BYTES`], [`CODE_FILENAME_BYTES`] and, cut at
+/// `lines_size`, [`CODE_LINES_BYTES`].
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct CodeRecord {
+    /// [`RecordKind::Code`].
+    pub kind: u8,
+    /// Reserved, zero.
+    pub reserved: u8,
+    /// The process's entry in the table of interpreters.
+    pub interpreter: u16,
+    /// The process that it was seen in: its index in the process table.
+    pub slot: u32,
+    /// Address of the code object.
+    pub code: u64,
+    /// Tells it from others that were or will be at this address; never 0.
+    pub print: u64,
+    /// Addresses of its qualified name, of its file's name and of its table of lines.
+    pub name: u64,
+    /// As above.
+    pub filename: u64,
+    /// As above.
+    pub lines: u64,
+    /// Line that it begins with, as the code object has it.
+    pub first_line: u32,
+    /// Bytes that were read of the name.
+    pub name_size: u32,
+    /// Bytes that were read of the file's name.
+    pub filename_size: u32,
+    /// Bytes that were read of the table of lines.
+    pub lines_size: u32,
+}
+assert_layout!(CodeRecord, size = 64);
 
 /// Something happened to a process of the traced set: it was found or forked
 /// ([`RecordKind::Fork`]), replaced its program ([`RecordKind::Exec`]), or its last thread ended

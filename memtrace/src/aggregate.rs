@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use memtrace_common::process::{MAX_PROCESSES, ProcessSlot, SLOT_EXITED};
 use memtrace_common::record::{Cause, Origin};
 
-use crate::collect::{Event, Fault, Lifecycle};
+use crate::collect::{Event, Fault, Lifecycle, TakenStack};
 use crate::distribution::Distribution;
 use crate::probe::SharedArray;
 use crate::process::maps::AddressSpace;
@@ -84,12 +84,6 @@ enum StackKey {
     Instruction { ip: u64, why: Unknown },
 }
 
-/// A stack as it arrived from the kernel.
-struct TakenStack {
-    addresses: Box<[u64]>,
-    truncated: bool,
-}
-
 /// Everything that was seen, folded.
 #[derive(Default)]
 pub struct Aggregator {
@@ -123,19 +117,10 @@ impl Aggregator {
     pub fn take(&mut self, event: Event, table: &SharedArray<ProcessSlot>) {
         match event {
             Event::Fault(fault) => self.fault(&fault, table),
-            Event::Stack {
-                id,
-                frames,
-                truncated,
-            } => {
-                self.taken.insert(
-                    id,
-                    TakenStack {
-                        addresses: frames,
-                        truncated,
-                    },
-                );
+            Event::Stack { id, stack } => {
+                self.taken.insert(id, stack);
             }
+            Event::Code(_) => {}
             Event::Process { what, slot } => self.lifecycle(what, slot, table),
         }
     }
@@ -241,7 +226,7 @@ impl Aggregator {
         }
         let lone = [ip];
         let taken = fault.stack.and_then(|id| self.taken.get(&id));
-        let addresses = taken.map_or(&lone[..], |taken| &taken.addresses);
+        let addresses = taken.map_or(&lone[..], |taken| &taken.native);
         // This may read the mappings again, and give the process another snapshot.
         let space = self.processes.space(process, addresses);
         let key = (self.processes.space_id(process), key);
@@ -308,7 +293,7 @@ impl Aggregator {
                 let StackKey::Taken { id, .. } = key else {
                     return None;
                 };
-                Some((space.as_ref()?, &self.taken.get(id)?.addresses[..]))
+                Some((space.as_ref()?, &self.taken.get(id)?.native[..]))
             });
             self.symbolizer.prepare(stacks);
             for index in some {
@@ -327,7 +312,7 @@ impl Aggregator {
             StackKey::Taken { ip, .. } => ([ip], Unknown::StackLost),
             StackKey::Instruction { ip, why } => ([ip], why),
         };
-        let addresses = taken.map_or(&lone[..], |taken| &taken.addresses);
+        let addresses = taken.map_or(&lone[..], |taken| &taken.native);
         let space = stack.space.take().unwrap_or_else(AddressSpace::gone);
         let code = up_to_what_is_no_code(&space, addresses);
         let mut frames = self.symbolizer.symbolize(&space, code);

@@ -3,7 +3,7 @@
 use std::ffi::CStr;
 use std::time::SystemTime;
 
-use crate::options::{Target, Unwind};
+use crate::options::{Options, Python, Target, Unwind};
 use crate::profile::Host;
 use crate::report::escape::escape;
 
@@ -18,16 +18,21 @@ const BLIND_SPOTS: [&str; 4] = [
 
 /// Describes this machine and how copies are seen.
 #[must_use]
-pub fn describe(unwind: Unwind) -> Host {
+pub fn describe(options: &Options) -> Host {
     let (kernel, arch) = uname();
     Host {
         kernel,
         arch,
         page_size: page_size(),
         backend: "tracepoint".to_owned(),
-        unwind: match unwind {
+        unwind: match options.unwind {
             Unwind::FramePointers => "fp",
             Unwind::Off => "off",
+        }
+        .to_owned(),
+        python: match options.python {
+            Python::Auto => "auto",
+            Python::Off => "off",
         }
         .to_owned(),
         blind_spots: BLIND_SPOTS.map(str::to_owned).to_vec(),

@@ -23,6 +23,10 @@ pub struct Options {
     pub backend: Backend,
     /// How stacks are taken.
     pub unwind: Unwind,
+    /// Whether Python frames are taken.
+    pub python: Python,
+    /// Whether copied pages are compared with the ancestor's at the end.
+    pub unchanged: bool,
     /// 0: warnings; 1: what is done; 2 and more: what the kernel side does.
     pub verbosity: u8,
 }
@@ -97,6 +101,15 @@ pub enum Backend {
     Auto,
     /// Tracepoints and software events.
     Tracepoint,
+}
+
+/// Whether Python frames and the kinds of Python's writes are taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Python {
+    /// In every process that runs CPython.
+    Auto,
+    /// Nowhere.
+    Off,
 }
 
 /// How stacks are taken.

@@ -58,6 +58,9 @@ pub struct Host {
     pub backend: String,
     /// How stacks were taken: `fp` or `off`.
     pub unwind: String,
+    /// Whether Python frames were taken: `auto` or `off`.
+    #[serde(default)]
+    pub python: String,
     /// Copies that this backend cannot see, a sentence each.
     pub blind_spots: Vec<String>,
 }
@@ -84,12 +87,31 @@ pub struct Totals {
     pub by_cause: ByCause,
     /// Copied pages whose cause is `refcount` or `gc`.
     pub copy_on_read_pages: u64,
-    /// Copied pages that still equal the ancestor's page.
+    /// Copied pages that still equal the ancestor's page, of those that were compared:
+    /// see [`Totals::unchanged`].
     pub unchanged_pages: Option<u64>,
+    /// How it was found out; `None` when nothing was compared.
+    #[serde(default)]
+    pub unchanged: Option<Unchanged>,
     /// Faults that copied nothing.
     pub not_copied: NotCopied,
     /// What the kernel side had to drop.
     pub lost: Lost,
+}
+
+/// Copied pages compared with the same page of the nearest living ancestor. What still equals it
+/// was copied for nothing. Where a process copied one page twice, it counts once.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unchanged {
+    /// Pages that still equal the ancestor's.
+    pub unchanged_pages: u64,
+    /// Pages that were compared.
+    pub compared_pages: u64,
+    /// Copied pages that could have been: `compared_pages` is a sample of them when it is less.
+    pub comparable_pages: u64,
+    /// Copied pages that could not be compared: of processes that have ended, or without a living
+    /// ancestor, or unmapped since.
+    pub gone_pages: u64,
 }
 
 /// Pages by what they were before the copy.
@@ -178,8 +200,24 @@ pub struct Process {
     pub not_copied: NotCopied,
     /// Copied pages whose record was dropped.
     pub lost_faults: u64,
+    /// As in [`Totals`]; `None` when none of its pages were compared.
+    #[serde(default)]
+    pub unchanged: Option<Unchanged>,
+    /// The interpreter that it runs; `None` without one.
+    #[serde(default)]
+    pub interpreter: Option<InterpreterSeen>,
     /// Memory accounting; `None` where it was not taken.
     pub memory: Option<serde_json::Value>,
+}
+
+/// An interpreter in a process.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InterpreterSeen {
+    /// What it is: `CPython 3.11`, `CPython 3.13, free-threaded`.
+    pub name: String,
+    /// Why its frames could not be read, or only in part; absent when they can.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
 }
 
 /// Copies of one place in the code, of one cause, origin and object type.
@@ -192,10 +230,16 @@ pub struct CallSite {
     /// Why the cause is `unknown`; absent otherwise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cause_reason: Option<String>,
+    /// What the cause was concluded from; `None` when it is `unknown`.
+    #[serde(default)]
+    pub evidence: Option<CauseEvidence>,
     /// An `Origin`, in lower case.
     pub origin: OriginName,
     /// Qualified name of the type of the object written to.
     pub object_type: Option<Arc<str>>,
+    /// With the cause `object`: bytes from the start of the object to the field.
+    #[serde(default)]
+    pub field_offset: Option<i32>,
     /// Copied pages.
     pub pages: u64,
     /// Bytes of those.
@@ -298,6 +342,8 @@ pub enum Unknown {
     NoEnd,
     /// Stacks were not asked for.
     UnwindOff,
+    /// The code object of a Python frame could not be read, or had been freed.
+    CodeGone,
 }
 
 /// A [`Cause`](memtrace_common::record::Cause), as reports spell it.
@@ -316,6 +362,22 @@ pub enum CauseName {
     Kernel,
     Remote,
     Unknown,
+}
+
+/// What a cause was concluded from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CauseEvidence {
+    /// The object in memory at the address, as it was before the write.
+    Structure,
+    /// The instruction that wrote.
+    Instruction,
+    /// The function that wrote, by its name and module.
+    Function,
+    /// What is mapped at the address.
+    Mapping,
+    /// The kernel said who wrote.
+    Kernel,
 }
 
 /// An [`Origin`](memtrace_common::record::Origin), as reports spell it.

@@ -125,6 +125,8 @@ fn process(traced: &Traced, mut by_cause: ByCause, run: &Run) -> Process {
             split: None,
         },
         lost_faults,
+        unchanged: None,
+        interpreter: None,
         memory: None,
     }
 }
@@ -193,7 +195,9 @@ fn call_sites(mut folded: Aggregator) -> Vec<CallSite> {
                 cause,
                 cause_reason: (!examined).then(|| CAUSE_NOT_EXAMINED.to_owned()),
                 origin: origin_name(kind.origin),
+                evidence: None,
                 object_type: None,
+                field_offset: None,
                 pages: stacks.iter().map(|stack| stack.pages).sum(),
                 bytes: 0,
                 share: 0.0,
@@ -247,7 +251,9 @@ fn lost_sites(processes: &[Traced]) -> Vec<CallSite> {
                 cause: CauseName::Unknown,
                 cause_reason: Some(CAUSE_LOST.to_owned()),
                 origin: origin_name(origin),
+                evidence: None,
                 object_type: None,
+                field_offset: None,
                 pages,
                 bytes: 0,
                 share: 0.0,

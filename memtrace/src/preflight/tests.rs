@@ -42,6 +42,8 @@ fn options() -> Options {
         },
         backend: Backend::Auto,
         unwind: Unwind::FramePointers,
+        python: crate::options::Python::Auto,
+        unchanged: true,
         verbosity: 0,
     }
 }

@@ -42,6 +42,7 @@ pub(crate) fn sample() -> Profile {
             arch: "x86_64".to_owned(),
             page_size: PAGE,
             backend: "tracepoint".to_owned(),
+            python: "auto".to_owned(),
             unwind: "fp".to_owned(),
             blind_spots: vec![
                 "Pages that another process writes through ptrace, /proc/PID/mem or \
@@ -368,8 +369,10 @@ fn call_site(
         site,
         cause,
         cause_reason: None,
+        evidence: None,
         origin,
         object_type: None,
+        field_offset: None,
         pages,
         bytes: pages * PAGE,
         share: 0.0,
@@ -407,6 +410,8 @@ fn process(pid: u32, parent: u32, comm: &str, forked: Option<f64>, exited: Optio
             split: None,
         },
         lost_faults: 0,
+        unchanged: None,
+        interpreter: None,
         memory: None,
     }
 }

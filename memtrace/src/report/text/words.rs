@@ -139,6 +139,7 @@ pub(super) fn unknown_mark(reason: Unknown) -> &'static str {
         Unknown::FaultLost => " (record lost)",
         Unknown::StackLost => " (stack lost)",
         Unknown::NoEnd => " (end of the fault not seen)",
+        Unknown::CodeGone => " (code object not read)",
         Unknown::UnwindOff => " (stacks are off)",
     }
 }

@@ -1,0 +1,126 @@
+//! Reading a traced process's memory.
+
+use std::io;
+
+/// Memory that can be read at addresses of a process. Implementations read from the process, from
+/// a relative that has the same memory, or from a test's bytes.
+pub trait ReadMemory {
+    /// Fills `buffer` with what is at `address`; false when not all of it could be read.
+    #[must_use]
+    fn read(&self, address: u64, buffer: &mut [u8]) -> bool;
+
+    /// The little-endian word at `address`.
+    fn word(&self, address: u64) -> Option<u64> {
+        let mut bytes = [0; 8];
+        self.read(address, &mut bytes)
+            .then(|| u64::from_le_bytes(bytes))
+    }
+
+    /// The little-endian `u32` at `address`.
+    fn half(&self, address: u64) -> Option<u32> {
+        let mut bytes = [0; 4];
+        self.read(address, &mut bytes)
+            .then(|| u32::from_le_bytes(bytes))
+    }
+
+    /// Up to `most` bytes at `address`, up to the first NUL, without it; `None` when they could
+    /// not be read.
+    fn c_string(&self, address: u64, most: usize) -> Option<Vec<u8>> {
+        const PIECE: usize = 64;
+        let mut text = Vec::new();
+        while text.len() < most {
+            let at = address.checked_add(text.len() as u64)?;
+            // Not across a multiple of the piece: what is behind may not be there.
+            let piece = (PIECE - at as usize % PIECE).min(most - text.len());
+            let start = text.len();
+            text.resize(start + piece, 0);
+            if !self.read(at, &mut text[start..]) {
+                return None;
+            }
+            if let Some(end) = text[start..].iter().position(|&byte| byte == 0) {
+                text.truncate(start + end);
+                return Some(text);
+            }
+        }
+        Some(text)
+    }
+}
+
+/// A live process.
+///
+/// A page that is not there yet may be brought in, as if the process had read it; nothing is
+/// written, and the process is not stopped.
+#[derive(Clone, Copy, Debug)]
+pub struct ProcessMemory {
+    pid: u32,
+}
+
+impl ProcessMemory {
+    /// The memory of `pid`.
+    #[must_use]
+    pub fn new(pid: u32) -> Self {
+        Self { pid }
+    }
+
+    /// Reads as much as there is from `address` on; returns how many bytes.
+    ///
+    /// # Errors
+    ///
+    /// When nothing could be read: the process has gone, or nothing is mapped there.
+    pub fn read_some(&self, address: u64, buffer: &mut [u8]) -> io::Result<usize> {
+        let local = libc::iovec {
+            iov_base: buffer.as_mut_ptr().cast(),
+            iov_len: buffer.len(),
+        };
+        let remote = libc::iovec {
+            iov_base: address as usize as *mut libc::c_void,
+            iov_len: buffer.len(),
+        };
+        // SAFETY: the local vector is the buffer, which outlives the call; the remote one is only
+        // a number to this process.
+        let read = unsafe {
+            libc::process_vm_readv(
+                self.pid as i32,
+                &raw const local,
+                1,
+                &raw const remote,
+                1,
+                0,
+            )
+        };
+        usize::try_from(read).map_err(|_| io::Error::last_os_error())
+    }
+}
+
+impl ReadMemory for ProcessMemory {
+    fn read(&self, address: u64, buffer: &mut [u8]) -> bool {
+        self.read_some(address, buffer)
+            .is_ok_and(|read| read == buffer.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_reads_its_own_memory() {
+        let words = [7u64, 9];
+        let memory = ProcessMemory::new(std::process::id());
+        let address = words.as_ptr() as u64;
+        assert_eq!(memory.word(address + 8), Some(9));
+        assert_eq!(memory.half(address), Some(7));
+        assert_eq!(memory.word(8), None);
+    }
+
+    #[test]
+    fn a_c_string_ends_at_nul_or_at_the_bound() {
+        let text =
+            b"a name that is longer than a piece of sixty-four bytes, so that two are read\0";
+        let memory = ProcessMemory::new(std::process::id());
+        let address = text.as_ptr() as u64;
+        let expected = &text[..text.len() - 1];
+        assert_eq!(memory.c_string(address, 200).as_deref(), Some(expected));
+        assert_eq!(memory.c_string(address, 6).as_deref(), Some(&b"a name"[..]));
+    }
+}
