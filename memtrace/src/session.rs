@@ -72,6 +72,7 @@ pub async fn trace(options: &Options) -> Result<Traced> {
     let settings = Settings {
         follow: options.follow,
         unwind: options.unwind,
+        python: options.python,
         log: match options.verbosity {
             0 | 1 => None,
             2 => Some(log::Level::Debug),
