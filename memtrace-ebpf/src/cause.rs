@@ -13,6 +13,9 @@ pub const WINDOW: usize = 8;
 /// Words of a type that are looked at: up to its flags.
 pub const TYPE_WORDS: usize = 24;
 
+/// Types that are remembered on each CPU; a power of two.
+pub const TYPES: usize = 16;
+
 /// `tp_flags`: the collector tracks objects of this type.
 const HAVE_GC: u64 = 1 << 14;
 /// `tp_flags`: a class of classes.
@@ -98,7 +101,7 @@ pub fn judge(python: &Interpreter, address: u64) -> Judged {
 #[inline(always)]
 fn read_window(scratch: &mut Scratch, at: u64) -> bool {
     let in_page = at & (PAGE_SIZE - 1);
-    scratch.window = [0; WINDOW];
+    memory::clear(&mut scratch.window);
     let window = &raw mut scratch.window;
     // SAFETY: each read is of a constant size within the window.
     unsafe {
@@ -117,7 +120,10 @@ fn read_window(scratch: &mut Scratch, at: u64) -> bool {
     }
 }
 
-/// The flags of the type at `address`; `None` when it is no type.
+/// The flags of the type at `address`; [`NO_TYPE`] when it is none.
+///
+/// What was found to be a type is one for as long as an object refers to it, so the last ones are
+/// remembered.
 #[inline(never)]
 fn type_flags(python: &Interpreter, address: u64) -> u64 {
     if !is_pointer(address) {
@@ -128,6 +134,13 @@ fn type_flags(python: &Interpreter, address: u64) -> u64 {
     };
     // SAFETY: the lookup gave this CPU's value, which only this program uses now.
     let scratch = unsafe { &mut *scratch };
+    // User addresses have 47 bits.
+    let key = address | scratch.python.interpreter() << 47;
+    let place = (address >> 4 ^ address >> 9) as usize & (TYPES - 1);
+    let (known, flags) = scratch.types[place];
+    if known == key {
+        return flags;
+    }
     let Some((class, flags)) = read_type(scratch, python, address) else {
         return NO_TYPE;
     };
@@ -140,7 +153,9 @@ fn type_flags(python: &Interpreter, address: u64) -> u64 {
             return NO_TYPE;
         }
     }
-    flags & !NO_TYPE
+    let flags = flags & !NO_TYPE;
+    scratch.types[place] = (key, flags);
+    flags
 }
 
 /// In place of a type's flags: it is none. No type has this flag.

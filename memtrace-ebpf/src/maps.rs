@@ -9,7 +9,7 @@ use memtrace_common::record::{
     CODE_FILENAME_BYTES, CODE_LINES_BYTES, CODE_NAME_BYTES, CodeRecord, StackRecord,
 };
 
-use crate::cause::{TYPE_WORDS, WINDOW};
+use crate::cause::{TYPE_WORDS, TYPES, WINDOW};
 use crate::lineage::COUNTED;
 use crate::python::{self, CODE_WORDS, STATE_WORDS};
 use crate::stack::{WORDS, Walk};
@@ -102,10 +102,12 @@ pub struct Scratch {
     pub window: [u64; WINDOW],
     /// A pool's header, or what a block in it begins with.
     pub pool: [u64; WINDOW],
+    /// Types that were seen lately: address and interpreter, and flags.
+    pub types: [(u64, u64); TYPES],
     /// A type.
     pub type_words: [u64; TYPE_WORDS],
-    /// A piece of the target's memory.
-    pub piece: [u64; (PIECE / 8) as usize],
+    /// A piece of the target's memory, and room so that a field behind it is still within.
+    pub piece: [u64; (PIECE / 8) as usize + 2],
 }
 
 /// A code object and its record as it is sent.

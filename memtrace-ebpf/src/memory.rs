@@ -47,6 +47,22 @@ pub fn at<T: Copy, const N: usize>(words: &[u64; N], offset: u64) -> Option<T> {
     })
 }
 
+/// Sets words to 0, one by one: what the compiler would make of an assignment is a call of a
+/// function that goes byte by byte.
+#[inline(always)]
+pub fn clear<const N: usize>(words: &mut [u64; N]) {
+    for word in words {
+        set(word, 0);
+    }
+}
+
+/// Assigns a word, by a store of its own: see [`clear`].
+#[inline(always)]
+pub fn set(word: &mut u64, value: u64) {
+    // SAFETY: a reference is valid for writes.
+    unsafe { core::ptr::write_volatile(word, value) };
+}
+
 /// Two steps of multiply and shift: what differs in one bit differs in half of the hash.
 #[inline(always)]
 pub fn mix(hash: u64, value: u64) -> u64 {

@@ -3,6 +3,7 @@
 use aya_ebpf::bindings::BPF_RB_NO_WAKEUP;
 use aya_ebpf::helpers::generated::{bpf_loop, bpf_ringbuf_output};
 use core::ffi::c_void;
+use core::hint::black_box;
 use core::mem::size_of;
 use memtrace_common::interpreter::{
     ENTRY_BYTE, FRAMES_IN_CHUNKS, Interpreter, MAX_PYTHON_FRAMES, NO_FIELD, SHIM_FRAMES,
@@ -24,6 +25,16 @@ pub const CODE_WORDS: usize = 20;
 /// Words of a Python frame in a stack: see `PythonFrame`.
 const FRAME_WORDS: u64 = 3;
 
+/// A field of a frame is at most this far from its start, and a multiple of what it is made of.
+const FIELD_MASK: u32 = 0x7f;
+/// Where in [`Scratch::piece`] the last frame can begin.
+const LAST_FRAME: u64 = PIECE - 128;
+/// Frames that are taken from a piece at once; the smallest ones have 80 bytes.
+const FRAMES_AT_ONCE: u32 = 12;
+
+/// Odd, so that no two instructions become the same.
+const INSTRUCTION_SPREAD: u64 = 0xc2b2_ae3d_27d4_eb4f;
+
 /// The most interpreters, and threads of one, that are searched for the running thread.
 const MAX_SEARCHED: u32 = 256;
 
@@ -32,16 +43,16 @@ const MAX_SEARCHED: u32 = 256;
 pub struct Walk {
     /// The next frame.
     frame: u64,
-    /// The address that [`Scratch::piece`] was read from, and how many bytes it holds.
-    piece: u64,
-    size: u64,
+    /// The interpreter whose thread states are searched.
+    searched: u64,
     /// Index of the entry of the table of interpreters.
     interpreter: u64,
-    /// Words of the stack so far; the Python frames among them begin at the second.
+    /// Words of the stack so far; where the Python frames among them begin, and where they end at
+    /// the latest.
     len: u64,
     start: u64,
-    /// Python frames so far, and the hash over all frames.
-    frames: u64,
+    end: u64,
+    /// The hash over all frames.
     hash: u64,
     /// `PYTHON_*`.
     flags: u64,
@@ -59,7 +70,13 @@ impl Walk {
     /// Python frames so far.
     #[inline(always)]
     pub fn frames(&self) -> u64 {
-        self.frames
+        (self.len - self.start) / FRAME_WORDS
+    }
+
+    /// The interpreter that is walked.
+    #[inline(always)]
+    pub fn interpreter(&self) -> u64 {
+        self.interpreter
     }
 
     /// Words of the stack so far.
@@ -85,18 +102,14 @@ pub fn interpreter(index: u64) -> Option<&'static Interpreter> {
 /// Returns the hash over all.
 #[inline(always)]
 pub fn walk(scratch: &mut Scratch, python: &Interpreter, index: u64, len: u64, hash: u64) -> u64 {
-    scratch.python = Walk {
-        frame: 0,
-        piece: 0,
-        size: 0,
-        interpreter: index,
-        len,
-        start: len,
-        frames: 0,
-        hash: mix(hash, index),
-        flags: 0,
-        thread: Task::current().thread_pointer(),
-    };
+    let start = &mut scratch.python;
+    start.interpreter = index;
+    start.len = len;
+    start.start = len;
+    start.end = len + MAX_PYTHON_FRAMES as u64 * FRAME_WORDS;
+    start.hash = mix(hash, index);
+    memory::set(&mut start.flags, 0);
+    start.thread = Task::current().thread_pointer();
     scratch.python.frame = match first_frame(scratch, python) {
         Some(frame) => frame,
         None => return scratch.python.hash,
@@ -104,13 +117,20 @@ pub fn walk(scratch: &mut Scratch, python: &Interpreter, index: u64, len: u64, h
     let step: unsafe extern "C" fn(u32, *mut c_void) -> i64 = step;
     // SAFETY: the helper calls the function with the pointer given.
     unsafe {
-        // One more for each frame that the interpreter itself may have pushed.
+        // Each reads at least one frame; some may be the interpreter's own.
         bpf_loop(
             2 * MAX_PYTHON_FRAMES as u32,
             step as *mut c_void,
             core::ptr::null_mut(),
             0,
         );
+    }
+    if scratch.python.len > len {
+        // Which code object is innermost decides the call site, and one that was freed can be
+        // followed by another at the same address and instruction.
+        let code = scratch.frames[len as usize & (WORDS - 1)] & !FRAME_IS_ENTRY;
+        let print = print(scratch, python, code);
+        scratch.python.hash = mix(scratch.python.hash, print);
     }
     scratch.python.hash
 }
@@ -162,7 +182,7 @@ fn search_state(scratch: &mut Scratch) -> u64 {
         return 0;
     };
     // The interpreter, and then its thread states, are where the frames will be.
-    scratch.python.piece = memory::word(python.runtime + u64::from(python.interpreters_head));
+    scratch.python.searched = memory::word(python.runtime + u64::from(python.interpreters_head));
     scratch.python.frame = 0;
     let step: unsafe extern "C" fn(u32, *mut c_void) -> i64 = search_step;
     // SAFETY: the helper calls the function with the pointer given.
@@ -174,7 +194,7 @@ fn search_state(scratch: &mut Scratch) -> u64 {
             0,
         );
     }
-    scratch.python.piece = 0;
+    scratch.python.searched = 0;
     core::mem::replace(&mut scratch.python.frame, 0)
 }
 
@@ -194,12 +214,12 @@ unsafe extern "C" fn search_step(_: u32, _: *mut c_void) -> i64 {
         }
         walk.frame = memory::word(walk.frame + u64::from(python.thread_next));
         if walk.frame == 0 {
-            walk.piece = memory::word(walk.piece + u64::from(python.interpreter_next));
+            walk.searched = memory::word(walk.searched + u64::from(python.interpreter_next));
         }
-    } else if walk.piece != 0 {
-        walk.frame = memory::word(walk.piece + u64::from(python.threads_head));
+    } else if walk.searched != 0 {
+        walk.frame = memory::word(walk.searched + u64::from(python.threads_head));
         if walk.frame == 0 {
-            walk.piece = memory::word(walk.piece + u64::from(python.interpreter_next));
+            walk.searched = memory::word(walk.searched + u64::from(python.interpreter_next));
         }
     } else {
         return 1;
@@ -207,7 +227,8 @@ unsafe extern "C" fn search_step(_: u32, _: *mut c_void) -> i64 {
     0
 }
 
-/// One step of [`walk`]: 0 to go on.
+/// One step of [`walk`]: reads the memory that the next frame is in, and takes all frames that lie
+/// in it. 0 to go on.
 unsafe extern "C" fn step(_: u32, _: *mut c_void) -> i64 {
     let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
         return 1;
@@ -220,111 +241,107 @@ unsafe extern "C" fn step(_: u32, _: *mut c_void) -> i64 {
     if scratch.python.frame == 0 {
         return 1;
     }
-    if try_step(scratch, python).is_none() {
+    let Some(piece) = read_piece(scratch, python, scratch.python.frame) else {
         scratch.python.flags |= u64::from(PYTHON_DAMAGED);
         return 1;
-    }
+    };
+    take_frames(scratch, python, piece);
     i64::from(scratch.python.flags != 0)
 }
 
-/// Takes one frame; `None` when it cannot be read.
+/// Takes the frames in a piece of memory that was read from the address `piece`.
+///
+/// This is the innermost loop, run for each frame of each copy: what it needs is in registers, and
+/// a frame is one check of bounds.
 #[inline(always)]
-fn try_step(scratch: &mut Scratch, python: &Interpreter) -> Option<()> {
-    let frame = scratch.python.frame;
-    let mut at = frame.wrapping_sub(scratch.python.piece);
-    let size = u64::from(python.frame_size);
-    if frame < scratch.python.piece || at + size > scratch.python.size {
-        read_piece(scratch, python, frame, size)?;
-        at = frame - scratch.python.piece;
-    }
-    let code: u64 = memory::at(&scratch.piece, at + u64::from(python.frame_code))?;
-    let previous: u64 = memory::at(&scratch.piece, at + u64::from(python.frame_previous))?;
-    let instruction: u64 = if python.instruction_size == 4 {
-        u64::from(memory::at::<u32, _>(
-            &scratch.piece,
-            at + u64::from(python.frame_instruction),
-        )?)
+fn take_frames(scratch: &mut Scratch, python: &Interpreter, piece: u64) {
+    let code_at = python.frame_code & FIELD_MASK;
+    let previous_at = python.frame_previous & FIELD_MASK;
+    let instruction_at = python.frame_instruction & FIELD_MASK;
+    let owner_at = python.frame_owner & FIELD_MASK;
+    let narrow = python.instruction_size == 4;
+    let always_entry = u64::from(python.flags & FRAMES_IN_CHUNKS == 0);
+    // The smallest owner that has a meaning, of a byte; and what it means.
+    let is_shim = python.flags & SHIM_FRAMES != 0;
+    let owner_min = if is_shim {
+        python.owner_shim
+    } else if python.flags & ENTRY_BYTE != 0 {
+        1
     } else {
-        memory::at(&scratch.piece, at + u64::from(python.frame_instruction))?
+        256
     };
-    let owner: u8 = if python.frame_owner == NO_FIELD {
-        0
-    } else {
-        memory::at(&scratch.piece, at + u64::from(python.frame_owner))?
-    };
-    let walk = &mut scratch.python;
-    walk.frame = previous;
-    if python.flags & SHIM_FRAMES != 0 && u32::from(owner) >= python.owner_shim {
-        // The frame before was the one that the interpreter's loop was entered with.
-        if walk.frames > 0 {
-            walk.hash = mix(walk.hash, FRAME_IS_ENTRY);
-            let last = walk.len - FRAME_WORDS;
-            if let Some(word) = scratch.frames.get_mut(last as usize & (WORDS - 1)) {
-                *word |= FRAME_IS_ENTRY;
-            }
+    let mut frame = scratch.python.frame;
+    let mut hash = scratch.python.hash;
+    let mut len = scratch.python.len;
+    for _ in 0..FRAMES_AT_ONCE {
+        let at = black_box(frame.wrapping_sub(piece));
+        if at > LAST_FRAME {
+            break;
         }
-        return Some(());
+        // SAFETY: the buffer has room for a frame behind `LAST_FRAME`, and fields are within it.
+        let (code, previous, instruction, owner) = unsafe {
+            let base = scratch.piece.as_ptr().byte_add(at as usize);
+            let instruction = base.byte_add(instruction_at as usize);
+            (
+                base.byte_add(code_at as usize).read_unaligned(),
+                base.byte_add(previous_at as usize).read_unaligned(),
+                if narrow {
+                    u64::from(instruction.cast::<u32>().read_unaligned())
+                } else {
+                    instruction.read_unaligned()
+                },
+                u32::from(*base.byte_add(owner_at as usize).cast::<u8>()),
+            )
+        };
+        frame = previous;
+        let has_meaning = owner >= owner_min;
+        if is_shim && has_meaning {
+            // The frame before was the one that the interpreter's loop was entered with.
+            let last = len.wrapping_sub(FRAME_WORDS);
+            if last >= scratch.python.start {
+                hash = mix(hash, FRAME_IS_ENTRY);
+                scratch.frames[last as usize & (WORDS - 1)] |= FRAME_IS_ENTRY;
+            }
+        } else {
+            if len >= scratch.python.end {
+                scratch.python.flags |= u64::from(PYTHON_TRUNCATED);
+                break;
+            }
+            let code = code & !7 | always_entry | u64::from(has_meaning);
+            scratch.frames[len as usize & (WORDS - 1)] = code;
+            scratch.frames[(len as usize + 1) & (WORDS - 1)] = instruction;
+            len += FRAME_WORDS;
+            hash = mix(hash, code ^ instruction.wrapping_mul(INSTRUCTION_SPREAD));
+        }
+        if frame == 0 {
+            break;
+        }
     }
-    if walk.frames >= MAX_PYTHON_FRAMES as u64 {
-        walk.flags |= u64::from(PYTHON_TRUNCATED);
-        return Some(());
-    }
-    let is_entry =
-        python.flags & FRAMES_IN_CHUNKS == 0 || (python.flags & ENTRY_BYTE != 0 && owner != 0);
-    let code = code & !7 | if is_entry { FRAME_IS_ENTRY } else { 0 };
-    let hash = mix(mix(walk.hash, code), instruction);
-    push(scratch, code, instruction, hash);
-    if scratch.python.frames == 1 {
-        // Which code object it is decides the call site, and one that was freed can be followed
-        // by another at the same address and instruction.
-        let print = print(scratch, python, code & !7);
-        scratch.python.hash = mix(scratch.python.hash, print);
-    }
-    Some(())
-}
-
-#[inline(always)]
-fn push(scratch: &mut Scratch, code: u64, instruction: u64, hash: u64) {
-    let len = scratch.python.len as usize;
-    // Never cut: there is room for all frames that are taken. The verifier wants to see a bound.
-    scratch.frames[len & (WORDS - 1)] = code;
-    scratch.frames[(len + 1) & (WORDS - 1)] = instruction;
-    scratch.frames[(len + 2) & (WORDS - 1)] = 0;
-    scratch.python.len = len as u64 + FRAME_WORDS;
-    scratch.python.frames += 1;
+    scratch.python.frame = frame;
     scratch.python.hash = hash;
+    scratch.python.len = len;
 }
 
-/// Reads the memory that a frame is in. In chunks, callers' frames are before it, so those are
-/// read with it, within the page: what is before that may not be there, and a read that fails is
-/// slow.
+/// Reads the memory that a frame is in; returns the address that it was read from. In chunks,
+/// callers' frames are before it, so those are read with it, within the page: what is before that
+/// may not be there, and a read that fails is slow.
 #[inline(always)]
-fn read_piece(
-    scratch: &mut Scratch,
-    python: &Interpreter,
-    frame: u64,
-    frame_size: u64,
-) -> Option<()> {
-    const BEFORE: u64 = PIECE - 128;
+fn read_piece(scratch: &mut Scratch, python: &Interpreter, frame: u64) -> Option<u64> {
+    let in_page = frame & (PAGE_SIZE - 1);
     let before = if python.flags & FRAMES_IN_CHUNKS == 0 {
         0
+    } else if in_page < LAST_FRAME {
+        in_page
     } else {
-        let in_page = frame & (PAGE_SIZE - 1);
-        if in_page < BEFORE { in_page } else { BEFORE }
+        LAST_FRAME
     };
-    let size = core::hint::black_box(before + frame_size);
+    let size = black_box(before + u64::from(python.frame_size));
     if size > PIECE {
         return None;
     }
     // SAFETY: the buffer has `PIECE` bytes.
-    if !unsafe { memory::read(scratch.piece.as_mut_ptr(), size, frame - before) } {
-        // What is read next must not be taken for this.
-        scratch.python.size = 0;
-        return None;
-    }
-    scratch.python.piece = frame - before;
-    scratch.python.size = size;
-    Some(())
+    unsafe { memory::read(scratch.piece.as_mut_ptr(), size, frame - before) }
+        .then_some(frame - before)
 }
 
 /// What tells a code object from others that were or will be at its address: where its names and
@@ -363,7 +380,7 @@ fn try_print(scratch: &mut Scratch, python: &Interpreter, code: u64) -> Option<u
 /// the code objects that have not been.
 #[inline(always)]
 pub fn identify(scratch: &mut Scratch) {
-    let frames = scratch.python.frames as u32;
+    let frames = scratch.python.frames() as u32;
     let step: unsafe extern "C" fn(u32, *mut c_void) -> i64 = identify_step;
     // SAFETY: the helper calls the function with the pointer given.
     unsafe { bpf_loop(frames, step as *mut c_void, core::ptr::null_mut(), 0) };
@@ -414,7 +431,7 @@ fn send_code(scratch: &mut Scratch, code: u64, print: u64) {
     room.record.filename_size = part(room.record.filename, &mut room.filename);
     room.record.lines_size = part(room.record.lines, &mut room.lines);
     const FIXED: u64 = (size_of::<CodeRecord>() + CODE_NAME_BYTES + CODE_FILENAME_BYTES) as u64;
-    let lines = core::hint::black_box(u64::from(room.record.lines_size));
+    let lines = black_box(u64::from(room.record.lines_size));
     if lines > CODE_LINES_BYTES as u64 {
         return;
     }
@@ -442,7 +459,7 @@ fn part<const N: usize>(address: u64, room: &mut [u64; N]) -> u32 {
     if unsafe { memory::read(room.as_mut_ptr(), size, address) } {
         return size as u32;
     }
-    let in_page = core::hint::black_box(PAGE_SIZE - (address & (PAGE_SIZE - 1)));
+    let in_page = black_box(PAGE_SIZE - (address & (PAGE_SIZE - 1)));
     // SAFETY: as above, by the check.
     if in_page < size && unsafe { memory::read(room.as_mut_ptr(), in_page, address) } {
         return in_page as u32;

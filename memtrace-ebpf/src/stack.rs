@@ -107,13 +107,12 @@ fn walk(scratch: &mut Scratch, registers: Registers) -> (u64, u64) {
     let Registers { ip, fp, sp } = registers;
     scratch.frames[0] = ip;
     // No piece yet: no frame pointer is in it.
-    scratch.walk = Walk {
-        fp,
-        piece: 0,
-        size: 0,
-        len: 1,
-        hash: mix(0, ip),
-    };
+    let start = &mut scratch.walk;
+    start.fp = fp;
+    memory::set(&mut start.piece, 0);
+    memory::set(&mut start.size, 0);
+    start.len = 1;
+    start.hash = mix(0, ip);
     // Code that was built without frame pointers has anything in that register.
     if globals::UNWIND.load() != UNWIND_OFF && fp.wrapping_sub(sp) < MAX_STACK {
         let step: unsafe extern "C" fn(u32, *mut c_void) -> i64 = step;

@@ -382,8 +382,7 @@ fn emit(
         ip: window.ip,
         stack_id: seen.stack_id,
         object_type: seen.judged.object_type,
-        evidence: seen.judged.evidence.code(),
-        reserved: [0; 3],
+        evidence: u32::from(seen.judged.evidence.code()),
         offset: seen.judged.offset,
     });
     entry.submit(u64::from(wakeup()));

@@ -3,6 +3,8 @@
 //! See ARCHITECTURE.md for the way from a fault to a report.
 
 pub mod aggregate;
+pub mod cause;
+pub mod unchanged;
 pub mod cli;
 pub mod collect;
 pub mod command;

@@ -15,7 +15,7 @@ use crate::aggregate::Aggregator;
 use crate::collect::Collector;
 use crate::command::{Held, Running};
 use crate::host;
-use crate::options::{Options, Target};
+use crate::options::{Options, Python, Target};
 use crate::preflight;
 use crate::probe::{Probe, Settings};
 use crate::process::pidfd::PidFd;
@@ -94,7 +94,7 @@ pub async fn trace(options: &Options) -> Result<Traced> {
         .collect::<Result<Vec<_>>>()?;
     // Here and not around the whole: a COMMAND that is not there is no fault of the kernel.
     let mut probe = Probe::attach(settings).map_err(|error| preflight::explain(error, options))?;
-    let mut session = Session::new(&mut probe)?;
+    let mut session = Session::new(&mut probe, options)?;
     stay_ahead();
     let started_ns = clock_ns(libc::CLOCK_MONOTONIC);
     let found = probe.trace(&pids)?;
@@ -168,7 +168,7 @@ struct Session {
 }
 
 impl Session {
-    fn new(probe: &mut Probe) -> Result<Self> {
+    fn new(probe: &mut Probe, options: &Options) -> Result<Self> {
         let collector = Collector::new(probe.events()?);
         let logger = if log::log_enabled!(log::Level::Debug) {
             // SAFETY: the logger keeps its descriptor open, and the same one, until it is dropped.
@@ -177,7 +177,7 @@ impl Session {
             None
         };
         Ok(Self {
-            folded: Aggregator::new(),
+            folded: Aggregator::new(options.python == Python::Auto, options.unchanged),
             // SAFETY: the collector keeps its descriptor open, and the same one, until it is
             // dropped.
             records: unsafe { AsyncFd::register_with_interest(collector, Interest::READABLE) }?,
@@ -212,6 +212,13 @@ impl Session {
         let mut command_exit = None;
         let mut records = 0;
         let mut caught_up = Instant::now();
+        // An interpreter that starts is to be known before its first children are forked.
+        let soon = |due: Option<Instant>| async move {
+            match due {
+                Some(due) => tokio::time::sleep_until(due.into()).await,
+                None => std::future::pending().await,
+            }
+        };
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let why = loop {
@@ -234,6 +241,9 @@ impl Session {
                 ready = self.records.readable() => {
                     ready?.clear_ready();
                 }
+                () = soon(self.folded.tracker.next_due()) => {
+                    self.folded.look_for_interpreters(probe.tables());
+                }
                 () = log_records(&mut self.logger) => {}
                 _ = tick.tick() => {
                     let taken = self.drain(probe);
@@ -242,8 +252,9 @@ impl Session {
                         caught_up = Instant::now();
                         let late = RECORDS_LATE.as_nanos() as u64;
                         let settled = clock_ns(libc::CLOCK_MONOTONIC) - late;
-                        self.folded.catch_up(&probe.processes, settled);
+                        self.folded.catch_up(probe.tables(), settled);
                     }
+                    self.folded.look_for_interpreters(probe.tables());
                     if std::mem::take(&mut records) + taken < CALM {
                         self.folded.resolve(RESOLVE_BUDGET);
                     }
@@ -266,10 +277,10 @@ impl Session {
 
     /// Takes up to a batch of records; returns how many there were.
     fn drain(&mut self, probe: &Probe) -> usize {
-        let folded = &mut self.folded;
+        let (folded, tables) = (&mut self.folded, probe.tables());
         self.records
             .get_mut()
-            .drain(BATCH, |event| folded.take(event, &probe.processes))
+            .drain(BATCH, |event| folded.take(event, tables))
     }
 
     /// Detaches, takes what is left, and symbolizes the rest.
@@ -280,7 +291,7 @@ impl Session {
         probe.detach();
         std::thread::sleep(SETTLE);
         while self.drain(probe) == BATCH {}
-        self.folded.catch_up(&probe.processes, u64::MAX);
+        self.folded.catch_up(probe.tables(), u64::MAX);
         self.folded.update_counters(&probe.processes);
         debug!("detached and drained after {:?}", start.elapsed());
         self.folded.resolve(Duration::MAX);

@@ -44,6 +44,7 @@ pub struct Tables<'probe> {
 /// The interpreters of all traced processes.
 #[derive(Default)]
 pub struct Tracker {
+    enabled: bool,
     recogniser: Interpreters,
     /// By index in the kernel side's table; the first is never used.
     entries: Vec<Entry>,
@@ -84,9 +85,18 @@ struct Due {
 }
 
 impl Tracker {
+    /// No process yet. If not enabled, it never finds an interpreter.
+    #[must_use]
+    pub fn new(enabled: bool) -> Self {
+        Self {
+            enabled,
+            ..Self::default()
+        }
+    }
+
     /// Takes a process that was found or forked.
     pub fn add(&mut self, slot: u32, process: ProcessId, processes: &mut Processes, to: Tables) {
-        if self.states.contains_key(&process) {
+        if !self.enabled || self.states.contains_key(&process) {
             return;
         }
         if let Some(parent) = processes.forked_from(process) {
@@ -113,6 +123,9 @@ impl Tracker {
 
     /// Takes a process that has replaced its program.
     pub fn execed(&mut self, slot: u32, process: ProcessId, processes: &mut Processes, to: Tables) {
+        if !self.enabled {
+            return;
+        }
         self.leave(process);
         to.processes.set_interpreter(slot, 0);
         self.states.insert(process, State::None);

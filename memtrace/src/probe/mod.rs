@@ -19,6 +19,7 @@ use memtrace_common::process::{Health, MAX_PROCESSES, ProcessSlot};
 
 use self::btf::KernelTypes;
 pub use self::shared::SharedArray;
+use crate::interpreter::tracker::Tables;
 use crate::options::{Python, Unwind};
 
 /// The object built by `cargo xtask ebpf`, aligned as its parser needs it.
@@ -70,7 +71,7 @@ pub struct Probe {
     /// The traced processes.
     pub processes: SharedArray<ProcessSlot>,
     /// What the BPF side knows of interpreters, by the index that a process's slot refers to.
-    pub interpreters: SharedArray<Interpreter>,
+    interpreters: SharedArray<Interpreter>,
     health: SharedArray<Health>,
 }
 
@@ -158,6 +159,15 @@ impl Probe {
             .take_map("EVENTS")
             .context("the BPF object has no map `EVENTS`")?;
         Ok(RingBuf::try_from(map)?)
+    }
+
+    /// The tables of processes and of their interpreters.
+    #[must_use]
+    pub fn tables(&self) -> Tables<'_> {
+        Tables {
+            processes: &self.processes,
+            interpreters: &self.interpreters,
+        }
     }
 
     /// What went wrong on the BPF side.

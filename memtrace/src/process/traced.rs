@@ -274,6 +274,12 @@ impl Processes {
         self.list[id].space.as_ref().map(|(_, space)| space.clone())
     }
 
+    /// [`Processes::known_space`], not copied.
+    #[must_use]
+    pub fn space_ref(&self, id: ProcessId) -> Option<&AddressSpace> {
+        self.list[id].space.as_ref().map(|(_, space)| space)
+    }
+
     /// Reads a process's mappings again, if it lives.
     pub fn reread(&mut self, id: ProcessId) {
         self.list[id].refresh = (Instant::now(), FIRST_PAUSE);
