@@ -37,14 +37,11 @@ pub fn at<T: Copy, const N: usize>(words: &[u64; N], offset: u64) -> Option<T> {
     if offset > (N * 8 - size_of::<T>()) as u64 {
         return None;
     }
-    // SAFETY: within the array, by the check. All types that this is used for are integers.
-    Some(unsafe {
-        words
-            .as_ptr()
-            .byte_add(offset as usize)
-            .cast::<T>()
-            .read_unaligned()
-    })
+    // Fields lie where their size wants them; a read that could be anywhere is made byte by byte.
+    let offset = offset & !(size_of::<T>() as u64 - 1);
+    // SAFETY: within the array, by the check, and aligned. All types that this is used for are
+    // integers.
+    Some(unsafe { words.as_ptr().byte_add(offset as usize).cast::<T>().read() })
 }
 
 /// Sets words to 0, one by one: what the compiler would make of an assignment is a call of a

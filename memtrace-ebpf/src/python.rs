@@ -25,8 +25,10 @@ pub const CODE_WORDS: usize = 20;
 /// Words of a Python frame in a stack: see `PythonFrame`.
 const FRAME_WORDS: u64 = 3;
 
-/// A field of a frame is at most this far from its start, and a multiple of what it is made of.
-const FIELD_MASK: u32 = 0x7f;
+/// A field of a frame is at most this far from its start: one of words, and one of bytes.
+const WORD_MASK: u32 = 0x78;
+/// As above.
+const BYTE_MASK: u32 = 0x7f;
 /// Where in [`Scratch::piece`] the last frame can begin.
 const LAST_FRAME: u64 = PIECE - 128;
 /// Frames that are taken from a piece at once; the smallest ones have 80 bytes.
@@ -255,10 +257,10 @@ unsafe extern "C" fn step(_: u32, _: *mut c_void) -> i64 {
 /// a frame is one check of bounds.
 #[inline(always)]
 fn take_frames(scratch: &mut Scratch, python: &Interpreter, piece: u64) {
-    let code_at = python.frame_code & FIELD_MASK;
-    let previous_at = python.frame_previous & FIELD_MASK;
-    let instruction_at = python.frame_instruction & FIELD_MASK;
-    let owner_at = python.frame_owner & FIELD_MASK;
+    let code_at = python.frame_code & WORD_MASK;
+    let previous_at = python.frame_previous & WORD_MASK;
+    let instruction_at = python.frame_instruction & WORD_MASK;
+    let owner_at = python.frame_owner & BYTE_MASK;
     let narrow = python.instruction_size == 4;
     let always_entry = u64::from(python.flags & FRAMES_IN_CHUNKS == 0);
     // The smallest owner that has a meaning, of a byte; and what it means.
@@ -278,17 +280,18 @@ fn take_frames(scratch: &mut Scratch, python: &Interpreter, piece: u64) {
         if at > LAST_FRAME {
             break;
         }
+        let at = at & !7;
         // SAFETY: the buffer has room for a frame behind `LAST_FRAME`, and fields are within it.
         let (code, previous, instruction, owner) = unsafe {
             let base = scratch.piece.as_ptr().byte_add(at as usize);
             let instruction = base.byte_add(instruction_at as usize);
             (
-                base.byte_add(code_at as usize).read_unaligned(),
-                base.byte_add(previous_at as usize).read_unaligned(),
+                base.byte_add(code_at as usize).read(),
+                base.byte_add(previous_at as usize).read(),
                 if narrow {
-                    u64::from(instruction.cast::<u32>().read_unaligned())
+                    u64::from(instruction.cast::<u32>().read())
                 } else {
-                    instruction.read_unaligned()
+                    instruction.read()
                 },
                 u32::from(*base.byte_add(owner_at as usize).cast::<u8>()),
             )
