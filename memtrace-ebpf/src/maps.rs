@@ -78,8 +78,10 @@ pub static CODES_SENT: LruHashMap<u64, u64, 65_536> = LruHashMap::new();
 #[btf_map]
 pub static SCRATCH: PerCpuArray<Scratch, 1> = PerCpuArray::new();
 
-/// Bytes of the target's memory that are read at once.
+/// Bytes of the native stack that are read at once.
 pub const PIECE: u64 = 1024;
+/// Bytes of Python frames that are read at once, at most.
+pub const CHUNK: u64 = 4096;
 
 /// What [`SCRATCH`] holds: a record as it is sent.
 #[repr(C)]
@@ -107,7 +109,7 @@ pub struct Scratch {
     /// A type.
     pub type_words: [u64; TYPE_WORDS],
     /// A piece of the target's memory, and room so that a field behind it is still within.
-    pub piece: [u64; (PIECE / 8) as usize + 2],
+    pub piece: [u64; (CHUNK / 8) as usize + 2],
 }
 
 /// A code object and its record as it is sent.

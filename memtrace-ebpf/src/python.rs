@@ -13,7 +13,7 @@ use memtrace_common::record::{
     PYTHON_DAMAGED, PYTHON_TRUNCATED, RecordKind,
 };
 
-use crate::maps::{CODES_SENT, EVENTS, INTERPRETERS, PIECE, SCRATCH, Scratch};
+use crate::maps::{CHUNK, CODES_SENT, EVENTS, INTERPRETERS, SCRATCH, Scratch};
 use crate::memory::{self, PAGE_SIZE, is_pointer, mix};
 use crate::stack::WORDS;
 use crate::task::Task;
@@ -30,9 +30,11 @@ const WORD_MASK: u32 = 0x78;
 /// As above.
 const BYTE_MASK: u32 = 0x7f;
 /// Where in [`Scratch::piece`] the last frame can begin.
-const LAST_FRAME: u64 = PIECE - 128;
+const LAST_FRAME: u64 = CHUNK - 128;
+/// Frames that are read from before the innermost one at least.
+const FEW_FRAMES: u64 = 256;
 /// Frames that are taken from a piece at once; the smallest ones have 80 bytes.
-const FRAMES_AT_ONCE: u32 = 12;
+const FRAMES_AT_ONCE: u32 = 48;
 
 /// Odd, so that no two instructions become the same.
 const INSTRUCTION_SPREAD: u64 = 0xc2b2_ae3d_27d4_eb4f;
@@ -58,6 +60,9 @@ pub struct Walk {
     hash: u64,
     /// `PYTHON_*`.
     flags: u64,
+    /// Bytes before the next frame that are worth reading with it, as far as the walk before this
+    /// one says: what is read costs, whether it is used or not.
+    span: u64,
     /// The thread's own pointer, while its thread state is searched; then what was found.
     thread: u64,
 }
@@ -247,16 +252,28 @@ unsafe extern "C" fn step(_: u32, _: *mut c_void) -> i64 {
         scratch.python.flags |= u64::from(PYTHON_DAMAGED);
         return 1;
     };
-    take_frames(scratch, python, piece);
-    i64::from(scratch.python.flags != 0)
+    let innermost = scratch.python.frame;
+    let lowest = take_frames(scratch, python, piece);
+    // Another piece is rarely needed, and then all of it.
+    scratch.python.span = LAST_FRAME;
+    let next = scratch.python.frame;
+    if next != 0 {
+        return i64::from(scratch.python.flags != 0);
+    }
+    // For the next walk.
+    if innermost - lowest < LAST_FRAME {
+        scratch.python.span = innermost - lowest + FEW_FRAMES;
+    }
+    1
 }
 
-/// Takes the frames in a piece of memory that was read from the address `piece`.
+/// Takes the frames in a piece of memory that was read from the address `piece`; returns the last
+/// one's address.
 ///
 /// This is the innermost loop, run for each frame of each copy: what it needs is in registers, and
 /// a frame is one check of bounds.
 #[inline(always)]
-fn take_frames(scratch: &mut Scratch, python: &Interpreter, piece: u64) {
+fn take_frames(scratch: &mut Scratch, python: &Interpreter, piece: u64) -> u64 {
     let code_at = python.frame_code & WORD_MASK;
     let previous_at = python.frame_previous & WORD_MASK;
     let instruction_at = python.frame_instruction & WORD_MASK;
@@ -273,6 +290,7 @@ fn take_frames(scratch: &mut Scratch, python: &Interpreter, piece: u64) {
         256
     };
     let mut frame = scratch.python.frame;
+    let mut lowest = frame;
     let mut hash = scratch.python.hash;
     let mut len = scratch.python.len;
     for _ in 0..FRAMES_AT_ONCE {
@@ -296,6 +314,7 @@ fn take_frames(scratch: &mut Scratch, python: &Interpreter, piece: u64) {
                 u32::from(*base.byte_add(owner_at as usize).cast::<u8>()),
             )
         };
+        lowest = frame;
         frame = previous;
         let has_meaning = owner >= owner_min;
         if is_shim && has_meaning {
@@ -323,6 +342,7 @@ fn take_frames(scratch: &mut Scratch, python: &Interpreter, piece: u64) {
     scratch.python.frame = frame;
     scratch.python.hash = hash;
     scratch.python.len = len;
+    lowest
 }
 
 /// Reads the memory that a frame is in; returns the address that it was read from. In chunks,
@@ -331,18 +351,19 @@ fn take_frames(scratch: &mut Scratch, python: &Interpreter, piece: u64) {
 #[inline(always)]
 fn read_piece(scratch: &mut Scratch, python: &Interpreter, frame: u64) -> Option<u64> {
     let in_page = frame & (PAGE_SIZE - 1);
+    let span = scratch.python.span & !7;
     let before = if python.flags & FRAMES_IN_CHUNKS == 0 {
         0
-    } else if in_page < LAST_FRAME {
+    } else if in_page < span {
         in_page
     } else {
-        LAST_FRAME
+        span
     };
     let size = black_box(before + u64::from(python.frame_size));
-    if size > PIECE {
+    if size > CHUNK {
         return None;
     }
-    // SAFETY: the buffer has `PIECE` bytes.
+    // SAFETY: the buffer has `CHUNK` bytes.
     unsafe { memory::read(scratch.piece.as_mut_ptr(), size, frame - before) }
         .then_some(frame - before)
 }
