@@ -407,6 +407,33 @@ pub struct TypeRow {
     pub bytes: u64,
 }
 
+/// The rows of [`Profile::types`]: what the call sites with an object type copied, by type and
+/// cause; by pages, the most first, then by name and cause. Call sites without a type are in no
+/// row.
+#[must_use]
+pub fn type_rows(call_sites: &[CallSite]) -> Vec<TypeRow> {
+    let mut sums: BTreeMap<(&Arc<str>, CauseName), (u64, u64)> = BTreeMap::new();
+    for site in call_sites {
+        if let Some(object_type) = &site.object_type {
+            let (pages, bytes) = sums.entry((object_type, site.cause)).or_default();
+            *pages += site.pages;
+            *bytes += site.bytes;
+        }
+    }
+    let mut rows: Vec<TypeRow> = sums
+        .into_iter()
+        .map(|((object_type, cause), (pages, bytes))| TypeRow {
+            object_type: Arc::clone(object_type),
+            cause,
+            pages,
+            bytes,
+        })
+        .collect();
+    // Stable, so rows of equal pages stay by name and cause.
+    rows.sort_by_key(|row| std::cmp::Reverse(row.pages));
+    rows
+}
+
 /// Something that would make a process copy less.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Advice {

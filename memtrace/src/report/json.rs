@@ -180,6 +180,7 @@ mod tests {
             "page_size": 4096,
             "backend": "tracepoint",
             "unwind": "fp",
+            "python": "auto",
             "blind_spots": [
               "Pages that another process writes through ptrace, /proc/PID/mem or process_vm_writev, and pages that a device writes by direct I/O, are copied without an exception, so they are not counted.",
               "Copies of hugetlb pages are counted as reuse."
@@ -218,6 +219,7 @@ mod tests {
             },
             "copy_on_read_pages": 6400,
             "unchanged_pages": null,
+            "unchanged": null,
             "not_copied": {
               "reuse": 12345,
               "zero": 678,
@@ -267,6 +269,8 @@ mod tests {
                 "split": null
               },
               "lost_faults": 0,
+              "unchanged": null,
+              "interpreter": null,
               "memory": null
             },
             {
@@ -304,6 +308,8 @@ mod tests {
                 "split": null
               },
               "lost_faults": 0,
+              "unchanged": null,
+              "interpreter": null,
               "memory": null
             }
           ],
@@ -317,8 +323,10 @@ mod tests {
                 "language": "native"
               },
               "cause": "data",
+              "evidence": null,
               "origin": "fork",
               "object_type": null,
+              "field_offset": null,
               "pages": 400,
               "bytes": 1638400,
               "share": 0.05138086062941554,
@@ -361,8 +369,10 @@ mod tests {
               },
               "cause": "unknown",
               "cause_reason": "the instruction could not be read",
+              "evidence": null,
               "origin": "file",
               "object_type": null,
+              "field_offset": null,
               "pages": 180,
               "bytes": 737280,
               "share": 0.023121387283236993,

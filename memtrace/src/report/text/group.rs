@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::distribution::Distribution;
 use crate::options::By;
-use crate::profile::{CallSite, CauseName, Frame, OriginName, Profile, StackPages};
+use crate::profile::{CallSite, CauseName, Frame, Language, OriginName, Profile, Site, StackPages};
 use crate::report::text::words;
 
 /// One row.
@@ -31,10 +31,11 @@ pub(super) struct Group<'a> {
 
 #[derive(PartialEq, Eq, Hash)]
 enum Key<'a> {
-    Site(usize),
-    Function(&'a str, Option<&'a str>),
+    Site(&'a Site, CauseName),
+    Function(&'a str, Option<&'a str>, Language),
     Stack(&'a [Arc<Frame>]),
-    Type(Option<&'a str>),
+    Type(&'a str),
+    NoType(CauseName),
     Process(u32),
     File(&'a str),
     Cause(CauseName),
@@ -46,7 +47,7 @@ pub(super) fn regroup(profile: &Profile, by: By) -> Vec<Group<'_>> {
         rows: Vec::new(),
         index: HashMap::new(),
     };
-    for (at, site) in profile.call_sites.iter().enumerate() {
+    for site in &profile.call_sites {
         let whole = |key, name| (key, name, site.pages);
         let blamed = &site.site;
         let (key, name, pages) = match by {
@@ -72,18 +73,15 @@ pub(super) fn regroup(profile: &Profile, by: By) -> Vec<Group<'_>> {
                 }
                 continue;
             }
-            By::Site => whole(Key::Site(at), Cow::Borrowed(&*blamed.function)),
+            By::Site => whole(Key::Site(blamed, site.cause), site_name(blamed)),
             By::Function => whole(
-                Key::Function(&blamed.function, blamed.module.as_deref()),
+                Key::Function(&blamed.function, home(blamed), blamed.language),
                 Cow::Borrowed(&*blamed.function),
             ),
-            By::Type => {
-                let object_type = site.object_type.as_deref();
-                whole(
-                    Key::Type(object_type),
-                    object_type.unwrap_or("[type not known]").into(),
-                )
-            }
+            By::Type => match site.object_type.as_deref() {
+                Some(object_type) => whole(Key::Type(object_type), object_type.into()),
+                None => whole(Key::NoType(site.cause), words::no_type(site.cause).into()),
+            },
             By::File => {
                 let file = blamed.file.as_deref().or(blamed.module.as_deref());
                 let file = file.unwrap_or("[file not known]");
@@ -147,6 +145,26 @@ impl<'a> Group<'a> {
                 .for_each(|(site, _)| merged.merge(which(site)));
         }
         merged
+    }
+}
+
+/// The function; of Python with the file's name and the line, since many functions of a program have
+/// the same name.
+fn site_name(site: &Site) -> Cow<'_, str> {
+    match (&site.file, site.line) {
+        (Some(file), Some(line)) if site.language == Language::Python => {
+            let base = file.rsplit('/').next().unwrap_or(file);
+            format!("{}  {base}:{line}", site.function).into()
+        }
+        _ => Cow::Borrowed(&*site.function),
+    }
+}
+
+/// What tells functions of one name apart: the module, or of Python, which has none, the file.
+pub(super) fn home(site: &Site) -> Option<&str> {
+    match site.language {
+        Language::Python => site.module.as_deref().or(site.file.as_deref()),
+        _ => site.module.as_deref(),
     }
 }
 

@@ -13,6 +13,8 @@ const GAP: usize = 2;
 const SHORTEST_BAR: usize = 3;
 /// Columns that a text keeps while there are bars to take columns from.
 const LEGIBLE_TEXT: usize = 28;
+/// Columns that a text keeps while there are bars to drop: as many as the name of a process has.
+const SHORT_TEXT: usize = 15;
 /// Columns that a shortened text keeps.
 const SHORTEST_TEXT: usize = 8;
 
@@ -81,6 +83,22 @@ impl Table {
         Ok(())
     }
 
+    /// Whether the table fits without shortening names of processes.
+    pub(super) fn fits(&self, screen: Screen) -> bool {
+        let gaps = INDENT + self.columns.iter().skip(1).map(gap).sum::<usize>();
+        let widths = self.widths(Screen {
+            shorten: false,
+            ..screen
+        });
+        let columns = self.columns.iter().zip(widths);
+        let least = columns.map(|(column, width)| match column.kind {
+            Kind::Number => width,
+            Kind::Name => width.min(SHORT_TEXT),
+            Kind::Bar => 0,
+        });
+        !screen.shorten || gaps + least.sum::<usize>() <= screen.width
+    }
+
     fn widths(&self, screen: Screen) -> Vec<usize> {
         let mut widths: Vec<usize> = (self.columns.iter().enumerate())
             .map(|(at, column)| {
@@ -97,15 +115,16 @@ impl Table {
         widths
     }
 
-    /// Takes columns from long names, from bars, from all names, and at last drops the bars, until
-    /// the table fits.
+    /// Takes columns from long names, from bars, from all names, drops the bars, and at last
+    /// takes from short names, until the table fits.
     fn squeeze(&self, widths: &mut [usize], room: usize) {
         let gaps = INDENT + self.columns.iter().skip(1).map(gap).sum::<usize>();
         for (kind, least) in [
             (Kind::Name, LEGIBLE_TEXT),
             (Kind::Bar, SHORTEST_BAR),
-            (Kind::Name, SHORTEST_TEXT),
+            (Kind::Name, SHORT_TEXT),
             (Kind::Bar, 0),
+            (Kind::Name, SHORTEST_TEXT),
         ] {
             for (at, column) in self.columns.iter().enumerate() {
                 let excess = (gaps + widths.iter().sum::<usize>()).saturating_sub(room);
