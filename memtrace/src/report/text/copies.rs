@@ -201,7 +201,7 @@ impl Details {
     fn facts(&mut self, group: &Group<'_>, by: By) {
         let mut facts = Vec::new();
         if by == By::Site {
-            facts.extend(written::facts(group));
+            facts.extend(written::facts(group, self.screen));
         } else if by != By::Cause {
             facts.push(format!(
                 "cause {}",

@@ -51,6 +51,11 @@ pub(super) fn stack(
         all if all <= extent.most + 1 => all,
         _ => extent.most,
     };
+    let shown = match lines[..shown].last() {
+        // What is counted is counted once.
+        Some(Line::Natives(_)) if shown < lines.len() => shown - 1,
+        _ => shown,
+    };
     let (lines, rest) = lines.split_at(shown);
     let more = rest.iter().map(Line::frames).sum::<usize>() as u64;
     let widest = lines.iter().filter_map(|line| match line {

@@ -207,9 +207,9 @@ mod tests {
         let rows = regroup(&profile, By::File);
         let collector = rows
             .iter()
-            .find(|row| row.name == "./Modules/gcmodule.c")
+            .find(|row| row.name == "/srv/shop/app/context.py")
             .unwrap();
-        assert_eq!(collector.merged(|site| &site.latency_ns).count(), 5_050);
+        assert_eq!(collector.merged(|site| &site.latency_ns).count(), 970);
         assert!(
             regroup(&profile, By::Stack)[0]
                 .merged(|site| &site.latency_ns)
@@ -229,11 +229,55 @@ mod tests {
         other.cause = CauseName::Data;
         profile.call_sites.push(other);
         let rows = regroup(&profile, By::Stack);
-        assert_eq!(rows[0].pages, 2 * 4_123);
+        // Objects of four types were written to with this stack.
+        assert_eq!(rows[0].pages, 3_702 + 2_500);
         assert_eq!(
             rows[0].causes,
-            BTreeMap::from([(CauseName::Gc, 4_123), (CauseName::Data, 4_123)])
+            BTreeMap::from([(CauseName::Refcount, 3_702), (CauseName::Data, 2_500)])
         );
+    }
+
+    #[test]
+    fn a_call_site_is_one_row_for_each_cause_whatever_the_types() {
+        let mut profile = sample();
+        let mut other = profile.call_sites[0].clone();
+        other.cause = CauseName::Data;
+        profile.call_sites.push(other);
+        let rows = regroup(&profile, By::Site);
+        let render: Vec<_> = rows
+            .iter()
+            .filter(|row| row.name == "Catalog.render  catalog.py:212")
+            .map(|row| (row.pages, row.parts.len()))
+            .collect();
+        assert_eq!(render, [(3_702, 4), (2_500, 1)]);
+    }
+
+    #[test]
+    fn functions_of_one_name_in_two_python_files_are_two_rows() {
+        let mut profile = sample();
+        let mut other = profile.call_sites[0].clone();
+        other.site.file = Some("/srv/shop/app/other.py".into());
+        profile.call_sites.push(other);
+        let rows = regroup(&profile, By::Function);
+        let named = rows.iter().filter(|row| row.name == "Catalog.render");
+        assert_eq!(named.count(), 2);
+    }
+
+    #[test]
+    fn rows_without_a_type_say_what_was_written() {
+        let profile = sample();
+        let rows = regroup(&profile, By::Type);
+        let pages = |name| {
+            rows.iter()
+                .find(|row| row.name == name)
+                .map(|row| row.pages)
+        };
+        assert_eq!(pages("(no object: data)"), Some(464));
+        assert_eq!(pages("(no object: kernel)"), Some(612));
+        assert_eq!(pages("(no object: allocator)"), Some(120));
+        assert_eq!(pages("(type not known: gc)"), Some(140));
+        assert_eq!(pages("(type not known: refcount)"), Some(130));
+        assert_eq!(pages("(cause not known)"), Some(180));
     }
 
     #[test]

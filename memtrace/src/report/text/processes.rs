@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use super::copies::FEW_PIDS;
 use super::heading;
 use super::screen::{DIM, LOSS, Screen, WARNING};
-use super::table::{Cell, Column, Kind, Row, Table, column};
+use super::table::{Cell, Column, Fit, Kind, Row, Table, column};
 use super::words::{count, counted, percent, ratio, seconds, size};
 use crate::profile::{InterpreterSeen, NotCopied, Process, Profile};
 use crate::report::escape::escape;
@@ -24,16 +24,17 @@ pub(super) fn processes(
     }
     processes.sort_by_key(|process| std::cmp::Reverse(process.copied_pages));
     let shown = processes.len().min(top);
-    let remark = match processes.len() {
-        all if all > shown => format!("{} of {}; ", count(shown as u64), count(all as u64)),
-        _ => String::new(),
+    let part = match processes.len() {
+        all if all > shown => {
+            let (shown, all) = (count(shown as u64), count(all as u64));
+            Some(format!("{shown} of {all}"))
+        }
+        _ => None,
     };
-    heading(
-        screen,
-        out,
-        "Processes",
-        &(remark + "times are since tracing began"),
-    )?;
+    let times = |process: &&Process| process.forked_at_s.or(process.exited_at_s).is_some();
+    let times = (processes.iter().any(times)).then(|| "times are since tracing began".to_owned());
+    let remark: Vec<String> = part.into_iter().chain(times).collect();
+    heading(screen, out, "Processes", &remark.join("; "))?;
     let total = profile.totals.copied_pages;
     let (rows, rest) = processes.split_at(shown);
     table(profile, rows, screen).write(screen, out)?;
@@ -44,38 +45,44 @@ pub(super) fn processes(
 /// A column: its title, kind and style, and its cell for a process.
 type Figure<'a> = (Column, Box<dyn Fn(&Process) -> Cell + 'a>);
 
+/// Columns that go, one after the other, while there is no room for the others: the first says
+/// little, and of the second the size says the same.
+const LEAST_NEEDED: [&str; 2] = ["NOT COPIED", "PAGES"];
+/// Columns that go where names would get too short.
+const NEEDED_LESS_THAN_NAMES: [&str; 2] = ["EXITED", "FORKED"];
+
 /// As many columns as there is something to say in, and room for.
 fn table(profile: &Profile, rows: &[&Process], screen: Screen) -> Table {
-    let total = profile.totals.copied_pages;
-    let mut left_out: &[&str] = &[];
-    loop {
-        let figures = figures(profile, total);
-        let figures: Vec<Figure> = figures
-            .into_iter()
-            .filter(|(column, _)| !left_out.contains(&column.title))
-            .collect();
-        let cells = |process: &Process| figures.iter().map(|(_, cell)| cell(process)).collect();
-        let rows = rows
-            .iter()
-            .map(|process| Row {
-                cells: cells(process),
-                details: details(process, screen),
-            })
-            .collect();
+    let without = |left_out: &[&str]| {
+        let mut figures = figures(profile);
+        figures.retain(|(column, _)| !left_out.contains(&column.title));
+        let row = |process: &&Process| Row {
+            cells: figures.iter().map(|(_, cell)| cell(process)).collect(),
+            details: details(process, screen),
+        };
+        let rows = rows.iter().map(row).collect();
         let columns = figures.into_iter().map(|(column, _)| column).collect();
-        let table = Table { columns, rows };
-        if table.fits(screen) || left_out.len() == LEAST_NEEDED.len() {
-            return table;
+        Table { columns, rows }
+    };
+    let mut left_out = Vec::new();
+    let mut table = without(&left_out);
+    for (columns, fit) in [
+        (LEAST_NEEDED, Fit::Whole),
+        (NEEDED_LESS_THAN_NAMES, Fit::Squeezed),
+    ] {
+        for column in columns {
+            if table.fits(screen, fit) {
+                break;
+            }
+            left_out.push(column);
+            table = without(&left_out);
         }
-        left_out = &LEAST_NEEDED[..=left_out.len()];
     }
+    table
 }
 
-/// Columns that go, one after the other, where there is no room: the first says little, and of the
-/// second the size says the same.
-const LEAST_NEEDED: [&str; 2] = ["NOT COPIED", "PAGES"];
-
-fn figures(profile: &Profile, total: u64) -> Vec<Figure<'_>> {
+fn figures(profile: &Profile) -> Vec<Figure<'_>> {
+    let total = profile.totals.copied_pages;
     fn figure<'a>(
         title: &'static str,
         kind: Kind,
@@ -179,7 +186,7 @@ fn interpreters(profile: &Profile, screen: Screen, out: &mut dyn Write) -> io::R
         let (style, text) = match why {
             Some(why) => (
                 WARNING,
-                format!("{name} in {processes}: frames are missing: {}", escape(why)),
+                format!("{name} in {processes}, frames missing: {}", escape(why)),
             ),
             None => (DIM, format!("{name} in {processes}")),
         };

@@ -55,6 +55,15 @@ impl<T: Into<String>> From<T> for Cell {
     }
 }
 
+/// How a table may fit.
+#[derive(Clone, Copy)]
+pub(super) enum Fit {
+    /// With bars, and with names as long as those of processes.
+    Whole,
+    /// Without bars, and with names as short as they may get.
+    Squeezed,
+}
+
 pub(super) struct Table {
     pub columns: Vec<Column>,
     pub rows: Vec<Row>,
@@ -83,20 +92,22 @@ impl Table {
         Ok(())
     }
 
-    /// Whether the table fits without shortening names of processes.
-    pub(super) fn fits(&self, screen: Screen) -> bool {
+    /// Whether the table fits on the screen.
+    pub(super) fn fits(&self, screen: Screen, fit: Fit) -> bool {
         let gaps = INDENT + self.columns.iter().skip(1).map(gap).sum::<usize>();
         let widths = self.widths(Screen {
             shorten: false,
             ..screen
         });
         let columns = self.columns.iter().zip(widths);
-        let least = columns.map(|(column, width)| match column.kind {
-            Kind::Number => width,
-            Kind::Name => width.min(SHORT_TEXT),
-            Kind::Bar => 0,
+        let needed = columns.map(|(column, width)| match (column.kind, fit) {
+            (Kind::Number, _) => width,
+            (Kind::Name, Fit::Whole) => width.min(SHORT_TEXT),
+            (Kind::Name, Fit::Squeezed) => width.min(SHORTEST_TEXT),
+            (Kind::Bar, Fit::Whole) => SHORTEST_BAR,
+            (Kind::Bar, Fit::Squeezed) => 0,
         });
-        !screen.shorten || gaps + least.sum::<usize>() <= screen.width
+        !screen.shorten || gaps + needed.sum::<usize>() <= screen.width
     }
 
     fn widths(&self, screen: Screen) -> Vec<usize> {
@@ -128,8 +139,11 @@ impl Table {
         ] {
             for (at, column) in self.columns.iter().enumerate() {
                 let excess = (gaps + widths.iter().sum::<usize>()).saturating_sub(room);
-                if column.kind == kind {
-                    widths[at] -= excess.min(widths[at].saturating_sub(least));
+                if column.kind == kind && excess > 0 {
+                    let most = widths[at].saturating_sub(least);
+                    // A bar that is too short to be read goes as a whole.
+                    let dropped = kind == Kind::Bar && least == 0;
+                    widths[at] -= if dropped { most } else { excess.min(most) };
                 }
             }
         }

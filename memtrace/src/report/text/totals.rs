@@ -113,14 +113,12 @@ fn by_instruction(profile: &Profile, screen: Screen, out: &mut dyn Write) -> io:
         let judged = sites.filter(|site| site.evidence == Some(CauseEvidence::Instruction));
         let judged: u64 = judged.map(|site| site.pages).sum();
         if judged > 0 {
-            let of = match judged {
-                _ if judged == pages => "all its pages".to_owned(),
-                _ => format!("{} of its pages", count(judged)),
-            };
+            let all = if judged == pages { "all " } else { "" };
             let text = format!(
-                "{} by instruction for {of}: concluded from how the instruction writes, which a \
-                 counter of the program does alike",
-                words::cause(cause)
+                "{} by instruction for {all}{}: told only by how the instruction writes; a counter \
+                 of the program's own would look the same",
+                words::cause(cause),
+                counted(judged, "page", "pages"),
             );
             quiet(screen, out, &text)?;
         }

@@ -3,14 +3,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::screen::{Screen, shorten, shorten_left};
+use super::screen::{Screen, shorten_left};
 use super::words::{apportion, cause_in_words, count, counted, whole_percent};
+use super::written;
 use crate::profile::{CallSite, CauseEvidence, CauseName, Profile, Site, Unchanged};
 use crate::report::escape::escape;
 use crate::report::sums::causes;
 
-/// Columns that a name may take within a sentence on a terminal.
-const NAME: usize = 40;
 /// Columns that a file and line may take there.
 const PLACE: usize = 32;
 /// Causes that are named where none is copy-on-read.
@@ -172,8 +171,7 @@ fn at(site: &Site, screen: Screen) -> String {
 
 /// A foreign name within a sentence.
 fn quoted(name: &str, screen: Screen) -> String {
-    let room = if screen.shorten { NAME } else { usize::MAX };
-    format!("`{}`", shorten(&escape(name), room))
+    format!("`{}`", written::name(name, screen))
 }
 
 /// Pages by `key`, the most first; of equals the first by key.
@@ -264,9 +262,9 @@ fn unchanged(unchanged: Unchanged) -> Option<String> {
                 not_compared(gone, "copied page", "copied pages")
             ));
         }
-        (_, 0) => format!("Of {of} none still equals the parent's."),
+        (_, 0) => format!("Of {of}, none still equals the parent's."),
         _ => format!(
-            "Of {of} {} ({}) still {equal} the parent's: {they} copied for nothing.",
+            "Of {of}, {} ({}) still {equal} the parent's: {they} copied for nothing.",
             count(same),
             whole_percent(same, compared),
         ),
@@ -284,3 +282,6 @@ fn not_compared(gone: u64, one: &str, many: &str) -> String {
         counted(gone, one, many)
     )
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,20 +3,23 @@
 use std::collections::BTreeMap;
 
 use super::group::Group;
+use super::screen::{Screen, shorten};
 use super::words::{cause, count, percent};
 use crate::profile::{CallSite, CauseEvidence, CauseName};
 use crate::report::escape::escape;
 
+/// Columns that a name may take within a sentence on a terminal.
+const NAME: usize = 40;
 /// Types or fields that are named rather than counted.
 const NAMED: usize = 4;
 
 /// `cause refcount (by instruction)`, `cause object dict+24`, `cause unknown (REASON)`, and the
 /// types of the objects, of a row that is one call site and one cause.
-pub(super) fn facts(group: &Group<'_>) -> Vec<String> {
+pub(super) fn facts(group: &Group<'_>, screen: Screen) -> Vec<String> {
     let Some(name) = group.causes.keys().next() else {
         return Vec::new();
     };
-    let objects = pages(group, |site| object(site, *name));
+    let objects = pages(group, |site| object(site, *name, screen));
     let mut written = format!("cause {}", cause(*name));
     let mut facts = Vec::new();
     match &objects[..] {
@@ -41,12 +44,18 @@ pub(super) fn facts(group: &Group<'_>) -> Vec<String> {
 }
 
 /// The object's type, with the field where that is what was written; escaped.
-fn object(site: &CallSite, cause: CauseName) -> Option<String> {
-    let object_type = escape(site.object_type.as_deref()?);
+fn object(site: &CallSite, cause: CauseName, screen: Screen) -> Option<String> {
+    let object_type = name(site.object_type.as_deref()?, screen);
     Some(match site.field_offset {
         Some(offset) if cause == CauseName::Object => format!("{object_type}{offset:+}"),
-        _ => object_type.into_owned(),
+        _ => object_type,
     })
+}
+
+/// A foreign name within a sentence: escaped, and on a terminal no wider than some columns.
+pub(super) fn name(name: &str, screen: Screen) -> String {
+    let room = if screen.shorten { NAME } else { usize::MAX };
+    shorten(&escape(name), room)
 }
 
 /// How much of it only the instruction tells.
