@@ -448,3 +448,36 @@ pub struct Advice {
     /// The figures behind it.
     pub evidence: Vec<String>,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::sample::sample_of;
+
+    #[test]
+    fn types_are_summed_over_call_sites_and_ordered() {
+        let copies = [
+            (3, CauseName::Refcount, "walk", Some("str")),
+            (4, CauseName::Refcount, "render", Some("str")),
+            (7, CauseName::Gc, "walk", Some("dict")),
+            (7, CauseName::Refcount, "walk", Some("dict")),
+            (9, CauseName::Refcount, "walk", Some("tuple")),
+            (50, CauseName::Data, "walk", None),
+        ];
+        let rows = type_rows(&sample_of(&copies).call_sites);
+        let rows: Vec<_> = rows
+            .iter()
+            .map(|row| (&*row.object_type, row.cause, row.pages, row.bytes))
+            .collect();
+        assert_eq!(
+            rows,
+            [
+                ("tuple", CauseName::Refcount, 9, 9 * 4096),
+                ("dict", CauseName::Refcount, 7, 7 * 4096),
+                ("dict", CauseName::Gc, 7, 7 * 4096),
+                ("str", CauseName::Refcount, 7, 7 * 4096),
+            ]
+        );
+        assert!(type_rows(&[]).is_empty());
+    }
+}

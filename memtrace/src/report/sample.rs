@@ -16,7 +16,7 @@ pub(crate) fn sample() -> Profile {
     let worker = "gunicorn: worke";
     let python = |unchanged, process| Process {
         unchanged,
-        interpreter: seen("CPython 3.11", None),
+        interpreter: Some(seen("CPython 3.11", None)),
         ..process
     };
     let compared = |unchanged_pages, compared_pages, comparable_pages, gone_pages| {
@@ -40,10 +40,10 @@ pub(crate) fn sample() -> Profile {
         python(None, process(4245, 4242, worker, Some(0.512), Some(6.25))),
         process(4246, 4242, "sh", Some(7.001), Some(7.019)),
         Process {
-            interpreter: seen(
+            interpreter: Some(seen(
                 "CPython 3.15",
                 Some("its layout is not known to this memtrace"),
-            ),
+            )),
             ..process(4247, 4242, "report.py", Some(9.998), None)
         },
     ];
@@ -136,11 +136,11 @@ fn lost(function: &str, unknown: Unknown, reason: &str, processes: &[(u32, u64)]
     site
 }
 
-fn seen(name: &str, why: Option<&str>) -> Option<InterpreterSeen> {
-    Some(InterpreterSeen {
+fn seen(name: &str, why: Option<&str>) -> InterpreterSeen {
+    InterpreterSeen {
         name: name.to_owned(),
         why: why.map(str::to_owned),
-    })
+    }
 }
 
 /// The sample with the call sites of `pages`, cause, function and type given, all of one process;

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::frames::{self, Extent, PLACE, Place, place};
+use super::frames::{self, Extent, Located, PLACE, place};
 use super::group::{Group, home, regroup};
 use super::screen::{DIM, Screen, TITLE, shorten, shorten_left, width};
 use super::table::{Cell, Kind, Row, Table, column};
@@ -318,13 +318,13 @@ impl Details {
         };
         for (site, pages) in &parts[..shown] {
             let lead = format!("{}{:>6}  ", " ".repeat(DETAIL), percent(*pages, whole));
-            let place = Place {
+            let site = Located {
                 function: &site.function,
                 mark: "",
                 place: &place(site.file.as_deref(), site.line).unwrap_or_default(),
                 quiet: false,
             };
-            self.lines.push(place.write(&lead, 0, self.screen));
+            self.lines.push(site.write(&lead, 0, self.screen));
         }
         if parts.len() > shown {
             let rest: u64 = parts[shown..].iter().map(|(_, pages)| pages).sum();

@@ -42,9 +42,10 @@ pub(super) fn stack(
 ) -> Vec<String> {
     let frames: Vec<&Frame> = stack.frames.iter().map(|frame| &**frame).collect();
     let mixed = frames.iter().any(|frame| is_python(frame));
-    let lines = match extent.outline && mixed {
-        true => outline(&frames),
-        false => frames.iter().map(|frame| Line::Frame(frame)).collect(),
+    let lines = if extent.outline && mixed {
+        outline(&frames)
+    } else {
+        frames.iter().map(|frame| Line::Frame(frame)).collect()
     };
     // One line more is shown rather than counted.
     let shown = match lines.len() {
@@ -93,7 +94,7 @@ impl Line<'_> {
             }
             Self::Frame(frame) => {
                 let lead = lead(indent, mixed, is_python(frame));
-                let line = Place {
+                let line = Located {
                     function: &frame.function,
                     mark: mark(frame),
                     place: &place_of(frame),
@@ -140,7 +141,7 @@ fn outline<'a>(frames: &[&'a Frame]) -> Vec<Line<'a>> {
 }
 
 /// A function and where it is.
-pub(super) struct Place<'a> {
+pub(super) struct Located<'a> {
     /// Not escaped yet.
     pub function: &'a str,
     /// What is said behind its name.
@@ -151,7 +152,7 @@ pub(super) struct Place<'a> {
     pub quiet: bool,
 }
 
-impl Place<'_> {
+impl Located<'_> {
     /// `function mark  place` behind `lead`, the place from `column` on where there is room; each
     /// shortened only as far as the line needs it.
     pub(super) fn write(&self, lead: &str, column: usize, screen: Screen) -> String {
@@ -207,4 +208,87 @@ pub(super) fn place(file: Option<&str>, line: Option<u32>) -> Option<String> {
         || file.clone().into_owned(),
         |line| format!("{file}:{line}"),
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    const WHOLE: Extent = Extent {
+        most: 40,
+        outline: false,
+    };
+    const OUTLINE: Extent = Extent {
+        outline: true,
+        ..WHOLE
+    };
+
+    /// A frame for each letter: `p` of Python, others native.
+    fn shown(languages: &str, extent: Extent) -> String {
+        let frame = |letter| Frame {
+            function: String::from(letter).into(),
+            file: None,
+            line: None,
+            module: None,
+            address: 0,
+            language: match letter {
+                'p' => Language::Python,
+                _ => Language::Native,
+            },
+            inlined: false,
+            unknown: None,
+        };
+        let pages = StackPages {
+            pages: 1,
+            truncated: false,
+            frames: languages
+                .chars()
+                .map(|letter| Arc::new(frame(letter)))
+                .collect(),
+        };
+        stack(&pages, 0, extent, Screen::of_a_file()).join("\n")
+    }
+
+    #[test]
+    fn frames_of_python_are_marked_where_there_are_any() {
+        assert_eq!(shown("ab", WHOLE), "a\nb");
+        assert_eq!(shown("ab", OUTLINE), "a\nb");
+        assert_eq!(shown("apb", WHOLE), "   a\npy p\n   b");
+    }
+
+    #[test]
+    fn an_outline_keeps_python_whole_and_counts_what_is_between() {
+        assert_eq!(shown("abcdp", OUTLINE), "   a\n   b\n   c\n   d\npy p");
+        assert_eq!(
+            shown("abcdepp", OUTLINE),
+            "   a\n   b\n   c\n   ... 2 native frames\npy p\npy p"
+        );
+        assert_eq!(
+            shown("pabcpdp", OUTLINE),
+            "py p\n   ... 3 native frames\npy p\n   d\npy p"
+        );
+    }
+
+    #[test]
+    fn every_frame_is_shown_or_counted() {
+        for languages in ["papabapabcpabcdpa", "aaaaaaaa", "pppppppp", "abcdefp"] {
+            for most in 1..10 {
+                let text = shown(languages, Extent { most, ..OUTLINE });
+                let counted = text
+                    .lines()
+                    .filter_map(|line| line.trim().strip_prefix("... "));
+                let counted: usize = counted
+                    .map(|line| line.split(' ').next().unwrap().parse::<usize>().unwrap())
+                    .sum();
+                let shown = text.lines().filter(|line| !line.contains("...")).count();
+                assert_eq!(
+                    shown + counted,
+                    languages.len(),
+                    "{languages} {most}: {text}"
+                );
+            }
+        }
+    }
 }

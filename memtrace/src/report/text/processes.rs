@@ -83,13 +83,6 @@ fn table(profile: &Profile, rows: &[&Process], screen: Screen) -> Table {
 
 fn figures(profile: &Profile) -> Vec<Figure<'_>> {
     let total = profile.totals.copied_pages;
-    fn figure<'a>(
-        title: &'static str,
-        kind: Kind,
-        cell: impl Fn(&Process) -> Cell + 'a,
-    ) -> Figure<'a> {
-        (column(title, kind), Box::new(cell))
-    }
     let quiet = |mut figure: Figure<'static>| {
         figure.0.style = DIM;
         figure
@@ -140,6 +133,10 @@ fn figures(profile: &Profile) -> Vec<Figure<'_>> {
             .into()
     })));
     figures
+}
+
+fn figure<'a>(title: &'static str, kind: Kind, cell: impl Fn(&Process) -> Cell + 'a) -> Figure<'a> {
+    (column(title, kind), Box::new(cell))
 }
 
 /// The part of a process's own pages.

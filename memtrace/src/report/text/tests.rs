@@ -1,6 +1,6 @@
 use super::*;
 use crate::options::By;
-use crate::profile::Totals;
+use crate::profile::{InterpreterSeen, Totals};
 use crate::report::escape::escape;
 use crate::report::sample::{sample, sample_with_losses};
 
@@ -269,7 +269,7 @@ fn text_at_80_columns() {
 
 #[test]
 fn text_at_120_columns() {
-    insta::assert_snapshot!(written(&sample(), By::Site, 4, terminal(120)), @"
+    insta::assert_snapshot!(written(&sample(), By::Site, 2, terminal(120)), @"
     27.2 MiB copied in 10.2 s, 2.7 MiB/s
       77% of what was copied was only read: 61% reference counts (mostly `str`, in `Catalog.render`,
       catalog.py:212), 16% garbage collection; for 3% it is not known.
@@ -296,25 +296,21 @@ fn text_at_120_columns() {
       program's own would look the same
       unknown for 180 pages: the instruction could not be read
 
-    Which objects were written to  4 of 10
+    Which objects were written to  2 of 10
       SHARE                COPIED  PAGES  CAUSE     OBJECT TYPE
       35.9% ████▎         9.8 MiB  2,500  refcount  str
       11.3% █▍            3.1 MiB    787  refcount  dict
-      10.5% █▎            2.9 MiB    730  gc        dict
-       6.1% ▊             1.7 MiB    425  refcount  decimal.Decimal
-      ... 6 more: 3.4 MiB, 874 pages (12.6%)
+      ... 8 more: 7.9 MiB, 2,029 pages (29.1%)
 
-    Processes  4 of 6; times are since tracing began
-       PID  COMMAND          FORKED  EXITED     COPIED  PAGES  SHARE               ONLY READ  UNCHANGED  NOT COPIED
-      4243  gunicorn: worke  before       -   12.5 MiB  3,210  46.1% █████▌            78.2%      84.0%      15,362
-      4244  gunicorn: worke  before       -   11.4 MiB  2,923  42.0% █████             82.1%      80.6%      15,365
-      4245  gunicorn: worke  512 ms  6.25 s    2.5 MiB    645   9.3% █▏                72.1%          -      15,368
-      4242  gunicorn         before       -  480.0 KiB    120   1.7% ▎                  0.0%          -      15,359
-      ... 2 processes more: 256.0 KiB, 64 pages (0.9%)
+    Processes  2 of 6; times are since tracing began
+       PID  COMMAND          FORKED  EXITED    COPIED  PAGES  SHARE               ONLY READ  UNCHANGED  NOT COPIED
+      4243  gunicorn: worke  before       -  12.5 MiB  3,210  46.1% █████▌            78.2%      84.0%      15,362
+      4244  gunicorn: worke  before       -  11.4 MiB  2,923  42.0% █████             82.1%      80.6%      15,365
+      ... 4 processes more: 3.2 MiB, 829 pages (11.9%)
       CPython 3.11 in 4242, 4243, 4244, 4245
       CPython 3.15 in 4247, frames missing: its layout is not known to this memtrace
 
-    Call sites  4 of 12
+    Call sites  2 of 12
       SHARE                 COPIED  PAGES  CALL SITE
       53.2% ██████▍       14.5 MiB  3,702  Catalog.render  catalog.py:212
              /srv/shop/app/catalog.py:212
@@ -347,39 +343,7 @@ fn text_at_120_columns() {
                py checkout                      /srv/shop/app/views.py:91
                py Flask.dispatch_request        /srv/shop/lib/flask/app.py:1484
                   ... 10 more
-
-       8.8% █              2.4 MiB    612  recv  socket.py:706
-             /usr/lib/python3.11/socket.py:706
-             cause kernel; origin fork; in 4243, 4244
-             latency min 1.10 µs  p50 2.08 µs  p90 2.91 µs  p99 3.10 µs  max 68.4 µs
-             age     min 20.0 ms  p50  2.04 s  p90  5.22 s  p99  5.93 s  max  6.01 s
-             stack:
-                  sock_recv_impl             ./Modules/socketmodule.c:3480
-                  _PyEval_EvalFrameDefault   Python/ceval.c:4980
-               py recv                       /usr/lib/python3.11/socket.py:706
-               py checkout                   /srv/shop/app/views.py:91
-               py Flask.dispatch_request     /srv/shop/lib/flask/app.py:1484
-                  ... 5 native frames
-               py SyncWorker.handle_request  /srv/shop/lib/gunicorn/workers/sync.py:177
-               py SyncWorker.run             /srv/shop/lib/gunicorn/workers/sync.py:130
-                  ... 3 native frames
-
-       6.1% ▊              1.7 MiB    425  Catalog.render  catalog.py:219
-             /srv/shop/app/catalog.py:219
-             cause refcount; type decimal.Decimal; origin fork; in 4243, 4244
-             latency min 1.10 µs  p50 2.10 µs  p90 2.91 µs  p99 3.10 µs  max 45.3 µs
-             age     min 20.0 ms  p50  2.78 s  p90  4.99 s  p99  5.48 s  max  5.54 s
-             stack:
-                  unicode_hash               ./Objects/unicodeobject.c:11230
-                  _PyEval_EvalFrameDefault   Python/ceval.c:4980
-               py Catalog.render             /srv/shop/app/catalog.py:219
-               py checkout                   /srv/shop/app/views.py:91
-               py Flask.dispatch_request     /srv/shop/lib/flask/app.py:1484
-                  ... 5 native frames
-               py SyncWorker.handle_request  /srv/shop/lib/gunicorn/workers/sync.py:177
-               py SyncWorker.run             /srv/shop/lib/gunicorn/workers/sync.py:130
-                  ... 3 native frames
-      ... 8 more: 4.9 MiB, 1,253 pages (18.0%)
+      ... 10 more: 8.9 MiB, 2,290 pages (32.9%)
 
     What the copied pages were
       SHARE                  COPIED  PAGES  ORIGIN
@@ -402,7 +366,7 @@ fn text_at_120_columns() {
 
 #[test]
 fn text_with_losses_says_so_first() {
-    let text = written(&sample_with_losses(), By::Site, 3, terminal(80));
+    let text = written(&sample_with_losses(), By::Site, 2, terminal(80));
     insta::assert_snapshot!(text, @"
     lost: The records of 1,204 of 8,197 copied pages (14.7%) were lost. They are
       counted, but where they were copied is not known: they stand under [lost].
@@ -441,25 +405,23 @@ fn text_with_losses_says_so_first() {
       unknown for 211 pages: the instruction could not be read
       unknown for 1,204 pages: the record of the copy was lost
 
-    Which objects were written to  3 of 10
+    Which objects were written to  2 of 10
       SHARE            COPIED  PAGES  CAUSE     OBJECT TYPE
       30.5% ██▌       9.8 MiB  2,500  refcount  str
        9.6% ▊         3.1 MiB    787  refcount  dict
-       8.9% ▊         2.9 MiB    730  gc        dict
-      ... 7 more: 5.1 MiB, 1,299 pages (15.8%)
+      ... 8 more: 7.9 MiB, 2,029 pages (24.8%)
 
-    Processes  3 of 6; times are since tracing began
+    Processes  2 of 6; times are since tracing began
        PID  COMMAND          FORKED  EXITED    COPIED  SHARE   ONLY READ  UNCHANGED
       4243  gunicorn: worke  before       -  16.4 MiB  51.4%       59.6%      84.0%
              1,000 records of these lost
       4244  gunicorn: worke  before       -  12.2 MiB  38.1%       76.8%      80.6%
              204 records of these lost
-      4245  gunicorn: worke  512 ms  6.25 s   2.6 MiB   8.2%       68.8%          -
-      ... 3 processes more: 736.0 KiB, 184 pages (2.2%)
+      ... 4 processes more: 3.4 MiB, 860 pages (10.5%)
       CPython 3.11 in 4242, 4243, 4244, 4245
       CPython 3.15 in 4247, frames missing: its layout is not known to this memtrace
 
-    Call sites  3 of 14
+    Call sites  2 of 14
       SHARE             COPIED  PAGES  CALL SITE
       45.2% ███▋      14.5 MiB  3,702  Catalog.render  catalog.py:212
              /srv/shop/app/catalog.py:212
@@ -484,22 +446,7 @@ fn text_with_losses_says_so_first() {
              4244
              latency min 1.10 µs  p50 2.10 µs  p90 2.92 µs  p99 3.10 µs  max  134 µs
              age     min 20.0 ms  p50  2.63 s  p90  5.24 s  p99  5.94 s  max  6.02 s
-
-      11.8% █          3.8 MiB    970  context  context.py:31
-             /srv/shop/app/context.py:31
-             cause gc; types dict 75.3%, function 24.7%; origin fork; in 4243, 4244
-             latency min 1.10 µs  p50 2.06 µs  p90 2.91 µs  p99 3.10 µs  max 79.0 µs
-             age     min 20.0 ms  p50  2.11 s  p90  4.75 s  p99  5.90 s  max  6.01 s
-             stack:
-                  update_refs (inlined)         ./Modules/gcmodule.c:390
-                  deduce_unreachable (inlined)  ./Modules/gcmodule.c:1103
-                  gc_collect_main               ./Modules/gcmodule.c:1202
-                  ... 3 native frames
-               py context                       /srv/shop/app/context.py:31
-               py checkout                      /srv/shop/app/views.py:91
-               py Flask.dispatch_request        /srv/shop/lib/flask/app.py:1484
-                  ... 10 more
-      ... 11 more: 9.1 MiB, 2,321 pages (28.3%)
+      ... 12 more: 12.9 MiB, 3,291 pages (40.1%)
 
     What the copied pages were
       SHARE              COPIED  PAGES  ORIGIN
@@ -782,6 +729,67 @@ fn no_line_is_wider_than_the_terminal() {
 }
 
 #[test]
+fn columns_go_rather_than_names_get_illegible() {
+    let mut profile = sample();
+    for process in &mut profile.processes {
+        process.pid += 4_000_000;
+    }
+    let columns = |width| {
+        let text = written(&profile, By::Type, 1, terminal(width));
+        let (_, table) = text.split_once("\nProcesses ").unwrap();
+        let titles = table.lines().nth(1).unwrap().split_whitespace();
+        titles.collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(
+        columns(160),
+        "PID COMMAND FORKED EXITED COPIED PAGES SHARE ONLY READ UNCHANGED NOT COPIED"
+    );
+    assert_eq!(
+        columns(100),
+        "PID COMMAND FORKED EXITED COPIED PAGES SHARE ONLY READ UNCHANGED"
+    );
+    assert_eq!(
+        columns(80),
+        "PID COMMAND FORKED EXITED COPIED SHARE ONLY READ UNCHANGED"
+    );
+    assert_eq!(
+        columns(72),
+        "PID COMMAND FORKED COPIED SHARE ONLY READ UNCHANGED"
+    );
+}
+
+#[test]
+fn columns_without_anything_to_say_are_not_there() {
+    let mut profile = sample();
+    for process in &mut profile.processes {
+        (process.forked_at_s, process.exited_at_s) = (None, None);
+        (process.unchanged, process.interpreter) = (None, None);
+    }
+    profile.totals.unchanged = None;
+    let text = written(&profile, By::Site, 2, terminal(100));
+    let (_, table) = text.split_once("\nProcesses").unwrap();
+    insta::assert_snapshot!(table.split("\n\n").next().unwrap(), @"
+    2 of 6
+     PID  COMMAND            COPIED  PAGES  SHARE             ONLY READ  NOT COPIED
+    4243  gunicorn: worke  12.5 MiB  3,210  46.1% ████▋           78.2%      15,362
+    4244  gunicorn: worke  11.4 MiB  2,923  42.0% ████▎           82.1%      15,365
+    ... 4 processes more: 3.2 MiB, 829 pages (11.9%)
+    ");
+}
+
+#[test]
+fn native_frames_stand_back_where_there_are_colours() {
+    let coloured = Screen {
+        color: true,
+        ..terminal(100)
+    };
+    let text = written(&sample(), By::Site, 1, coloured);
+    let line = |name| text.lines().find(|line| line.contains(name)).unwrap();
+    assert!(line("py Flask").contains("py Flask.dispatch_request\x1b["));
+    assert!(line("unicode_hash").starts_with("\x1b[2m"));
+}
+
+#[test]
 fn names_are_whole_in_a_file() {
     for by in ALL {
         let text = written(&sample(), by, 20, Screen::of_a_file());
@@ -799,8 +807,17 @@ fn names_are_whole_in_a_file() {
 
 #[test]
 fn nothing_foreign_reaches_the_terminal_unescaped() {
+    let mut profile = sample();
+    let hostile = "\u{1b}]0;owned\u{7}\u{202e}<script>";
+    profile.processes[0].interpreter = Some(InterpreterSeen {
+        name: hostile.to_owned(),
+        why: Some(hostile.to_owned()),
+    });
+    for site in &mut profile.call_sites {
+        site.cause_reason = site.cause_reason.is_some().then(|| hostile.to_owned());
+    }
     for by in ALL {
-        let text = written(&sample(), by, 20, terminal(160));
+        let text = written(&profile, by, 20, terminal(160));
         let bad = text
             .chars()
             .find(|c| c.is_control() && *c != '\n' || *c == '\u{202e}');

@@ -52,10 +52,10 @@ fn only_read(profile: &Profile, screen: Screen) -> String {
     let percents = apportion(whole, &parts.map(|(pages, _)| pages));
     let parts: Vec<String> = (parts.into_iter().zip(percents))
         .filter(|((pages, _), _)| *pages > 0)
-        .map(|((pages, cause), percent)| {
+        .map(|((_, cause), percent)| {
             let mut part = cause_in_words(cause).to_owned();
-            // The only part is the whole.
-            if pages < read {
+            // A part that is the whole, or as good as that, does not need the figure again.
+            if percent != whole {
                 part = format!("{} {part}", at_least_some(percent));
             }
             if cause == CauseName::Refcount {
@@ -188,20 +188,14 @@ fn ranked<'a, K: Ord>(sites: &[&'a CallSite], key: impl Fn(&'a CallSite) -> K) -
 /// `Nothing of what was copied was only read: 93% was data, 7% fields of objects.`
 fn nothing_only_read(profile: &Profile) -> String {
     let by_cause = &profile.totals.by_cause;
-    let mut named: Vec<_> = causes(by_cause)
-        .into_iter()
-        .filter(|(_, pages)| *pages > 0)
-        .collect();
+    let mut named = causes(by_cause).to_vec();
+    named.retain(|(cause, pages)| *pages > 0 && *cause != CauseName::Unknown);
     named.sort_by_key(|(_, pages)| std::cmp::Reverse(*pages));
-    let percents = apportion(
-        100,
-        &named.iter().map(|(_, pages)| *pages).collect::<Vec<_>>(),
-    );
+    let pages = named.iter().map(|(_, pages)| *pages);
+    let percents = apportion(100, &pages.chain([by_cause.unknown]).collect::<Vec<_>>());
+    let (of_unknown, percents) = percents.split_last().unwrap_or((&0, &[]));
     let was = |at: usize| if at == 0 { "was " } else { "" };
-    let mut parts: Vec<String> = named
-        .iter()
-        .zip(&percents)
-        .take(CAUSES)
+    let mut parts: Vec<String> = (named.iter().zip(percents).take(CAUSES))
         .enumerate()
         .map(|(at, ((cause, _), &percent))| {
             let percent = at_least_some(percent);
@@ -213,15 +207,19 @@ fn nothing_only_read(profile: &Profile) -> String {
         parts.push(format!("{} something else", at_least_some(rest)));
     }
     let parts = match &named[..] {
-        [(cause, _)] => format!("all of it was {}", cause_in_words(*cause)),
+        [(cause, _)] if by_cause.unknown == 0 => {
+            format!("all of it was {}", cause_in_words(*cause))
+        }
         _ => parts.join(", "),
     };
-    let was = if by_cause.unknown > 0 {
-        "is known to have been"
-    } else {
-        "was"
-    };
-    format!("Nothing of what was copied {was} only read: {parts}.")
+    if by_cause.unknown == 0 {
+        return format!("Nothing of what was copied was only read: {parts}.");
+    }
+    let unknown = at_least_some(*of_unknown);
+    format!(
+        "Nothing of what was copied is known to have been only read: {parts}; for {unknown} it is \
+         not known."
+    )
 }
 
 /// Where no cause at all is known: why, if there is one reason.

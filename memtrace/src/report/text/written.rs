@@ -13,7 +13,8 @@ const NAME: usize = 40;
 /// Types or fields that are named rather than counted.
 const NAMED: usize = 4;
 
-/// `cause refcount (by instruction)`, `cause object dict+24`, `cause unknown (REASON)`, and the
+/// `cause refcount (by instruction)`, `cause object dict+24` (without the offset where the field is
+/// not known), `cause unknown (REASON)`, and the
 /// types of the objects, of a row that is one call site and one cause.
 pub(super) fn facts(group: &Group<'_>, screen: Screen) -> Vec<String> {
     let Some(name) = group.causes.keys().next() else {
@@ -120,4 +121,83 @@ fn pages<'a, K: Ord>(group: &Group<'a>, key: impl Fn(&'a CallSite) -> K) -> Vec<
     let mut sums: Vec<_> = sums.into_iter().collect();
     sums.sort_by_key(|(_, pages)| std::cmp::Reverse(*pages));
     sums
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::options::By;
+    use crate::profile::Profile;
+    use crate::report::sample::sample_of;
+    use crate::report::text::group::regroup;
+
+    fn said(profile: &Profile) -> String {
+        facts(&regroup(profile, By::Site)[0], Screen::of_a_file()).join("; ")
+    }
+
+    #[test]
+    fn a_field_is_named_by_type_and_offset() {
+        let mut profile = sample_of(&[(5, CauseName::Object, "store", Some("dict"))]);
+        assert_eq!(said(&profile), "cause object dict");
+        profile.call_sites[0].field_offset = Some(24);
+        assert_eq!(said(&profile), "cause object dict+24");
+        profile.call_sites[0].field_offset = Some(-16);
+        assert_eq!(said(&profile), "cause object dict-16");
+    }
+
+    #[test]
+    fn many_types_are_counted() {
+        let types = ["a", "b", "c", "d", "e", "f", "g"];
+        let copies = types.map(|name| (10, CauseName::Refcount, "walk", Some(name)));
+        assert_eq!(
+            said(&sample_of(&copies)),
+            "cause refcount; types a 14.3%, b 14.3%, c 14.3%, d 14.3%, 3 more 42.9%"
+        );
+        assert_eq!(
+            said(&sample_of(&copies[..5])),
+            "cause refcount; types a 20.0%, b 20.0%, c 20.0%, d 20.0%, e 20.0%"
+        );
+    }
+
+    #[test]
+    fn objects_without_a_type_are_not_hidden_among_those_with_one() {
+        let copies = [
+            (60, CauseName::Refcount, "walk", Some("str")),
+            (40, CauseName::Refcount, "walk", None),
+        ];
+        let profile = sample_of(&copies);
+        assert_eq!(
+            said(&profile),
+            "cause refcount; types str 60.0%, not known 40.0%"
+        );
+        assert_eq!(said(&sample_of(&copies[1..])), "cause refcount");
+    }
+
+    #[test]
+    fn what_the_instruction_tells_is_marked() {
+        let copies = [
+            (60, CauseName::Refcount, "walk", None),
+            (40, CauseName::Refcount, "walk", None),
+        ];
+        let mut profile = sample_of(&copies);
+        profile.call_sites[1].evidence = Some(CauseEvidence::Instruction);
+        assert_eq!(said(&profile), "cause refcount (40.0% by instruction)");
+        profile.call_sites[0].evidence = Some(CauseEvidence::Instruction);
+        assert_eq!(said(&profile), "cause refcount (by instruction)");
+    }
+
+    #[test]
+    fn a_cause_that_is_not_known_has_its_reasons() {
+        let copies = [
+            (60, CauseName::Unknown, "walk", None),
+            (40, CauseName::Unknown, "walk", None),
+        ];
+        let mut profile = sample_of(&copies);
+        assert_eq!(said(&profile), "cause unknown (the page was gone)");
+        profile.call_sites[1].cause_reason = Some("\u{1b}[2J".to_owned());
+        assert_eq!(
+            said(&profile),
+            "cause unknown (the page was gone 60.0%, \\u{1b}[2J 40.0%)"
+        );
+    }
 }
