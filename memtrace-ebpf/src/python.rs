@@ -248,12 +248,12 @@ unsafe extern "C" fn step(_: u32, _: *mut c_void) -> i64 {
     if scratch.python.frame == 0 {
         return 1;
     }
-    let Some(piece) = read_piece(scratch, python, scratch.python.frame) else {
+    let Some(before) = read_piece(scratch, python, scratch.python.frame) else {
         scratch.python.flags |= u64::from(PYTHON_DAMAGED);
         return 1;
     };
     let innermost = scratch.python.frame;
-    let lowest = take_frames(scratch, python, piece);
+    let lowest = take_frames(scratch, python, before);
     // Another piece is rarely needed, and then all of it.
     scratch.python.span = LAST_FRAME;
     let next = scratch.python.frame;
@@ -267,13 +267,13 @@ unsafe extern "C" fn step(_: u32, _: *mut c_void) -> i64 {
     1
 }
 
-/// Takes the frames in a piece of memory that was read from the address `piece`; returns the last
-/// one's address.
+/// Takes the next frame and those in the `before` bytes before it, which were read with it; returns
+/// the last one's address.
 ///
 /// This is the innermost loop, run for each frame of each copy: what it needs is in registers, and
 /// a frame is one check of bounds.
 #[inline(always)]
-fn take_frames(scratch: &mut Scratch, python: &Interpreter, piece: u64) -> u64 {
+fn take_frames(scratch: &mut Scratch, python: &Interpreter, before: u64) -> u64 {
     let code_at = python.frame_code & WORD_MASK;
     let previous_at = python.frame_previous & WORD_MASK;
     let instruction_at = python.frame_instruction & WORD_MASK;
@@ -290,11 +290,16 @@ fn take_frames(scratch: &mut Scratch, python: &Interpreter, piece: u64) -> u64 {
         256
     };
     let mut frame = scratch.python.frame;
+    let piece = frame - before;
     let mut lowest = frame;
     let mut hash = scratch.python.hash;
     let mut len = scratch.python.len;
     for _ in 0..FRAMES_AT_ONCE {
-        let at = black_box(frame.wrapping_sub(piece));
+        let at = frame.wrapping_sub(piece);
+        if at > before {
+            break;
+        }
+        let at = black_box(at);
         if at > LAST_FRAME {
             break;
         }
@@ -345,9 +350,8 @@ fn take_frames(scratch: &mut Scratch, python: &Interpreter, piece: u64) -> u64 {
     lowest
 }
 
-/// Reads the memory that a frame is in; returns the address that it was read from. In chunks,
-/// callers' frames are before it, so those are read with it, within the page: what is before that
-/// may not be there, and a read that fails is slow.
+/// Reads a frame and what is before it; returns how many bytes before it. In chunks, callers'
+/// frames are there. What is in the page before may not be there, and a read that fails is slow.
 #[inline(always)]
 fn read_piece(scratch: &mut Scratch, python: &Interpreter, frame: u64) -> Option<u64> {
     let in_page = frame & (PAGE_SIZE - 1);
@@ -365,7 +369,7 @@ fn read_piece(scratch: &mut Scratch, python: &Interpreter, frame: u64) -> Option
     }
     // SAFETY: the buffer has `CHUNK` bytes.
     unsafe { memory::read(scratch.piece.as_mut_ptr(), size, frame - before) }
-        .then_some(frame - before)
+        .then_some(before)
 }
 
 /// What tells a code object from others that were or will be at its address: where its names and

@@ -22,7 +22,7 @@ use crate::probe::SharedArray;
 use crate::process::maps::AddressSpace;
 use crate::process::memory::RelativesMemory;
 use crate::process::traced::{ProcessId, Processes, SpaceId};
-use crate::profile::{Frame, Language, Site, Unknown};
+use crate::profile::{Frame, Language, Site, Unchanged, Unknown};
 use crate::symbolize::merge::{Native, PythonFrame, merge};
 use crate::symbolize::{Symbolizer, blame};
 use crate::unchanged::CopiedPages;
@@ -275,6 +275,13 @@ impl Aggregator {
                 self.processes.update(id, &entry);
             }
         }
+    }
+
+    /// Compares the copied pages of living processes with their ancestors'.
+    #[must_use]
+    pub fn compare_copied(&self) -> HashMap<ProcessId, Unchanged> {
+        let copied = self.copied.as_ref();
+        copied.map_or_else(HashMap::new, |copied| copied.compare(&self.processes))
     }
 
     /// Takes a code object: what is missing of it is read at once, while it may still be there.

@@ -24,4 +24,4 @@ pub struct Seen { /// x
  pub evidence: Option<CauseEvidence>, /// x
  pub why: Option<&'static str> }
 /// x
-pub fn judge(s: Seen, _: Area, _: Write, _: &[Arc<Frame>]) -> Verdict { Verdict { cause: s.cause, evidence: None, why: Some(match s.evidence { Evidence::None => "none", Evidence::Block => "block", Evidence::Elsewhere => "elsewhere", Evidence::Unreadable => "unreadable", _ => "other" }) } }
+pub fn judge(s: Seen, _: Area, _: Write, _: &[Arc<Frame>]) -> Verdict { Verdict { cause: s.cause, evidence: (s.cause != Cause::Unknown).then_some(CauseEvidence::Structure), why: (s.cause == Cause::Unknown).then_some(match s.evidence { Evidence::None => "none", Evidence::Block => "block", Evidence::Elsewhere => "elsewhere", Evidence::Unreadable => "unreadable", _ => "other" }) } }

@@ -47,6 +47,7 @@ pub fn run(options: &Options) -> Result<()> {
         started_at,
         started_ns: traced.started_ns,
         duration_ns: traced.duration_ns,
+        unchanged: traced.unchanged,
         health: traced.health,
         undecodable: traced.undecodable,
         notes,

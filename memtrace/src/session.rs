@@ -1,5 +1,6 @@
 //! One trace, from attach to the last record.
 
+use std::collections::HashMap;
 use std::io::Write as _;
 use std::pin::pin;
 use std::time::{Duration, Instant};
@@ -19,8 +20,8 @@ use crate::options::{Options, Python, Target};
 use crate::preflight;
 use crate::probe::{Probe, Settings};
 use crate::process::pidfd::PidFd;
-use crate::process::traced::clock_ns;
-use crate::profile::CommandExit;
+use crate::process::traced::{ProcessId, clock_ns};
+use crate::profile::{CommandExit, Unchanged};
 use crate::progress::Progress;
 
 /// How often memtrace looks for records by itself. The BPF side wakes it before the ring buffer
@@ -57,6 +58,8 @@ pub struct Traced {
     pub started_ns: u64,
     /// From start to end, in nanoseconds.
     pub duration_ns: u64,
+    /// What became of copied pages, by process.
+    pub unchanged: HashMap<ProcessId, Unchanged>,
     /// What the BPF side says went wrong.
     pub health: memtrace_common::process::Health,
     /// Records that could not be decoded.
@@ -111,12 +114,13 @@ pub async fn trace(options: &Options) -> Result<Traced> {
     let duration_ns = clock_ns(libc::CLOCK_MONOTONIC) - started_ns;
     // From here on a second Ctrl-C ends memtrace at once.
     stop.restore();
-    session.finish(&mut probe);
+    let unchanged = session.finish(&mut probe);
     info!("{}", ending.why);
     Ok(Traced {
         folded: session.folded,
         started_ns,
         duration_ns,
+        unchanged,
         health: probe.health(),
         undecodable: session.records.get_ref().undecodable(),
         command_exit: ending.command_exit,
@@ -283,8 +287,9 @@ impl Session {
             .drain(BATCH, |event| folded.take(event, tables))
     }
 
-    /// Detaches, takes what is left, and symbolizes the rest.
-    fn finish(&mut self, probe: &mut Probe) {
+    /// Detaches, takes what is left, and symbolizes the rest. Returns what became of the copied
+    /// pages of each process.
+    fn finish(&mut self, probe: &mut Probe) -> HashMap<ProcessId, Unchanged> {
         let start = Instant::now();
         // While the processes are still there.
         self.folded.processes.rename();
@@ -294,8 +299,12 @@ impl Session {
         self.folded.catch_up(probe.tables(), u64::MAX);
         self.folded.update_counters(&probe.processes);
         debug!("detached and drained after {:?}", start.elapsed());
+        // Before symbolizing, which takes longer: the processes go on.
+        let unchanged = self.folded.compare_copied();
+        debug!("compared copied pages after {:?}", start.elapsed());
         self.folded.resolve(Duration::MAX);
         debug!("symbolized after {:?}", start.elapsed());
+        unchanged
     }
 }
 

@@ -9,10 +9,10 @@ use memtrace_common::record::{Cause, Origin};
 use crate::aggregate::{Aggregator, Kind, SiteIndex};
 use crate::cause::Verdict;
 use crate::distribution::Distribution;
-use crate::process::traced::Traced;
+use crate::process::traced::{ProcessId, Traced};
 use crate::profile::{
     ByCause, ByOrigin, CallSite, CauseName, CommandExit, Frame, Host, Language, Lost, NotCopied,
-    OriginName, Process, Profile, SCHEMA, Site, StackPages, Totals, Unknown,
+    OriginName, Process, Profile, SCHEMA, Site, StackPages, Totals, Unchanged, Unknown, type_rows,
 };
 use crate::report::escape::escape;
 
@@ -34,6 +34,8 @@ pub struct Run {
     pub health: Health,
     /// Records that could not be decoded.
     pub undecodable: u64,
+    /// What became of copied pages, by process; empty when they were not compared.
+    pub unchanged: HashMap<ProcessId, Unchanged>,
     /// What limits the report and was known before.
     pub notes: Vec<String>,
 }
@@ -54,7 +56,11 @@ pub fn summarize(folded: Aggregator, run: Run) -> Profile {
         site.bytes = site.pages * page_size;
         site.share = site.pages as f64 / totals.copied_pages.max(1) as f64;
     }
-    call_sites.sort_by(|a, b| b.pages.cmp(&a.pages).then_with(|| a.site.cmp(&b.site)));
+    let key = |site: &CallSite| (site.cause as u8, site.object_type.clone(), site.field_offset);
+    call_sites.sort_by(|a, b| {
+        let by_pages = b.pages.cmp(&a.pages).then_with(|| a.site.cmp(&b.site));
+        by_pages.then_with(|| key(a).cmp(&key(b)))
+    });
     Profile {
         schema: SCHEMA.to_owned(),
         memtrace: env!("CARGO_PKG_VERSION").to_owned(),
@@ -65,8 +71,8 @@ pub fn summarize(folded: Aggregator, run: Run) -> Profile {
         duration_s: run.duration_ns as f64 / 1e9,
         totals,
         processes,
+        types: type_rows(&call_sites),
         call_sites,
-        types: Vec::new(),
         advice: Vec::new(),
         warnings,
     }
@@ -82,7 +88,12 @@ fn processes(folded: &Aggregator, run: &Run) -> Vec<Process> {
     }
     let with_causes = all.iter().zip(causes);
     with_causes
-        .map(|(traced, by_cause)| process(traced, by_cause, run))
+        .enumerate()
+        .map(|(id, (traced, by_cause))| Process {
+            interpreter: folded.tracker.seen(id),
+            unchanged: run.unchanged.get(&id).copied(),
+            ..process(traced, by_cause, run)
+        })
         .collect()
 }
 
@@ -149,6 +160,8 @@ fn totals(processes: &[Process], folded: &Aggregator, run: &Run) -> Totals {
         add_not_copied(&mut totals.not_copied, process.not_copied);
         totals.lost.faults += process.lost_faults;
     }
+    totals.unchanged = sum_unchanged(run.unchanged.values());
+    totals.unchanged_pages = totals.unchanged.map(|sum| sum.unchanged_pages);
     let lost_stacks = folded.stacks.iter().filter(|stack| stack.lost);
     totals.lost = Lost {
         faults: totals.lost.faults,
@@ -160,6 +173,17 @@ fn totals(processes: &[Process], folded: &Aggregator, run: &Run) -> Totals {
         threads: run.health.threads_lost,
     };
     totals
+}
+
+/// `None` when no page was compared.
+fn sum_unchanged<'a>(all: impl Iterator<Item = &'a Unchanged>) -> Option<Unchanged> {
+    let sum = all.fold(Unchanged::default(), |sum, one| Unchanged {
+        unchanged_pages: sum.unchanged_pages + one.unchanged_pages,
+        compared_pages: sum.compared_pages + one.compared_pages,
+        comparable_pages: sum.comparable_pages + one.comparable_pages,
+        gone_pages: sum.gone_pages + one.gone_pages,
+    });
+    (sum.compared_pages > 0).then_some(sum)
 }
 
 fn call_sites(mut folded: Aggregator) -> Vec<CallSite> {
