@@ -250,7 +250,7 @@ fn take(task: Task, slot: u32, pid: u32) -> Option<*mut Thread> {
         }
     }
     count_off(process, slot);
-    if known.is_none() {
+    if known.is_none() && !Thread::is_being_made(task) {
         count_health!(threads_lost);
     }
     known

@@ -52,6 +52,7 @@ const OPEN: u32 = 1 << 31;
 const BY_KERNEL: u32 = 1 << 30;
 
 /// A fault, while it lasts.
+#[derive(Clone, Copy)]
 #[repr(C)]
 pub struct Window {
     /// The address written to.
