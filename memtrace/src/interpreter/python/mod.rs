@@ -1,2 +1,0 @@
-//! stub
-pub mod code; pub mod types;
