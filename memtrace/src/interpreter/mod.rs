@@ -1,0 +1,3 @@
+//! Interpreters in traced processes: what their frames and objects are called.
+
+pub mod python;
