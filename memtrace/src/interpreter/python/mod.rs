@@ -5,3 +5,6 @@ mod dict;
 pub mod lines;
 pub mod text;
 pub mod types;
+
+#[cfg(test)]
+mod tests;

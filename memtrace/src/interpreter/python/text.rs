@@ -5,6 +5,8 @@
 //! have them elsewhere. Everything is foreign: lengths are bounded before anything is allocated,
 //! and characters are made fit to show.
 
+use std::fmt::Write as _;
+
 use memtrace_common::interpreter::{FREE_THREADED, Interpreter};
 
 use crate::process::memory::ReadMemory;
@@ -265,7 +267,7 @@ impl Header {
 
 /// A length, which is signed in memory but never below 0.
 fn size(word: u64) -> Option<u64> {
-    (word <= i64::MAX as u64).then_some(word)
+    i64::try_from(word).is_ok().then_some(word)
 }
 
 fn word(bytes: &[u8], at: usize) -> Option<u64> {
@@ -281,7 +283,10 @@ fn characters(data: &[u8], width: usize) -> String {
             .fold(0, |code: u32, &byte| code << 8 | u32::from(byte));
         match char::from_u32(code) {
             Some(char) => text.push(char),
-            None if code <= 0xffff => text.push_str(&format!("\\u{{{code:x}}}")),
+            None if code <= 0xffff => {
+                // Writing to a string does not fail.
+                let _ = write!(text, "\\u{{{code:x}}}");
+            }
             None => text.push(char::REPLACEMENT_CHARACTER),
         }
     }

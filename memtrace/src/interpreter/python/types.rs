@@ -108,9 +108,8 @@ impl Fields {
     fn of(layout: &Interpreter) -> Self {
         // 3.8 alone has `tp_print`; 3.10 added a slot for asynchronous calls, 3.12 `tp_watched`.
         let qualified_name = match layout.version {
-            ..=0x0308 => 864,
             0x0309 => 856,
-            0x030a | 0x030b => 864,
+            ..=0x030b => 864,
             _ => 872,
         };
         let more = if layout.flags & FREE_THREADED == 0 {
