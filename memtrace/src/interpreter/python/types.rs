@@ -1,0 +1,125 @@
+//! What a type is called.
+
+use std::fmt;
+
+use memtrace_common::interpreter::{FREE_THREADED, Interpreter};
+
+use super::dict;
+use super::text::{Text, has_type_flag};
+use crate::process::memory::ReadMemory;
+use crate::symbolize::text::{MAX_NAME, shown};
+
+/// `tp_flags`: the type was made at run time, by a class statement or from a specification.
+const HEAP_TYPE: u32 = 1 << 9;
+/// `tp_flags`: a subclass of `type`, or itself.
+const TYPE_SUBCLASS: u32 = 1 << 31;
+
+/// Why a type has no name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoTypeName {
+    /// Its memory could not be read: the process has gone, or freed it.
+    Unreadable,
+    /// What is there is no type: it was freed, and the memory used again.
+    NotAType,
+    /// It is a type, but its name is not there.
+    Nameless,
+}
+
+impl fmt::Display for NoTypeName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Unreadable => "its memory could not be read",
+            Self::NotAType => "it is no type any more",
+            Self::Nameless => "its name could not be read",
+        })
+    }
+}
+
+/// The qualified name of the type object at `address`, fit to show: `str`,
+/// `collections.OrderedDict`, `app.models.User`; builtins without `builtins.`. Where the module of
+/// a class cannot be had: the qualified name alone.
+///
+/// # Errors
+///
+/// When it could not be read, or is no type.
+pub fn type_name(
+    address: u64,
+    layout: &Interpreter,
+    memory: &dyn ReadMemory,
+) -> Result<String, NoTypeName> {
+    let field = |offset: u32| address.checked_add(u64::from(offset));
+    let unreadable = NoTypeName::Unreadable;
+    let metaclass = field(layout.object_type)
+        .and_then(|at| memory.word(at))
+        .ok_or(unreadable)?;
+    if metaclass != layout.type_type && !has_type_flag(address, TYPE_SUBCLASS, layout, memory) {
+        return Err(NoTypeName::NotAType);
+    }
+    let flags = field(layout.type_flags)
+        .and_then(|at| memory.half(at))
+        .ok_or(unreadable)?;
+    let name = if flags & HEAP_TYPE == 0 {
+        static_name(address, layout, memory)
+    } else {
+        heap_name(address, layout, memory).or_else(|| static_name(address, layout, memory))
+    };
+    name.ok_or(NoTypeName::Nameless)
+}
+
+/// The name that a type in C code has, which carries its module.
+fn static_name(address: u64, layout: &Interpreter, memory: &dyn ReadMemory) -> Option<String> {
+    let name = memory.word(address.checked_add(u64::from(layout.type_name))?)?;
+    let name = memory.c_string(name, MAX_NAME + 1)?;
+    let name = name.strip_prefix(b"builtins.").unwrap_or(&name);
+    (!name.is_empty()).then(|| shown(name, MAX_NAME))
+}
+
+/// The name that a class has, and that of its module.
+fn heap_name(address: u64, layout: &Interpreter, memory: &dyn ReadMemory) -> Option<String> {
+    let fields = Fields::of(layout);
+    let read = |address| Text::read(address, MAX_NAME, layout, memory);
+    let qualified = memory.word(address.checked_add(fields.qualified_name)?)?;
+    let qualified = read(qualified)?.as_name();
+    if qualified.is_empty() {
+        return None;
+    }
+    let module = || {
+        let attributes = memory.word(address.checked_add(fields.attributes)?)?;
+        let module = dict::get(attributes, "__module__", layout, memory)?;
+        Some(read(module)?.as_name())
+    };
+    Some(match module() {
+        Some(module) if !module.is_empty() && module != "builtins" => {
+            shown(format!("{module}.{qualified}").as_bytes(), MAX_NAME)
+        }
+        _ => qualified,
+    })
+}
+
+/// Where the parts of a class are.
+struct Fields {
+    /// `tp_dict`.
+    attributes: u64,
+    /// `ht_qualname`.
+    qualified_name: u64,
+}
+
+impl Fields {
+    fn of(layout: &Interpreter) -> Self {
+        // 3.8 alone has `tp_print`; 3.10 added a slot for asynchronous calls, 3.12 `tp_watched`.
+        let qualified_name = match layout.version {
+            0x0309 => 856,
+            ..=0x030b => 864,
+            _ => 872,
+        };
+        let more = if layout.flags & FREE_THREADED == 0 {
+            0
+        } else {
+            16
+        };
+        Self {
+            attributes: 264 + more,
+            qualified_name: qualified_name + more,
+        }
+    }
+}
