@@ -11,5 +11,6 @@ mod support;
 mod copies;
 mod crowds;
 mod lifecycle;
+mod python;
 mod refusals;
 mod symbols;
