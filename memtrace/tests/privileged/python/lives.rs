@@ -5,14 +5,13 @@ use std::collections::BTreeMap;
 use memtrace::profile::CauseName;
 use serde::Deserialize;
 
-use super::{Copies, NOISE_OF_A_FORK, Place, Worker, about, on_every_python, trace};
+use super::{Copies, NOISE_OF_A_FORK, Place, Worker, about, on, on_every_python, trace};
 use crate::support::{Python, Why};
 
 on_every_python! {
     exit_at_once
     becomes_python
     subinterpreters
-    greenlets
 }
 
 #[derive(Debug, Deserialize)]
@@ -90,9 +89,12 @@ fn subinterpreters(python: &Python) -> Result<(), Why> {
     Ok(())
 }
 
-fn greenlets(python: &Python) -> Result<(), Why> {
-    has_its_parts(&trace(python.start("interpreters.py", &["greenlets"])?));
-    Ok(())
+#[test]
+fn greenlets() {
+    on("tools", |python| {
+        has_its_parts(&trace(python.start("interpreters.py", &["greenlets"])?));
+        Ok(())
+    });
 }
 
 fn has_its_parts((report, truth): &(crate::support::Report, Parts)) {

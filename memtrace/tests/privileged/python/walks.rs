@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use memtrace::profile::{CauseEvidence, CauseName};
 use serde::Deserialize;
 
-use super::{Copies, NOISE, NOISE_OF_A_FORK, Place, Worker, on_every_python, trace};
+use super::{Copies, NOISE, NOISE_OF_A_FORK, Place, Worker, on, on_every_python, trace};
 use crate::support::{Python, Report, Why};
 
 on_every_python! {
@@ -15,7 +15,6 @@ on_every_python! {
     collect
     collect_what_is_frozen
     large_buffers
-    numpy_arrays
 }
 
 #[derive(Debug, Deserialize)]
@@ -198,9 +197,12 @@ fn large_buffers(python: &Python) -> Result<(), Why> {
     Ok(())
 }
 
-fn numpy_arrays(python: &Python) -> Result<(), Why> {
-    hardly_copies(&trace(python.start("buffers.py", &["--numpy"])?));
-    Ok(())
+#[test]
+fn numpy_arrays() {
+    on("tools", |python| {
+        hardly_copies(&trace(python.start("buffers.py", &["--numpy"])?));
+        Ok(())
+    });
 }
 
 fn hardly_copies((report, truth): &(Report, Buffers)) {

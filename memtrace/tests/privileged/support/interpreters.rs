@@ -12,6 +12,9 @@ const EXTRA: &str = "MEMTRACE_PYTHONS";
 /// Where `cargo xtask pythons` has put interpreters; `target/pythons` without.
 const INSTALLED: &str = "MEMTRACE_PYTHON_ROOTS";
 
+/// Where it has put programs; `target/python-tools` without.
+const TOOLS: &str = "MEMTRACE_PYTHON_TOOLS";
+
 /// Where a workload is inside a chroot.
 const INSIDE: &str = "/workloads";
 
@@ -35,11 +38,14 @@ pub struct Python {
 
 impl Python {
     /// The interpreter of this name: `3.8` to `3.13` (pyenv's), `debian` (the system's), `trixie`,
-    /// `sid`, `free-threaded` (made by `cargo xtask pythons`).
+    /// `sid`, `free-threaded`, `tools` (the one with packages; made by `cargo xtask pythons`).
     pub fn find(name: &str) -> Result<Self, Why> {
         let found = match name {
             "debian" => Some(Self::at("/usr/bin/python3")).filter(|it| it.program.exists()),
-            "free-threaded" => Self::installed(name).or_else(|| Self::of_pyenv("3.13", "t")),
+            "free-threaded" => Some(Self::at(roots().join(name).join("bin/python3.13t")))
+                .filter(|it| it.program.exists())
+                .or_else(|| Self::of_pyenv("3.13", "t")),
+            "tools" => return Ok(Self::at(tools()?.join("python3"))),
             "trixie" | "sid" => Self::installed(name),
             version => Self::of_pyenv(version, ""),
         };
@@ -145,6 +151,20 @@ impl Python {
 fn roots() -> PathBuf {
     let given: Option<OsString> = std::env::var_os(INSTALLED);
     given.map_or_else(|| in_target("pythons"), PathBuf::from)
+}
+
+/// The folder of the programs that were installed from Python packages.
+pub fn tools() -> Result<PathBuf, Why> {
+    let given: Option<OsString> = std::env::var_os(TOOLS);
+    let folder = given.map_or_else(|| in_target("python-tools"), PathBuf::from);
+    // Written when everything is there.
+    if folder.join("complete").exists() {
+        Ok(folder.join("bin"))
+    } else {
+        Err(Why::NoTool(
+            "Python programs are not installed; `cargo xtask pythons --install` does that".into(),
+        ))
+    }
 }
 
 /// A folder of the target directory.
