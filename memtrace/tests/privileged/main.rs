@@ -13,4 +13,5 @@ mod crowds;
 mod lifecycle;
 mod python;
 mod refusals;
+mod servers;
 mod symbols;

@@ -115,13 +115,13 @@ fn trace_with<T: DeserializeOwned>(mut fixture: Fixture, options: &[&str]) -> (R
 }
 
 /// The copies of some processes.
-struct Copies<'a> {
+pub struct Copies<'a> {
     /// Call sites, with the pages of these processes.
-    sites: Vec<(&'a CallSite, u64)>,
+    pub sites: Vec<(&'a CallSite, u64)>,
 }
 
 impl<'a> Copies<'a> {
-    fn of(report: &'a Report, pids: impl IntoIterator<Item = u32>) -> Self {
+    pub fn of(report: &'a Report, pids: impl IntoIterator<Item = u32>) -> Self {
         let pids: Vec<u32> = pids.into_iter().collect();
         let pages = |site: &CallSite| -> u64 {
             let of_pid = pids.iter().filter_map(|pid| site.processes.get(pid));
@@ -137,17 +137,17 @@ impl<'a> Copies<'a> {
     }
 
     /// Pages of the call sites that satisfy `is`.
-    fn pages(&self, is: impl Fn(&CallSite) -> bool) -> u64 {
+    pub fn pages(&self, is: impl Fn(&CallSite) -> bool) -> u64 {
         let chosen = self.sites.iter().filter(|(site, _)| is(site));
         chosen.map(|(_, pages)| pages).sum()
     }
 
-    fn all(&self) -> u64 {
+    pub fn all(&self) -> u64 {
         self.pages(|_| true)
     }
 
     /// Those in a function, by its name alone.
-    fn in_function(&self, function: &str) -> Self {
+    pub fn in_function(&self, function: &str) -> Self {
         Self {
             sites: self
                 .sites
@@ -170,7 +170,7 @@ impl<'a> Copies<'a> {
     }
 
     /// A table for people, for the message of a failed test.
-    fn shown(&self) -> String {
+    pub fn shown(&self) -> String {
         let lines = self.sites.iter().map(|(site, pages)| {
             format!(
                 "{pages:7} {:?} {:?} {:?} {:?} {:?}:{:?} +{:?} {:?}",
@@ -189,7 +189,7 @@ impl<'a> Copies<'a> {
 
     /// At least this part of them satisfies `is`.
     #[track_caller]
-    fn mostly(&self, least: f64, what: &str, is: impl Fn(&CallSite) -> bool) {
+    pub fn mostly(&self, least: f64, what: &str, is: impl Fn(&CallSite) -> bool) {
         let (part, all) = (self.pages(is), self.all());
         assert!(
             all > 0 && part as f64 >= least * all as f64,
@@ -200,7 +200,7 @@ impl<'a> Copies<'a> {
 
     /// At most this part of them satisfies `is`.
     #[track_caller]
-    fn hardly(&self, most: f64, what: &str, is: impl Fn(&CallSite) -> bool) {
+    pub fn hardly(&self, most: f64, what: &str, is: impl Fn(&CallSite) -> bool) {
         let (part, all) = (self.pages(is), self.all());
         assert!(
             part as f64 <= most * all as f64,
@@ -211,7 +211,7 @@ impl<'a> Copies<'a> {
 
     /// Nearly every page has a cause, and what has none has a reason.
     #[track_caller]
-    fn have_causes(&self) {
+    pub fn have_causes(&self) {
         self.hardly(0.02, "unknown cause", |site| {
             site.cause == CauseName::Unknown
         });
@@ -226,7 +226,7 @@ impl<'a> Copies<'a> {
 }
 
 /// Python's frames of a stack, leaf first.
-fn python_frames(frames: &[std::sync::Arc<Frame>]) -> impl Iterator<Item = &Frame> {
+pub fn python_frames(frames: &[std::sync::Arc<Frame>]) -> impl Iterator<Item = &Frame> {
     frames
         .iter()
         .map(AsRef::as_ref)
