@@ -138,9 +138,7 @@ pub struct FaultRecord {
     /// Address of the type of the object written to; 0 where there is none.
     pub object_type: u64,
     /// [`Evidence`], coded.
-    pub evidence: u8,
-    /// Reserved, zero.
-    pub reserved: [u8; 3],
+    pub evidence: u32,
     /// With [`Evidence::Field`], [`Evidence::Block`]: bytes from the start of the object or block
     /// to the address.
     pub offset: i32,

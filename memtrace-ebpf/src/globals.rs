@@ -39,9 +39,12 @@ globals! {
     TASK_REAL_PARENT: u32,
     TASK_GROUP_LEADER: u32,
     TASK_START_BOOTTIME: u32,
+    TASK_THREAD_POINTER: u32,
     REGS_IP: u32,
     REGS_FP: u32,
+    REGS_SP: u32,
     FOLLOW: u8,
     UNWIND: u8,
+    PYTHON: u8,
     WAKEUP_RECORDS: u32,
 }

@@ -55,6 +55,11 @@ pub fn forked(ctx: &BtfTracePointContext, parent: Task, child: Task) -> Option<(
         parent_slot: parent_thread.slot,
         now_ns: now,
         forked_ns: now,
+        // A child has what its parent has from its first fault on.
+        interpreter: PROCESSES
+            .get_ptr(parent_thread.slot)
+            // SAFETY: the lookup gave a live map value.
+            .map_or(0, |parent| unsafe { (*parent).interpreter }),
         comm,
     };
     let slot = new_process(child, &new)?;
@@ -82,6 +87,7 @@ pub fn execed(ctx: &BtfTracePointContext) -> Option<()> {
         // A thread other than the first takes over the process's pid when it execs.
         (*thread).tid = task.tid();
         (*process).comm = current_comm();
+        (*process).interpreter = 0;
         (*process).execs += 1;
     }
     debug!(ctx, "exec: {} slot {}", task.pid(), slot);
@@ -135,6 +141,7 @@ pub fn visit(ctx: *mut c_void) -> Option<()> {
             // SAFETY: the helper has no preconditions.
             now_ns: unsafe { bpf_ktime_get_ns() },
             forked_ns: 0,
+            interpreter: 0,
             comm: leader.comm(),
         };
         // Another pass is needed in any case: what it forked may have a smaller pid.
@@ -169,6 +176,7 @@ struct NewProcess {
     parent_slot: u32,
     now_ns: u64,
     forked_ns: u64,
+    interpreter: u64,
     comm: [u8; 16],
 }
 
@@ -189,6 +197,7 @@ fn new_process(leader: Task, new: &NewProcess) -> Option<u32> {
         (*process).execs = 0;
         (*process).forked_ns = new.forked_ns;
         (*process).exited_ns = 0;
+        (*process).interpreter = new.interpreter;
         (*process).start_boottime_ns = leader.start_boottime();
         (*process).comm = new.comm;
         (*process).counters = Counters::ZERO;

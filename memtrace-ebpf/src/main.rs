@@ -1,8 +1,8 @@
 //! memtrace's BPF programs: entry points only.
 //!
 //! Who is traced is decided in [`lineage`]; what a fault was in [`window`]; what the kernel said
-//! about its page in [`origin`]; where it came from in [`stack`]. [`maps`] has every map and its
-//! size. Offsets and switches are globals that the loader sets, see [`globals`].
+//! about its page in [`origin`]; where it came from in [`stack`] and [`python`]; what was written in
+//! [`cause`]. [`maps`] has every map and its size. Offsets and switches are globals that the loader sets, see [`globals`].
 #![no_std]
 #![no_main]
 #![feature(core_intrinsics)]
@@ -12,10 +12,13 @@
 )]
 
 mod atomic;
+mod cause;
 mod globals;
 mod lineage;
 mod maps;
+mod memory;
 mod origin;
+mod python;
 mod stack;
 mod task;
 mod window;

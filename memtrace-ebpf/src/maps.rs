@@ -3,11 +3,16 @@
 use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, BPF_NOEXIST};
 use aya_ebpf::btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf};
 use aya_ebpf::macros::btf_map;
+use memtrace_common::interpreter::{Interpreter, MAX_INTERPRETERS};
 use memtrace_common::process::{Health, MAX_PROCESSES, ProcessSlot};
-use memtrace_common::record::{MAX_FRAMES, StackRecord};
+use memtrace_common::record::{
+    CODE_FILENAME_BYTES, CODE_LINES_BYTES, CODE_NAME_BYTES, CodeRecord, StackRecord,
+};
 
+use crate::cause::{TYPE_WORDS, TYPES, WINDOW};
 use crate::lineage::COUNTED;
-use crate::stack::Walk;
+use crate::python::{self, CODE_WORDS, STATE_WORDS};
+use crate::stack::{WORDS, Walk};
 use crate::task::Task;
 use crate::window::Window;
 
@@ -56,26 +61,70 @@ pub static FOUND: Array<u64, 1, { BPF_F_MMAPABLE as usize }> = Array::new();
 #[btf_map]
 pub static STACKS_SENT: LruHashMap<u64, u8, 65_536> = LruHashMap::new();
 
+/// What is known of the interpreters in traced processes. Memory-mapped; written by the loader.
+#[btf_map]
+pub static INTERPRETERS: Array<
+    Interpreter,
+    { MAX_INTERPRETERS as usize },
+    { BPF_F_MMAPABLE as usize },
+> = Array::new();
+
+/// Code objects that the loader has been sent, by interpreter and address; what tells them from
+/// others at that address. An old one may be forgotten; it is then sent again.
+#[btf_map]
+pub static CODES_SENT: LruHashMap<u64, u64, 65_536> = LruHashMap::new();
+
 /// Room for one stack per CPU: too large for a program's own stack.
 #[btf_map]
 pub static SCRATCH: PerCpuArray<Scratch, 1> = PerCpuArray::new();
 
-/// Bytes of the target's memory that are read at once.
+/// Bytes of the native stack that are read at once.
 pub const PIECE: u64 = 1024;
+/// Bytes of Python frames that are read at once, at most.
+pub const CHUNK: u64 = 4096;
 
 /// What [`SCRATCH`] holds: a record as it is sent.
 #[repr(C)]
 pub struct Scratch {
     /// The record's fixed part.
     pub record: StackRecord,
-    /// Its frames.
-    pub frames: [u64; MAX_FRAMES],
+    /// Its frames: native ones, and behind them Python's.
+    pub frames: [u64; WORDS],
     /// Fault records written on this CPU, to wake the loader now and then.
     pub records: u64,
     /// Where the walk over the stack is.
     pub walk: Walk,
-    /// A piece of the target's memory.
-    pub piece: [u64; (PIECE / 8) as usize],
+    /// Where the walk over Python frames is.
+    pub python: python::Walk,
+    /// A thread state.
+    pub state: [u64; STATE_WORDS],
+    /// A code object, to be sent.
+    pub code: CodeRoom,
+    /// Memory around the address written to.
+    pub window: [u64; WINDOW],
+    /// A pool's header, or what a block in it begins with.
+    pub pool: [u64; WINDOW],
+    /// Types that were seen lately: address and interpreter, and flags.
+    pub types: [(u64, u64); TYPES],
+    /// A type.
+    pub type_words: [u64; TYPE_WORDS],
+    /// A piece of the target's memory, and room so that a field behind it is still within.
+    pub piece: [u64; (CHUNK / 8) as usize + 2],
+}
+
+/// A code object and its record as it is sent.
+#[repr(C)]
+pub struct CodeRoom {
+    /// The object itself.
+    pub words: [u64; CODE_WORDS],
+    /// The record's fixed part; the others are right behind it.
+    pub record: CodeRecord,
+    /// Its name.
+    pub name: [u64; CODE_NAME_BYTES / 8],
+    /// Its file's name.
+    pub filename: [u64; CODE_FILENAME_BYTES / 8],
+    /// Its table of lines.
+    pub lines: [u64; CODE_LINES_BYTES / 8],
 }
 
 /// The entry of [`TRACED_PIDS`] for a pid.

@@ -4,49 +4,86 @@
 //! another one has the same.
 
 use aya_ebpf::bindings::BPF_RB_NO_WAKEUP;
-use aya_ebpf::helpers::generated::{bpf_loop, bpf_probe_read_user, bpf_ringbuf_output};
+use aya_ebpf::helpers::generated::{bpf_loop, bpf_ringbuf_output};
 use aya_ebpf::programs::PerfEventContext;
 use core::ffi::c_void;
 use core::hint::black_box;
 use core::mem::{offset_of, size_of};
+use memtrace_common::config::UNWIND_OFF;
+use memtrace_common::interpreter::{Interpreter, MAX_PYTHON_FRAMES};
 use memtrace_common::process::ProcessSlot;
-use memtrace_common::record::{MAX_FRAMES, RecordKind, STACK_TRUNCATED, StackRecord};
+use memtrace_common::record::{
+    MAX_FRAMES, PythonFrame, RecordKind, STACK_TRUNCATED, StackRecord,
+};
 
-use crate::atomic;
 use crate::maps::{EVENTS, PIECE, SCRATCH, STACKS_SENT, Scratch, Thread};
-use crate::task::Task;
+use crate::memory::{self, PAGE_SIZE, mix};
+use crate::task::{Registers, Task};
+use crate::{atomic, globals, python};
 
-/// Bytes in a page.
-const PAGE_SIZE: u64 = 4096;
+/// Room for the words of a stack: a power of two, so that an index can be masked.
+pub const WORDS: usize = 512;
+const _: () = assert!(MAX_FRAMES + MAX_PYTHON_FRAMES * size_of::<PythonFrame>() / 8 <= WORDS);
+
+/// A frame pointer further up than this from the stack pointer is none: the register is used for
+/// something else.
+const MAX_STACK: u64 = 64 << 20;
 
 /// Takes the user stack of the fault that ended; returns its id, or 0 when there is none.
 ///
-/// `by_kernel` says that the kernel faulted: the context's registers are then its own.
+/// `by_kernel` says that the kernel faulted: the context's registers are then its own. `python` is
+/// the process's interpreter, with its number.
 #[inline(always)]
 pub fn take(
     ctx: &PerfEventContext,
     by_kernel: bool,
     thread: *mut Thread,
     process: *mut ProcessSlot,
+    python: Option<(&Interpreter, u64)>,
 ) -> u64 {
     let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
         return 0;
     };
-    let (ip, fp) = if by_kernel {
-        Task::current().user_ip_and_fp()
+    // SAFETY: the lookup gave this CPU's value, and programs of this kind do not nest on a CPU.
+    let scratch = unsafe { &mut *scratch };
+    let registers = if by_kernel {
+        Task::current().user_registers()
     } else {
         // SAFETY: the kernel gives the registers of the fault with the context.
-        unsafe { ((*ctx.ctx).regs.rip, (*ctx.ctx).regs.rbp) }
+        unsafe {
+            let regs = &(*ctx.ctx).regs;
+            Registers {
+                ip: regs.rip,
+                fp: regs.rbp,
+                sp: regs.rsp,
+            }
+        }
     };
-    let (id, frames) = walk(scratch, ip, fp);
+    let (mut hash, frames) = walk(scratch, registers);
+    scratch.record.frames = frames as u16;
+    scratch.record.python_frames = 0;
+    scratch.record.interpreter = 0;
+    if let Some((python, index)) = python {
+        hash = python::walk(scratch, python, index, frames, hash);
+        scratch.record.python_frames = scratch.python.frames() as u16;
+        scratch.record.interpreter = index as u16;
+    }
+    let id = finish(hash);
     // SAFETY: callers pass a live value of the running thread.
     let (slot, known) = unsafe { ((*thread).slot, (*thread).last_stack == id) };
     // Most faults of a thread come from where the one before came from.
-    if known || STACKS_SENT.get_ptr(id).is_some() || send(scratch, slot, process, id, frames) {
+    if known || STACKS_SENT.get_ptr(id).is_some() || send(scratch, slot, process, id) {
         // SAFETY: as above.
         unsafe { (*thread).last_stack = id };
     }
     id
+}
+
+/// The hash as an id: never 0.
+#[inline(always)]
+fn finish(hash: u64) -> u64 {
+    let hash = hash ^ hash >> 32;
+    if hash == 0 { 1 } else { hash }
 }
 
 /// Where [`step`] is. In per-CPU room, since the verifier then knows nothing of the values, and
@@ -64,33 +101,33 @@ pub struct Walk {
 }
 
 /// Follows the chain of frame pointers: each points to the caller's, with the return address
-/// behind it. Returns the stack's hash, never 0, and how many frames there are.
+/// behind it. Returns the stack's hash, and how many frames there are.
 #[inline(always)]
-fn walk(scratch: *mut Scratch, ip: u64, fp: u64) -> (u64, usize) {
-    // SAFETY: the lookup gave this CPU's value, and programs of this kind do not nest on a CPU. The
-    // helper calls the function with the pointer given.
-    unsafe {
-        (*scratch).frames[0] = ip;
-        // No piece yet: no frame pointer is in it.
-        (*scratch).walk = Walk {
-            fp,
-            piece: 0,
-            size: 0,
-            len: 1,
-            hash: mix(0, ip),
-        };
+fn walk(scratch: &mut Scratch, registers: Registers) -> (u64, u64) {
+    let Registers { ip, fp, sp } = registers;
+    scratch.frames[0] = ip;
+    // No piece yet: no frame pointer is in it.
+    let start = &mut scratch.walk;
+    start.fp = fp;
+    memory::set(&mut start.piece, 0);
+    memory::set(&mut start.size, 0);
+    start.len = 1;
+    start.hash = mix(0, ip);
+    // Code that was built without frame pointers has anything in that register.
+    if globals::UNWIND.load() != UNWIND_OFF && fp.wrapping_sub(sp) < MAX_STACK {
         let step: unsafe extern "C" fn(u32, *mut c_void) -> i64 = step;
-        bpf_loop(
-            MAX_FRAMES as u32,
-            step as *mut c_void,
-            core::ptr::null_mut(),
-            0,
-        );
-        let Walk { len, hash, .. } = (*scratch).walk;
-        let hash = mix(hash, len);
-        let hash = hash ^ hash >> 32;
-        (if hash == 0 { 1 } else { hash }, len as usize)
+        // SAFETY: the helper calls the function with the pointer given.
+        unsafe {
+            bpf_loop(
+                MAX_FRAMES as u32,
+                step as *mut c_void,
+                core::ptr::null_mut(),
+                0,
+            );
+        }
     }
+    let Walk { len, hash, .. } = scratch.walk;
+    (mix(hash, len), len)
 }
 
 /// One step of [`walk`]: 0 to go on.
@@ -125,12 +162,8 @@ fn try_step(scratch: &mut Scratch) -> Option<()> {
         } else {
             PIECE
         };
-        // SAFETY: the buffer has `PIECE` bytes; an address that is not there gives an error.
-        let failed = unsafe {
-            let piece = scratch.piece.as_mut_ptr().cast();
-            bpf_probe_read_user(piece, size as u32, fp as *const c_void)
-        };
-        if failed != 0 {
+        // SAFETY: the buffer has `PIECE` bytes.
+        if !unsafe { memory::read(scratch.piece.as_mut_ptr(), size, fp) } {
             return None;
         }
         walk.piece = fp;
@@ -163,50 +196,38 @@ fn try_step(scratch: &mut Scratch) -> Option<()> {
     Some(())
 }
 
-/// Two steps of multiply and shift: stacks that differ in one bit differ in half of the hash.
-#[inline(always)]
-fn mix(hash: u64, value: u64) -> u64 {
-    let hash = (hash ^ value).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    hash ^ hash >> 29
-}
-
 /// Sends a stack; remembers it only when it went, so that it is tried again otherwise. Returns
 /// whether it went.
 #[inline(always)]
-fn send(
-    scratch: *mut Scratch,
-    slot: u32,
-    process: *mut ProcessSlot,
-    id: u64,
-    frames: usize,
-) -> bool {
+fn send(scratch: &mut Scratch, slot: u32, process: *mut ProcessSlot, id: u64) -> bool {
     const HEADER: usize = size_of::<StackRecord>();
     const _: () = assert!(offset_of!(Scratch, frames) == HEADER, "sent as one piece");
-    let truncated = if frames >= MAX_FRAMES {
-        STACK_TRUNCATED
-    } else {
-        0
-    };
+    let record = &mut scratch.record;
+    record.kind = RecordKind::Stack.code();
+    record.slot = slot;
+    record.id = id;
+    record.reserved = 0;
+    let is_cut =
+        globals::UNWIND.load() == UNWIND_OFF || usize::from(record.frames) >= MAX_FRAMES;
+    record.flags = if is_cut { STACK_TRUNCATED } else { 0 };
+    let mut words = u64::from(record.frames);
+    if record.interpreter != 0 {
+        record.flags |= scratch.python.flags();
+        words = scratch.python.len();
+        python::identify(scratch);
+    }
     // The verifier wants to see the bound.
-    let frames = if frames > MAX_FRAMES {
-        MAX_FRAMES
-    } else {
-        frames
-    };
-    // SAFETY: the lookup gave this CPU's value; the record and `frames` frames behind it are
-    // within it. The map is a ring buffer.
+    let words = black_box(words);
+    if words > WORDS as u64 {
+        return false;
+    }
+    // SAFETY: the lookup gave this CPU's value; the record and the words behind it are within it.
+    // The map is a ring buffer.
     let sent = unsafe {
-        (*scratch).record = StackRecord {
-            kind: RecordKind::Stack.code(),
-            flags: truncated,
-            frames: frames as u16,
-            slot,
-            id,
-        };
         bpf_ringbuf_output(
             core::ptr::from_ref(&EVENTS).cast_mut().cast(),
-            scratch.cast(),
-            (HEADER + frames * 8) as u64,
+            core::ptr::from_mut(scratch).cast(),
+            HEADER as u64 + words * 8,
             u64::from(BPF_RB_NO_WAKEUP),
         )
     };

@@ -99,6 +99,13 @@ impl Task {
             .wrapping_add(self.field(&globals::TASK_MAJ_FLT))
     }
 
+    /// The thread's own pointer: on x86-64 the base of its segment `fs`, which is what
+    /// `pthread_self` gives.
+    #[inline(always)]
+    pub fn thread_pointer(self) -> u64 {
+        self.field(&globals::TASK_THREAD_POINTER)
+    }
+
     /// When it was started, in nanoseconds of `CLOCK_BOOTTIME`.
     #[inline(always)]
     pub fn start_boottime(self) -> u64 {
@@ -134,21 +141,32 @@ impl Task {
     /// The user-mode instruction that it continues with when it leaves the kernel.
     #[inline(always)]
     pub fn user_ip(self) -> u64 {
-        self.user_ip_and_fp().0
+        self.user_registers().ip
     }
 
-    /// [`Task::user_ip`], and the frame pointer there.
+    /// Its registers when it entered the kernel from user mode.
     #[inline(always)]
-    pub fn user_ip_and_fp(self) -> (u64, u64) {
+    pub fn user_registers(self) -> Registers {
         // SAFETY: the helper takes any task that the verifier knows as one.
         let regs = unsafe { bpf_task_pt_regs(self.0) } as *const c_void;
         if regs.is_null() {
-            (0, 0)
-        } else {
-            (
-                field(regs, &globals::REGS_IP),
-                field(regs, &globals::REGS_FP),
-            )
+            return Registers::default();
+        }
+        Registers {
+            ip: field(regs, &globals::REGS_IP),
+            fp: field(regs, &globals::REGS_FP),
+            sp: field(regs, &globals::REGS_SP),
         }
     }
+}
+
+/// What a walk over the stack begins with.
+#[derive(Clone, Copy, Default)]
+pub struct Registers {
+    /// Instruction.
+    pub ip: u64,
+    /// Frame pointer, or whatever the register is used for.
+    pub fp: u64,
+    /// Stack pointer.
+    pub sp: u64,
 }

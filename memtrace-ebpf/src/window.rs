@@ -12,16 +12,19 @@ use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
 use aya_ebpf::programs::{BtfTracePointContext, PerfEventContext};
 use aya_log_ebpf::trace;
 use core::ffi::c_void;
+use memtrace_common::config::UNWIND_OFF;
+use memtrace_common::interpreter::Interpreter;
 use memtrace_common::process::{ProcessSlot, SLOT_LIVE};
 use memtrace_common::record::{
     Cause, FAULT_NO_END, FAULT_NO_STACK, FaultRecord, Origin, RecordKind,
 };
 
 use crate::atomic;
+use crate::cause::{self, Judged};
 use crate::maps::{EVENTS, PROCESSES, SCRATCH, Thread};
 use crate::origin::{self, Outcome};
 use crate::task::{Task, field};
-use crate::{globals, stack};
+use crate::{globals, python, stack};
 
 /// Error code of a page fault: the page was present.
 const PF_PROT: u64 = 1 << 0;
@@ -226,9 +229,20 @@ pub fn close(ctx: &PerfEventContext, flags: u8) -> Option<()> {
     } else {
         latency as u32
     };
-    let (stack_id, no_stack) = match globals::UNWIND.load() {
-        memtrace_common::config::UNWIND_OFF => (0, FAULT_NO_STACK),
-        _ => (stack::take(ctx, marks & BY_KERNEL != 0, thread, process), 0),
+    let by_kernel = marks & BY_KERNEL != 0;
+    let python = interpreter(process);
+    let (stack_id, no_stack) = if globals::UNWIND.load() == UNWIND_OFF && python.is_none() {
+        (0, FAULT_NO_STACK)
+    } else {
+        (stack::take(ctx, by_kernel, thread, process, python), 0)
+    };
+    let judged = match python {
+        Some((python, _)) if !by_kernel => cause::judge(python, address),
+        _ => Judged::unseen(if by_kernel {
+            Cause::Kernel
+        } else {
+            Cause::Unknown
+        }),
     };
     // SAFETY: the lookup gave a live value.
     let pid = unsafe { (*thread).pid };
@@ -240,13 +254,24 @@ pub fn close(ctx: &PerfEventContext, flags: u8) -> Option<()> {
         thread,
         process,
         origin,
-        marks,
         Seen {
             latency_ns,
             stack_id,
             flags: flags | no_stack,
+            judged,
         },
     )
+}
+
+/// The interpreter of a process, if its frames are to be taken, with its number.
+#[inline(always)]
+fn interpreter(process: *mut ProcessSlot) -> Option<(&'static Interpreter, u64)> {
+    if globals::PYTHON.load() == 0 {
+        return None;
+    }
+    // SAFETY: callers pass a live map value.
+    let index = unsafe { (*process).interpreter };
+    Some((python::interpreter(index)?, index))
 }
 
 /// Settles a window that was not closed: see the module's text.
@@ -275,8 +300,13 @@ pub fn abandon(thread: *mut Thread, task: Task) {
             latency_ns: 0,
             stack_id: 0,
             flags: FAULT_NO_END,
+            judged: Judged::unseen(if marks & BY_KERNEL == 0 {
+                Cause::Unknown
+            } else {
+                Cause::Kernel
+            }),
         };
-        let _ = emit(thread, process, origin, marks, seen);
+        let _ = emit(thread, process, origin, seen);
     }
 }
 
@@ -321,6 +351,7 @@ struct Seen {
     latency_ns: u32,
     stack_id: u64,
     flags: u8,
+    judged: Judged,
 }
 
 /// Sends a copy's record.
@@ -329,7 +360,6 @@ fn emit(
     thread: *mut Thread,
     process: *mut ProcessSlot,
     origin: Origin,
-    marks: u32,
     seen: Seen,
 ) -> Option<()> {
     // SAFETY: callers pass a live value of the running thread.
@@ -339,15 +369,10 @@ fn emit(
         unsafe { atomic::add(&raw mut (*process).counters.lost, 1) };
         return None;
     };
-    let cause = if marks & BY_KERNEL == 0 {
-        Cause::Unknown
-    } else {
-        Cause::Kernel
-    };
     entry.write(FaultRecord {
         kind: RecordKind::Fault.code(),
         origin: origin.code(),
-        cause: cause.code(),
+        cause: seen.judged.cause.code(),
         flags: seen.flags,
         slot: thread.slot,
         tid: thread.tid,
@@ -356,7 +381,9 @@ fn emit(
         address: window.address,
         ip: window.ip,
         stack_id: seen.stack_id,
-        object_type: 0,
+        object_type: seen.judged.object_type,
+        evidence: u32::from(seen.judged.evidence.code()),
+        offset: seen.judged.offset,
     });
     entry.submit(u64::from(wakeup()));
     Some(())

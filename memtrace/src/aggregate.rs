@@ -2,33 +2,74 @@
 //!
 //! A fault's stack is found by its process's mappings and its id. A new stack is symbolized when
 //! there is time; until then its faults are summed up under the stack, after that under its call
-//! site, so that memory grows with the number of call sites and not with that of stacks.
+//! site, so that memory grows with the number of call sites and not with that of stacks. What the
+//! kernel side did not decide about a write is decided then too, since it depends on who wrote.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use memtrace_common::process::{MAX_PROCESSES, ProcessSlot, SLOT_EXITED};
-use memtrace_common::record::{Cause, Origin};
+use memtrace_common::record::{Cause, Evidence, Origin};
 
-use crate::collect::{Event, Fault, Lifecycle, TakenStack};
+use crate::cause::{Area, Instructions, Seen, Verdict, Write, judge};
+use crate::collect::{Event, Fault, Lifecycle, TakenCode, TakenStack};
 use crate::distribution::Distribution;
+use crate::interpreter::Instance;
+use crate::interpreter::names::{Names, TypeId};
+use crate::interpreter::tracker::{InstanceId, Tables, Tracker};
 use crate::probe::SharedArray;
 use crate::process::maps::AddressSpace;
+use crate::process::memory::RelativesMemory;
 use crate::process::traced::{ProcessId, Processes, SpaceId};
-use crate::profile::{Frame, Language, Site, Unknown};
+use crate::profile::{Frame, Language, Site, Unchanged, Unknown};
+use crate::symbolize::merge::{Native, PythonFrame, merge};
 use crate::symbolize::{Symbolizer, blame};
+use crate::unchanged::CopiedPages;
 
 /// Stacks that are symbolized together, which is faster than one by one.
 const STACKS_AT_ONCE: usize = 64;
 
-/// What tells the faults of one stack or call site apart.
+/// What tells the faults of one call site apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Kind {
-    /// What the write was.
-    pub cause: Cause,
+    /// What the write was, and how that is known.
+    pub verdict: Verdict,
     /// What the page was.
     pub origin: Origin,
+    /// The type of the object written to.
+    pub object_type: Option<TypeId>,
+    /// Of a field: bytes from the start of the object.
+    pub field_offset: Option<i32>,
+}
+
+/// What tells the faults of one stack apart: what the kernel side saw of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct SeenKind {
+    cause: Cause,
+    evidence: Evidence,
+    origin: Origin,
+    /// What was written to, where it matters.
+    area: Option<Area>,
+    object_type: Option<TypeId>,
+    field_offset: Option<i32>,
+}
+
+impl SeenKind {
+    /// Decides what the kernel side left open.
+    fn judge(&self, write: Write, frames: &[Arc<Frame>]) -> Kind {
+        let seen = Seen {
+            cause: self.cause,
+            evidence: self.evidence,
+            origin: self.origin,
+        };
+        Kind {
+            verdict: judge(seen, self.area.unwrap_or(Area::Gone), write, frames),
+            origin: self.origin,
+            object_type: self.object_type,
+            field_offset: self.field_offset,
+        }
+    }
 }
 
 /// What is known of the faults of one kind and stack, or call site.
@@ -59,16 +100,37 @@ pub struct Stack {
     pub frames: Arc<[Arc<Frame>]>,
     /// Whether frames are missing at its root.
     pub truncated: bool,
-    /// Copied pages by kind, and where they are summed up.
-    pub kinds: Vec<(Kind, u64, SumIndex)>,
+    /// Its faults, by kind.
+    pub cells: Vec<CellIndex>,
     /// The blamed call site, once it is symbolized.
     pub site: Option<SiteIndex>,
     /// Whether its frames were lost on their way from the kernel.
     pub lost: bool,
-    /// The mappings it was taken with, until it is symbolized.
+    /// The mappings that it was taken with, until it is symbolized.
     space: Option<AddressSpace>,
+    /// What its leaf's instruction does to memory, once it is symbolized.
+    write: Option<Write>,
 }
 
+/// A stack as it arrived, and the interpreter that ran its Python frames.
+struct Arrived {
+    stack: TakenStack,
+    python: Option<(InstanceId, Arc<Instance>)>,
+}
+
+/// Faults of one stack and kind.
+pub struct Cell {
+    seen: SeenKind,
+    /// What they are, once the stack is symbolized.
+    pub kind: Option<Kind>,
+    /// Copied pages.
+    pub pages: u64,
+    /// Where the rest is summed up.
+    sum: SumIndex,
+}
+
+/// Index into [`Aggregator::cells`].
+pub type CellIndex = usize;
 /// Index into [`Aggregator::sums`].
 pub type SumIndex = usize;
 /// Index into [`Aggregator::sites`].
@@ -93,10 +155,20 @@ pub struct Aggregator {
     pub stacks: Vec<Stack>,
     /// Every call site.
     pub sites: Vec<Site>,
-    /// What [`Stack::kinds`] refer to.
+    /// What [`Stack::cells`] refer to.
+    pub cells: Vec<Cell>,
+    /// What cells and call sites refer to.
     pub sums: Vec<Sum>,
+    /// Which process has which interpreter.
+    pub tracker: Tracker,
+    /// Names of Python's functions and types.
+    pub names: Names,
+    /// Which pages were copied; `None` when they are not to be compared.
+    pub copied: Option<CopiedPages>,
     symbolizer: Symbolizer,
-    taken: HashMap<u64, TakenStack>,
+    instructions: Instructions,
+    taken: HashMap<u64, Arrived>,
+    by_kind: HashMap<(StackIndex, SeenKind), CellIndex>,
     by_key: HashMap<(SpaceId, StackKey), StackIndex>,
     unresolved: VecDeque<StackIndex>,
     site_index: HashMap<Site, SiteIndex>,
@@ -107,64 +179,89 @@ pub struct Aggregator {
 }
 
 impl Aggregator {
-    /// Nothing seen yet.
+    /// Nothing seen yet. `python` says whether interpreters are looked for, `unchanged` whether
+    /// copied pages are to be compared.
     #[must_use]
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// Takes one record. `table` is the BPF side's table of processes.
-    pub fn take(&mut self, event: Event, table: &SharedArray<ProcessSlot>) {
-        match event {
-            Event::Fault(fault) => self.fault(&fault, table),
-            Event::Stack { id, stack } => {
-                self.taken.insert(id, stack);
-            }
-            Event::Code(_) => {}
-            Event::Process { what, slot } => self.lifecycle(what, slot, table),
+    pub fn new(python: bool, unchanged: bool) -> Self {
+        Self {
+            tracker: Tracker::new(python),
+            copied: unchanged.then(CopiedPages::default),
+            ..Self::default()
         }
     }
 
-    fn lifecycle(&mut self, what: Lifecycle, slot: u32, table: &SharedArray<ProcessSlot>) {
-        let Some(entry) = table.read(slot as usize) else {
+    /// Takes one record.
+    pub fn take(&mut self, event: Event, tables: Tables) {
+        match event {
+            Event::Fault(fault) => self.fault(&fault, tables),
+            Event::Stack { id, stack } => {
+                let python = self.tracker.instance(stack.interpreter);
+                let python = python.map(|(id, instance)| (id, Arc::clone(instance)));
+                self.taken.insert(id, Arrived { stack, python });
+            }
+            Event::Code(code) => self.code(&code),
+            Event::Process { what, slot } => self.lifecycle(what, slot, tables),
+        }
+    }
+
+    fn lifecycle(&mut self, what: Lifecycle, slot: u32, tables: Tables) {
+        let Some(entry) = tables.processes.read(slot as usize) else {
             return;
         };
         match what {
             Lifecycle::Fork => {
-                self.processes.add(slot, &entry);
+                self.found(slot, &entry, tables);
             }
             Lifecycle::Exec => {
-                let id = self.processes.add(slot, &entry);
+                let id = self.found(slot, &entry, tables);
                 self.processes.execed(id, &entry);
+                self.tracker.execed(slot, id, &mut self.processes, tables);
             }
-            Lifecycle::Exit => self.exited(slot, &entry, table),
+            Lifecycle::Exit => self.exited(slot, &entry, tables),
         }
+    }
+
+    /// Takes a process that may not be known yet.
+    fn found(&mut self, slot: u32, entry: &ProcessSlot, tables: Tables) -> ProcessId {
+        if let Some(known) = self.processes.by_slot(slot) {
+            return known;
+        }
+        let id = self.processes.add(slot, entry);
+        self.tracker.add(slot, id, &mut self.processes, tables);
+        id
     }
 
     /// Takes the last counters of a process that ended, and gives its slot back. Nothing is done
     /// twice: an exit can be found in the table before its record is read.
-    fn exited(&mut self, slot: u32, entry: &ProcessSlot, table: &SharedArray<ProcessSlot>) {
+    fn exited(&mut self, slot: u32, entry: &ProcessSlot, tables: Tables) {
         if entry.state == SLOT_EXITED
             && let Some(id) = self.processes.by_slot(slot)
         {
             self.processes.update(id, entry);
+            self.tracker.ended(id);
             self.processes.release(slot);
-            table.release(slot);
+            tables.processes.release(slot);
         }
+    }
+
+    /// Looks for interpreters where there may be new ones.
+    pub fn look_for_interpreters(&mut self, tables: Tables) {
+        self.tracker.tick(&mut self.processes, tables);
+        self.tracker.remapped(&mut self.processes, tables);
     }
 
     /// Takes from the table what lost records would have said: processes that are there and were
     /// not announced, and processes that ended before `before_ns` of `CLOCK_MONOTONIC`, of which no
     /// record may still be waiting to be read.
-    pub fn catch_up(&mut self, table: &SharedArray<ProcessSlot>, before_ns: u64) {
+    pub fn catch_up(&mut self, tables: Tables, before_ns: u64) {
         for slot in 0..MAX_PROCESSES {
-            if !table.is_used(slot) {
+            if !tables.processes.is_used(slot) {
                 continue;
             }
-            if let Some(entry) = table.read(slot as usize) {
-                self.processes.add(slot, &entry);
+            if let Some(entry) = tables.processes.read(slot as usize) {
+                self.found(slot, &entry, tables);
                 if entry.exited_ns < before_ns {
-                    self.exited(slot, &entry, table);
+                    self.exited(slot, &entry, tables);
                 }
             }
         }
@@ -180,21 +277,39 @@ impl Aggregator {
         }
     }
 
-    fn fault(&mut self, fault: &Fault, table: &SharedArray<ProcessSlot>) {
+    /// Compares the copied pages of living processes with their ancestors'.
+    #[must_use]
+    pub fn compare_copied(&self) -> HashMap<ProcessId, Unchanged> {
+        let copied = self.copied.as_ref();
+        copied.map_or_else(HashMap::new, |copied| copied.compare(&self.processes))
+    }
+
+    /// Takes a code object: what is missing of it is read at once, while it may still be there.
+    fn code(&mut self, code: &TakenCode) {
+        let Some((id, instance)) = self.tracker.instance(code.interpreter) else {
+            return;
+        };
+        let process = self.processes.by_slot(code.slot);
+        let relatives = process.map(|process| self.processes.relatives(process));
+        let memory = RelativesMemory::new(relatives.into_iter().flatten());
+        self.names.take_code((id, instance), code, &memory);
+    }
+
+    fn fault(&mut self, fault: &Fault, tables: Tables) {
         let known = self.processes.by_slot(fault.slot);
         let process = known.or_else(|| {
             // Its own record was lost; the table still has it.
-            let entry = table.read(fault.slot as usize)?;
-            Some(self.processes.add(fault.slot, &entry))
+            let entry = tables.processes.read(fault.slot as usize)?;
+            Some(self.found(fault.slot, &entry, tables))
         });
         let Some(process) = process else { return };
         self.processes.count_record(process, fault.origin);
-        let kind = Kind {
-            cause: fault.cause,
-            origin: fault.origin,
-        };
+        if let Some(copied) = &mut self.copied {
+            copied.add(process, fault.address);
+        }
+        let seen = self.seen_kind(process, fault);
         let stack = self.stack_of(process, fault);
-        let sum = self.count(stack, kind);
+        let sum = self.count(stack, seen);
         let sum = &mut self.sums[sum];
         *sum.processes.entry(process).or_default() += 1;
         if let Some(latency) = fault.latency_ns {
@@ -204,6 +319,28 @@ impl Aggregator {
             .time_ns
             .saturating_sub(self.processes.get(process).started_ns);
         sum.age.record(age_ns / 1_000_000);
+    }
+
+    fn seen_kind(&mut self, process: ProcessId, fault: &Fault) -> SeenKind {
+        let object_type = fault.object_type.and_then(|address| {
+            let (id, instance) = self.tracker.of(process)?;
+            self.names.type_at((id, instance), address, || {
+                Box::new(RelativesMemory::new(self.processes.relatives(process)))
+            })
+        });
+        let area = (fault.cause == Cause::Unknown).then(|| {
+            self.processes
+                .space_ref(process)
+                .map_or(Area::Gone, |space| Area::of(space, fault.address))
+        });
+        SeenKind {
+            cause: fault.cause,
+            evidence: fault.evidence,
+            origin: fault.origin,
+            area,
+            object_type,
+            field_offset: (fault.evidence == Evidence::Field).then_some(fault.offset),
+        }
     }
 
     /// Finds the stack of a fault, or makes it.
@@ -226,7 +363,7 @@ impl Aggregator {
         }
         let lone = [ip];
         let taken = fault.stack.and_then(|id| self.taken.get(&id));
-        let addresses = taken.map_or(&lone[..], |taken| &taken.native);
+        let addresses = taken.map_or(&lone[..], |taken| &taken.stack.native);
         // This may read the mappings again, and give the process another snapshot.
         let space = self.processes.space(process, addresses);
         let key = (self.processes.space_id(process), key);
@@ -238,10 +375,11 @@ impl Aggregator {
             key: key.1,
             frames: Arc::default(),
             truncated: false,
-            kinds: Vec::new(),
+            cells: Vec::new(),
             site: None,
             lost: false,
             space,
+            write: None,
         });
         self.by_key.insert(key, stack);
         self.unresolved.push_back(stack);
@@ -249,20 +387,35 @@ impl Aggregator {
     }
 
     /// Counts one page; returns where the rest is summed up.
-    fn count(&mut self, stack: StackIndex, kind: Kind) -> SumIndex {
-        let known = self.stacks[stack]
-            .kinds
-            .iter_mut()
-            .find(|(k, ..)| *k == kind);
-        if let Some((_, pages, sum)) = known {
-            *pages += 1;
-            return *sum;
+    fn count(&mut self, stack: StackIndex, seen: SeenKind) -> SumIndex {
+        if let Some(&cell) = self.by_kind.get(&(stack, seen)) {
+            let cell = &mut self.cells[cell];
+            cell.pages += 1;
+            return cell.sum;
         }
-        let sum = match self.stacks[stack].site {
-            Some(site) => self.sum_of_site(site, kind),
+        let Stack {
+            site,
+            write,
+            frames,
+            ..
+        } = &self.stacks[stack];
+        let settled = site.zip(*write).map(|(site, write)| {
+            let kind = seen.judge(write, frames);
+            (site, kind)
+        });
+        let sum = match settled {
+            Some((site, kind)) => self.sum_of_site(site, kind),
             None => self.new_sum(),
         };
-        self.stacks[stack].kinds.push((kind, 1, sum));
+        let cell = self.cells.len();
+        self.cells.push(Cell {
+            seen,
+            kind: settled.map(|(_, kind)| kind),
+            pages: 1,
+            sum,
+        });
+        self.stacks[stack].cells.push(cell);
+        self.by_kind.insert((stack, seen), cell);
         sum
     }
 
@@ -293,7 +446,7 @@ impl Aggregator {
                 let StackKey::Taken { id, .. } = key else {
                     return None;
                 };
-                Some((space.as_ref()?, &self.taken.get(id)?.native[..]))
+                Some((space.as_ref()?, &self.taken.get(id)?.stack.native[..]))
             });
             self.symbolizer.prepare(stacks);
             for index in some {
@@ -304,28 +457,33 @@ impl Aggregator {
 
     fn resolve_stack(&mut self, index: StackIndex) {
         let stack = &mut self.stacks[index];
-        let taken = match stack.key {
-            StackKey::Taken { id, .. } => self.taken.get(&id),
-            StackKey::Instruction { .. } => None,
+        let (taken, ip, why) = match stack.key {
+            StackKey::Taken { id, ip } => (self.taken.get(&id), ip, Unknown::StackLost),
+            StackKey::Instruction { ip, why } => (None, ip, why),
         };
-        let (lone, why) = match stack.key {
-            StackKey::Taken { ip, .. } => ([ip], Unknown::StackLost),
-            StackKey::Instruction { ip, why } => ([ip], why),
-        };
-        let addresses = taken.map_or(&lone[..], |taken| &taken.native);
+        let lone = [ip];
+        let addresses = taken.map_or(&lone[..], |taken| &taken.stack.native);
         let space = stack.space.take().unwrap_or_else(AddressSpace::gone);
         let code = up_to_what_is_no_code(&space, addresses);
-        let mut frames = self.symbolizer.symbolize(&space, code);
+        let native = self.symbolizer.symbolize(&space, code);
+        let python = taken.map_or_else(Vec::new, |taken| python_frames(&self.names, taken));
+        let mut frames = merge(native, python, Native::Guessed);
         let site = blame(&frames);
         if taken.is_none() {
             frames.push(missing_callers(why));
         }
         stack.lost = taken.is_none() && why == Unknown::StackLost;
-        stack.truncated = code.len() < addresses.len() || taken.is_none_or(|taken| taken.truncated);
+        stack.truncated = match taken {
+            None => true,
+            // Where there are Python frames, they say where the stack begins.
+            Some(Arrived { stack, .. }) if !stack.python.is_empty() => stack.python_truncated,
+            Some(Arrived { stack, .. }) => stack.truncated || code.len() < addresses.len(),
+        };
         stack.frames = frames
             .into_iter()
             .map(|frame| intern(&mut self.frames, frame))
             .collect();
+        stack.write = Some(self.instructions.at(&space, ip));
         self.settle(index, site);
     }
 
@@ -338,16 +496,31 @@ impl Aggregator {
             self.site_index.insert(site, new);
             new
         });
-        self.stacks[index].site = Some(site);
-        let mut kinds = std::mem::take(&mut self.stacks[index].kinds);
-        for (kind, _, sum) in &mut kinds {
-            let own = std::mem::replace(sum, self.sum_of_site(site, *kind));
+        let stack = &mut self.stacks[index];
+        stack.site = Some(site);
+        let Some(write) = stack.write else { return };
+        let frames = Arc::clone(&stack.frames);
+        for cell in stack.cells.clone() {
+            let kind = self.cells[cell].seen.judge(write, &frames);
+            let own = self.cells[cell].sum;
+            let sum = self.sum_of_site(site, kind);
             let gathered = std::mem::take(&mut self.sums[own]);
-            self.sums[*sum].absorb(&gathered);
+            self.sums[sum].absorb(&gathered);
             self.free_sums.push(own);
+            self.cells[cell].kind = Some(kind);
+            self.cells[cell].sum = sum;
         }
-        self.stacks[index].kinds = kinds;
     }
+}
+
+fn python_frames(names: &Names, taken: &Arrived) -> Vec<PythonFrame> {
+    let Some((id, instance)) = &taken.python else {
+        return Vec::new();
+    };
+    let frames = taken.stack.python.iter();
+    frames
+        .map(|frame| names.frame((*id, instance), frame))
+        .collect()
 }
 
 fn intern(frames: &mut HashSet<Arc<Frame>>, frame: Frame) -> Arc<Frame> {

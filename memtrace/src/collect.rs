@@ -137,7 +137,7 @@ impl Event {
                     origin: Origin::from_code(record.origin)?,
                     address: record.address,
                     cause: Cause::from_code(record.cause)?,
-                    evidence: Evidence::from_code(record.evidence)?,
+                    evidence: Evidence::from_code(u8::try_from(record.evidence).ok()?)?,
                     object_type: (record.object_type != 0).then_some(record.object_type),
                     offset: record.offset,
                     ip: record.ip,
@@ -320,8 +320,7 @@ mod tests {
             ip: 0x2000,
             stack_id: 9,
             object_type: 0x3000,
-            evidence: Evidence::Field.code(),
-            reserved: [0; 3],
+            evidence: u32::from(Evidence::Field.code()),
             offset: 24,
         }
     }

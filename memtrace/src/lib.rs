@@ -3,11 +3,14 @@
 //! See ARCHITECTURE.md for the way from a fault to a report.
 
 pub mod aggregate;
+pub mod cause;
+pub mod unchanged;
 pub mod cli;
 pub mod collect;
 pub mod command;
 pub mod distribution;
 pub mod host;
+pub mod interpreter;
 pub mod options;
 pub mod preflight;
 pub mod probe;
@@ -44,6 +47,7 @@ pub fn run(options: &Options) -> Result<()> {
         started_at,
         started_ns: traced.started_ns,
         duration_ns: traced.duration_ns,
+        unchanged: traced.unchanged,
         health: traced.health,
         undecodable: traced.undecodable,
         notes,

@@ -407,6 +407,33 @@ pub struct TypeRow {
     pub bytes: u64,
 }
 
+/// The rows of [`Profile::types`]: what the call sites with an object type copied, by type and
+/// cause; by pages, the most first, then by name and cause. Call sites without a type are in no
+/// row.
+#[must_use]
+pub fn type_rows(call_sites: &[CallSite]) -> Vec<TypeRow> {
+    let mut sums: BTreeMap<(&Arc<str>, CauseName), (u64, u64)> = BTreeMap::new();
+    for site in call_sites {
+        if let Some(object_type) = &site.object_type {
+            let (pages, bytes) = sums.entry((object_type, site.cause)).or_default();
+            *pages += site.pages;
+            *bytes += site.bytes;
+        }
+    }
+    let mut rows: Vec<TypeRow> = sums
+        .into_iter()
+        .map(|((object_type, cause), (pages, bytes))| TypeRow {
+            object_type: Arc::clone(object_type),
+            cause,
+            pages,
+            bytes,
+        })
+        .collect();
+    // Stable, so rows of equal pages stay by name and cause.
+    rows.sort_by_key(|row| std::cmp::Reverse(row.pages));
+    rows
+}
+
 /// Something that would make a process copy less.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Advice {
@@ -420,4 +447,37 @@ pub struct Advice {
     pub saves_bytes: u64,
     /// The figures behind it.
     pub evidence: Vec<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::sample::sample_of;
+
+    #[test]
+    fn types_are_summed_over_call_sites_and_ordered() {
+        let copies = [
+            (3, CauseName::Refcount, "walk", Some("str")),
+            (4, CauseName::Refcount, "render", Some("str")),
+            (7, CauseName::Gc, "walk", Some("dict")),
+            (7, CauseName::Refcount, "walk", Some("dict")),
+            (9, CauseName::Refcount, "walk", Some("tuple")),
+            (50, CauseName::Data, "walk", None),
+        ];
+        let rows = type_rows(&sample_of(&copies).call_sites);
+        let rows: Vec<_> = rows
+            .iter()
+            .map(|row| (&*row.object_type, row.cause, row.pages, row.bytes))
+            .collect();
+        assert_eq!(
+            rows,
+            [
+                ("tuple", CauseName::Refcount, 9, 9 * 4096),
+                ("dict", CauseName::Refcount, 7, 7 * 4096),
+                ("dict", CauseName::Gc, 7, 7 * 4096),
+                ("str", CauseName::Refcount, 7, 7 * 4096),
+            ]
+        );
+        assert!(type_rows(&[]).is_empty());
+    }
 }

@@ -1,5 +1,6 @@
 //! One trace, from attach to the last record.
 
+use std::collections::HashMap;
 use std::io::Write as _;
 use std::pin::pin;
 use std::time::{Duration, Instant};
@@ -15,12 +16,12 @@ use crate::aggregate::Aggregator;
 use crate::collect::Collector;
 use crate::command::{Held, Running};
 use crate::host;
-use crate::options::{Options, Target};
+use crate::options::{Options, Python, Target};
 use crate::preflight;
 use crate::probe::{Probe, Settings};
 use crate::process::pidfd::PidFd;
-use crate::process::traced::clock_ns;
-use crate::profile::CommandExit;
+use crate::process::traced::{ProcessId, clock_ns};
+use crate::profile::{CommandExit, Unchanged};
 use crate::progress::Progress;
 
 /// How often memtrace looks for records by itself. The BPF side wakes it before the ring buffer
@@ -57,6 +58,8 @@ pub struct Traced {
     pub started_ns: u64,
     /// From start to end, in nanoseconds.
     pub duration_ns: u64,
+    /// What became of copied pages, by process.
+    pub unchanged: HashMap<ProcessId, Unchanged>,
     /// What the BPF side says went wrong.
     pub health: memtrace_common::process::Health,
     /// Records that could not be decoded.
@@ -72,6 +75,7 @@ pub async fn trace(options: &Options) -> Result<Traced> {
     let settings = Settings {
         follow: options.follow,
         unwind: options.unwind,
+        python: options.python,
         log: match options.verbosity {
             0 | 1 => None,
             2 => Some(log::Level::Debug),
@@ -93,7 +97,7 @@ pub async fn trace(options: &Options) -> Result<Traced> {
         .collect::<Result<Vec<_>>>()?;
     // Here and not around the whole: a COMMAND that is not there is no fault of the kernel.
     let mut probe = Probe::attach(settings).map_err(|error| preflight::explain(error, options))?;
-    let mut session = Session::new(&mut probe)?;
+    let mut session = Session::new(&mut probe, options)?;
     stay_ahead();
     let started_ns = clock_ns(libc::CLOCK_MONOTONIC);
     let found = probe.trace(&pids)?;
@@ -110,12 +114,13 @@ pub async fn trace(options: &Options) -> Result<Traced> {
     let duration_ns = clock_ns(libc::CLOCK_MONOTONIC) - started_ns;
     // From here on a second Ctrl-C ends memtrace at once.
     stop.restore();
-    session.finish(&mut probe);
+    let unchanged = session.finish(&mut probe);
     info!("{}", ending.why);
     Ok(Traced {
         folded: session.folded,
         started_ns,
         duration_ns,
+        unchanged,
         health: probe.health(),
         undecodable: session.records.get_ref().undecodable(),
         command_exit: ending.command_exit,
@@ -167,7 +172,7 @@ struct Session {
 }
 
 impl Session {
-    fn new(probe: &mut Probe) -> Result<Self> {
+    fn new(probe: &mut Probe, options: &Options) -> Result<Self> {
         let collector = Collector::new(probe.events()?);
         let logger = if log::log_enabled!(log::Level::Debug) {
             // SAFETY: the logger keeps its descriptor open, and the same one, until it is dropped.
@@ -176,7 +181,7 @@ impl Session {
             None
         };
         Ok(Self {
-            folded: Aggregator::new(),
+            folded: Aggregator::new(options.python == Python::Auto, options.unchanged),
             // SAFETY: the collector keeps its descriptor open, and the same one, until it is
             // dropped.
             records: unsafe { AsyncFd::register_with_interest(collector, Interest::READABLE) }?,
@@ -211,6 +216,13 @@ impl Session {
         let mut command_exit = None;
         let mut records = 0;
         let mut caught_up = Instant::now();
+        // An interpreter that starts is to be known before its first children are forked.
+        let soon = |due: Option<Instant>| async move {
+            match due {
+                Some(due) => tokio::time::sleep_until(due.into()).await,
+                None => std::future::pending().await,
+            }
+        };
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let why = loop {
@@ -233,6 +245,9 @@ impl Session {
                 ready = self.records.readable() => {
                     ready?.clear_ready();
                 }
+                () = soon(self.folded.tracker.next_due()) => {
+                    self.folded.look_for_interpreters(probe.tables());
+                }
                 () = log_records(&mut self.logger) => {}
                 _ = tick.tick() => {
                     let taken = self.drain(probe);
@@ -241,8 +256,9 @@ impl Session {
                         caught_up = Instant::now();
                         let late = RECORDS_LATE.as_nanos() as u64;
                         let settled = clock_ns(libc::CLOCK_MONOTONIC) - late;
-                        self.folded.catch_up(&probe.processes, settled);
+                        self.folded.catch_up(probe.tables(), settled);
                     }
+                    self.folded.look_for_interpreters(probe.tables());
                     if std::mem::take(&mut records) + taken < CALM {
                         self.folded.resolve(RESOLVE_BUDGET);
                     }
@@ -265,25 +281,30 @@ impl Session {
 
     /// Takes up to a batch of records; returns how many there were.
     fn drain(&mut self, probe: &Probe) -> usize {
-        let folded = &mut self.folded;
+        let (folded, tables) = (&mut self.folded, probe.tables());
         self.records
             .get_mut()
-            .drain(BATCH, |event| folded.take(event, &probe.processes))
+            .drain(BATCH, |event| folded.take(event, tables))
     }
 
-    /// Detaches, takes what is left, and symbolizes the rest.
-    fn finish(&mut self, probe: &mut Probe) {
+    /// Detaches, takes what is left, and symbolizes the rest. Returns what became of the copied
+    /// pages of each process.
+    fn finish(&mut self, probe: &mut Probe) -> HashMap<ProcessId, Unchanged> {
         let start = Instant::now();
         // While the processes are still there.
         self.folded.processes.rename();
         probe.detach();
         std::thread::sleep(SETTLE);
         while self.drain(probe) == BATCH {}
-        self.folded.catch_up(&probe.processes, u64::MAX);
+        self.folded.catch_up(probe.tables(), u64::MAX);
         self.folded.update_counters(&probe.processes);
         debug!("detached and drained after {:?}", start.elapsed());
+        // Before symbolizing, which takes longer: the processes go on.
+        let unchanged = self.folded.compare_copied();
+        debug!("compared copied pages after {:?}", start.elapsed());
         self.folded.resolve(Duration::MAX);
         debug!("symbolized after {:?}", start.elapsed());
+        unchanged
     }
 }
 

@@ -7,11 +7,12 @@ use memtrace_common::process::{Counters, Health};
 use memtrace_common::record::{Cause, Origin};
 
 use crate::aggregate::{Aggregator, Kind, SiteIndex};
+use crate::cause::Verdict;
 use crate::distribution::Distribution;
-use crate::process::traced::Traced;
+use crate::process::traced::{ProcessId, Traced};
 use crate::profile::{
     ByCause, ByOrigin, CallSite, CauseName, CommandExit, Frame, Host, Language, Lost, NotCopied,
-    OriginName, Process, Profile, SCHEMA, Site, StackPages, Totals, Unknown,
+    OriginName, Process, Profile, SCHEMA, Site, StackPages, Totals, Unchanged, Unknown, type_rows,
 };
 use crate::report::escape::escape;
 
@@ -33,12 +34,12 @@ pub struct Run {
     pub health: Health,
     /// Records that could not be decoded.
     pub undecodable: u64,
+    /// What became of copied pages, by process; empty when they were not compared.
+    pub unchanged: HashMap<ProcessId, Unchanged>,
     /// What limits the report and was known before.
     pub notes: Vec<String>,
 }
 
-/// Why a cause is `unknown`, while nothing looks at what was written.
-const CAUSE_NOT_EXAMINED: &str = "this version does not look at what was written";
 /// Why a cause is `unknown` for a lost record.
 const CAUSE_LOST: &str = "the record of the copy was lost";
 
@@ -55,7 +56,11 @@ pub fn summarize(folded: Aggregator, run: Run) -> Profile {
         site.bytes = site.pages * page_size;
         site.share = site.pages as f64 / totals.copied_pages.max(1) as f64;
     }
-    call_sites.sort_by(|a, b| b.pages.cmp(&a.pages).then_with(|| a.site.cmp(&b.site)));
+    let key = |site: &CallSite| (site.cause as u8, site.object_type.clone(), site.field_offset);
+    call_sites.sort_by(|a, b| {
+        let by_pages = b.pages.cmp(&a.pages).then_with(|| a.site.cmp(&b.site));
+        by_pages.then_with(|| key(a).cmp(&key(b)))
+    });
     Profile {
         schema: SCHEMA.to_owned(),
         memtrace: env!("CARGO_PKG_VERSION").to_owned(),
@@ -66,8 +71,8 @@ pub fn summarize(folded: Aggregator, run: Run) -> Profile {
         duration_s: run.duration_ns as f64 / 1e9,
         totals,
         processes,
+        types: type_rows(&call_sites),
         call_sites,
-        types: Vec::new(),
         advice: Vec::new(),
         warnings,
     }
@@ -78,12 +83,17 @@ fn processes(folded: &Aggregator, run: &Run) -> Vec<Process> {
     let mut causes = vec![ByCause::default(); all.len()];
     for ((_, kind), &sum) in &folded.site_sums {
         for (&process, &pages) in &folded.sums[sum].processes {
-            *cause_of(&mut causes[process], kind.cause) += pages;
+            *cause_of(&mut causes[process], kind.verdict.cause) += pages;
         }
     }
     let with_causes = all.iter().zip(causes);
     with_causes
-        .map(|(traced, by_cause)| process(traced, by_cause, run))
+        .enumerate()
+        .map(|(id, (traced, by_cause))| Process {
+            interpreter: folded.tracker.seen(id),
+            unchanged: run.unchanged.get(&id).copied(),
+            ..process(traced, by_cause, run)
+        })
         .collect()
 }
 
@@ -150,12 +160,14 @@ fn totals(processes: &[Process], folded: &Aggregator, run: &Run) -> Totals {
         add_not_copied(&mut totals.not_copied, process.not_copied);
         totals.lost.faults += process.lost_faults;
     }
+    totals.unchanged = sum_unchanged(run.unchanged.values());
+    totals.unchanged_pages = totals.unchanged.map(|sum| sum.unchanged_pages);
     let lost_stacks = folded.stacks.iter().filter(|stack| stack.lost);
     totals.lost = Lost {
         faults: totals.lost.faults,
         stacks: lost_stacks
-            .flat_map(|stack| &stack.kinds)
-            .map(|(_, pages, _)| pages)
+            .flat_map(|stack| &stack.cells)
+            .map(|&cell| folded.cells[cell].pages)
             .sum(),
         processes: run.health.processes_lost,
         threads: run.health.threads_lost,
@@ -163,16 +175,28 @@ fn totals(processes: &[Process], folded: &Aggregator, run: &Run) -> Totals {
     totals
 }
 
+/// `None` when no page was compared.
+fn sum_unchanged<'a>(all: impl Iterator<Item = &'a Unchanged>) -> Option<Unchanged> {
+    let sum = all.fold(Unchanged::default(), |sum, one| Unchanged {
+        unchanged_pages: sum.unchanged_pages + one.unchanged_pages,
+        compared_pages: sum.compared_pages + one.compared_pages,
+        comparable_pages: sum.comparable_pages + one.comparable_pages,
+        gone_pages: sum.gone_pages + one.gone_pages,
+    });
+    (sum.compared_pages > 0).then_some(sum)
+}
+
 fn call_sites(mut folded: Aggregator) -> Vec<CallSite> {
-    let mut stacks: HashMap<(SiteIndex, Kind), Vec<StackPages>> = HashMap::new();
+    let mut stacks: HashMap<(SiteIndex, Kind), Stacks> = HashMap::new();
     for stack in &folded.stacks {
         let Some(site) = stack.site else { continue };
-        for &(kind, pages, _) in &stack.kinds {
-            stacks.entry((site, kind)).or_default().push(StackPages {
-                pages,
-                truncated: stack.truncated,
-                frames: Arc::clone(&stack.frames),
-            });
+        for cell in stack.cells.iter().map(|&cell| &folded.cells[cell]) {
+            let Some(kind) = cell.kind else { continue };
+            // Stacks that differ in an instruction only are the same by now.
+            let known = stacks.entry((site, kind)).or_default();
+            let (pages, truncated) = known.entry(Arc::clone(&stack.frames)).or_default();
+            *pages += cell.pages;
+            *truncated |= stack.truncated;
         }
     }
     let all = folded.processes.all();
@@ -185,19 +209,23 @@ fn call_sites(mut folded: Aggregator) -> Vec<CallSite> {
     };
     let mut call_sites: Vec<CallSite> = stacks
         .into_iter()
-        .filter_map(|((site, kind), mut stacks)| {
-            stacks.sort_by_key(|stack| std::cmp::Reverse(stack.pages));
+        .filter_map(|((site, kind), stacks)| {
+            let stacks = by_pages(stacks);
             let sum = &mut folded.sums[*folded.site_sums.get(&(site, kind))?];
-            let cause = cause_name(kind.cause);
-            let examined = cause != CauseName::Unknown;
+            let Verdict {
+                cause,
+                evidence,
+                why,
+            } = kind.verdict;
+            let object_type = kind.object_type;
             Some(CallSite {
                 site: folded.sites[site].clone(),
-                cause,
-                cause_reason: (!examined).then(|| CAUSE_NOT_EXAMINED.to_owned()),
+                cause: cause_name(cause),
+                cause_reason: why.map(|why| why.to_string()),
+                evidence,
                 origin: origin_name(kind.origin),
-                evidence: None,
-                object_type: None,
-                field_offset: None,
+                object_type: object_type.map(|id| Arc::clone(folded.names.type_name(id))),
+                field_offset: kind.field_offset,
                 pages: stacks.iter().map(|stack| stack.pages).sum(),
                 bytes: 0,
                 share: 0.0,
@@ -210,6 +238,27 @@ fn call_sites(mut folded: Aggregator) -> Vec<CallSite> {
         .collect();
     call_sites.extend(lost_sites(all));
     call_sites
+}
+
+/// Pages by stack, and whether the stack was cut.
+type Stacks = HashMap<Arc<[Arc<Frame>]>, (u64, bool)>;
+
+/// The most pages first.
+fn by_pages(stacks: Stacks) -> Vec<StackPages> {
+    let mut stacks: Vec<_> = stacks
+        .into_iter()
+        .map(|(frames, (pages, truncated))| StackPages {
+            pages,
+            truncated,
+            frames,
+        })
+        .collect();
+    let key = |stack: &StackPages| -> Vec<_> {
+        let names = stack.frames.iter().map(|frame| Arc::clone(&frame.function));
+        names.collect()
+    };
+    stacks.sort_by(|a, b| b.pages.cmp(&a.pages).then_with(|| key(a).cmp(&key(b))));
+    stacks
 }
 
 /// Copies whose records were lost are counted all the same: a call site for each origin.

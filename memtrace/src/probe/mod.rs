@@ -14,11 +14,13 @@ use aya::{Btf, Ebpf, EbpfLoader};
 use aya_log::EbpfLogger;
 use log::{debug, info};
 use memtrace_common::config;
+use memtrace_common::interpreter::{Interpreter, MAX_INTERPRETERS};
 use memtrace_common::process::{Health, MAX_PROCESSES, ProcessSlot};
 
 use self::btf::KernelTypes;
 pub use self::shared::SharedArray;
-use crate::options::Unwind;
+use crate::interpreter::tracker::Tables;
+use crate::options::{Python, Unwind};
 
 /// The object built by `cargo xtask ebpf`, aligned as its parser needs it.
 static OBJECT: &[u8] =
@@ -55,6 +57,8 @@ pub struct Settings {
     pub follow: bool,
     /// How stacks are taken.
     pub unwind: Unwind,
+    /// Whether Python frames are taken.
+    pub python: Python,
     /// What the BPF side logs; `None` is nothing.
     pub log: Option<log::Level>,
 }
@@ -66,6 +70,8 @@ pub struct Probe {
     found: SharedArray<u64>,
     /// The traced processes.
     pub processes: SharedArray<ProcessSlot>,
+    /// What the BPF side knows of interpreters, by the index that a process's slot refers to.
+    interpreters: SharedArray<Interpreter>,
     health: SharedArray<Health>,
 }
 
@@ -100,6 +106,7 @@ impl Probe {
         Ok(Self {
             found: array(&ebpf, "FOUND", 1)?,
             processes: array(&ebpf, "PROCESSES", MAX_PROCESSES as usize)?,
+            interpreters: array(&ebpf, "INTERPRETERS", MAX_INTERPRETERS as usize)?,
             health: array(&ebpf, "HEALTH", 1)?,
             ebpf: Some(ebpf),
         })
@@ -152,6 +159,15 @@ impl Probe {
             .take_map("EVENTS")
             .context("the BPF object has no map `EVENTS`")?;
         Ok(RingBuf::try_from(map)?)
+    }
+
+    /// The tables of processes and of their interpreters.
+    #[must_use]
+    pub fn tables(&self) -> Tables<'_> {
+        Tables {
+            processes: &self.processes,
+            interpreters: &self.interpreters,
+        }
     }
 
     /// What went wrong on the BPF side.
@@ -223,6 +239,11 @@ fn load(kernel: &KernelTypes, settings: Settings, btf: &Btf) -> Result<Ebpf> {
             config::TASK_START_BOOTTIME,
             task(&["start_boottime", "real_start_time"])?,
         ),
+        (
+            config::TASK_THREAD_POINTER,
+            task(&["thread"])? + kernel.offset("thread_struct", &["fsbase"])?,
+        ),
+        (config::REGS_SP, kernel.offset("pt_regs", &["sp"])?),
         (config::REGS_IP, kernel.offset("pt_regs", &["ip"])?),
         (config::REGS_FP, kernel.offset("pt_regs", &["bp"])?),
         (config::WAKEUP_RECORDS, WAKEUP_RECORDS),
@@ -232,6 +253,7 @@ fn load(kernel: &KernelTypes, settings: Settings, btf: &Btf) -> Result<Ebpf> {
         Unwind::FramePointers => config::UNWIND_FP,
         Unwind::Off => config::UNWIND_OFF,
     };
+    let python = u8::from(settings.python == Python::Auto);
     let log_level = settings.log.map_or(0, |level| level as u8);
     let mut loader = EbpfLoader::new();
     loader
@@ -239,6 +261,7 @@ fn load(kernel: &KernelTypes, settings: Settings, btf: &Btf) -> Result<Ebpf> {
         .map_max_entries("EVENTS", RING_BYTES)
         .override_global(config::FOLLOW, &follow, true)
         .override_global(config::UNWIND, &unwind, true)
+        .override_global(config::PYTHON, &python, true)
         .override_global(aya_log::LEVEL, &log_level, true);
     for (name, value) in &offsets {
         loader.override_global(name, value, true);

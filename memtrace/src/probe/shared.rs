@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::{Context as _, Result};
 use aya::maps::MapData;
+use memtrace_common::interpreter::Interpreter;
 use memtrace_common::process::{Health, ProcessSlot, SLOT_EXITED, SLOT_FREE, SLOT_LIVE};
 
 /// A type of which every bit pattern is a value, as the BPF side lays it out.
@@ -22,6 +23,8 @@ pub unsafe trait Shared: Copy {}
 unsafe impl Shared for ProcessSlot {}
 // SAFETY: as above.
 unsafe impl Shared for Health {}
+// SAFETY: as above.
+unsafe impl Shared for Interpreter {}
 // SAFETY: an integer.
 unsafe impl Shared for u64 {}
 
@@ -76,6 +79,16 @@ impl<T: Shared> SharedArray<T> {
     }
 }
 
+impl SharedArray<Interpreter> {
+    /// Fills in an entry, to which no process may refer yet. Nothing happens beyond the end.
+    pub fn write(&self, index: usize, value: &Interpreter) {
+        if index < self.len {
+            // SAFETY: within the mapping, and aligned.
+            unsafe { self.base.add(index).write_volatile(*value) };
+        }
+    }
+}
+
 impl<T: Shared> Drop for SharedArray<T> {
     fn drop(&mut self) {
         // SAFETY: the mapping is ours and nothing borrows from it.
@@ -97,6 +110,19 @@ impl SharedArray<ProcessSlot> {
     pub fn is_used(&self, slot: u32) -> bool {
         self.state(slot)
             .is_some_and(|state| matches!(state.load(Ordering::Acquire), SLOT_LIVE | SLOT_EXITED))
+    }
+
+    /// Says which interpreter the process in `slot` has: an index in their table, or 0. Its
+    /// children to come inherit it.
+    pub fn set_interpreter(&self, slot: u32, index: u32) {
+        if (slot as usize) < self.len {
+            // SAFETY: within the mapping, aligned; the BPF side writes it when the slot is taken
+            // and at exec, otherwise only reads it.
+            let field = unsafe {
+                AtomicU64::from_ptr(&raw mut (*self.base.as_ptr().add(slot as usize)).interpreter)
+            };
+            field.store(u64::from(index), Ordering::Release);
+        }
     }
 
     fn state(&self, slot: u32) -> Option<&AtomicU64> {

@@ -99,6 +99,32 @@ impl ReadMemory for ProcessMemory {
     }
 }
 
+/// Memory of a process that may have ended: read from the first of its relatives that has it.
+///
+/// A relative may have written since the fork, so what is read must be checked by who reads it.
+#[derive(Clone, Debug)]
+pub struct RelativesMemory {
+    pids: Vec<u32>,
+}
+
+impl RelativesMemory {
+    /// The memory of `pids`, the best first.
+    #[must_use]
+    pub fn new(pids: impl IntoIterator<Item = u32>) -> Self {
+        Self {
+            pids: pids.into_iter().collect(),
+        }
+    }
+}
+
+impl ReadMemory for RelativesMemory {
+    fn read(&self, address: u64, buffer: &mut [u8]) -> bool {
+        self.pids
+            .iter()
+            .any(|&pid| ProcessMemory::new(pid).read(address, buffer))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -23,6 +23,9 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// And not later than this.
 const LONGEST_PAUSE: Duration = Duration::from_mins(1);
 
+/// Relatives in which memory is looked for.
+const MAX_RELATIVES: usize = 8;
+
 /// A process of the traced set, by first appearance.
 pub type ProcessId = usize;
 
@@ -56,6 +59,7 @@ pub struct Traced {
     pub counters: Counters,
     /// Copied pages whose records arrived, by [`Origin`] code.
     pub recorded: [u64; 4],
+    slot: u32,
     /// The process it was forked from, where that is traced.
     parent: Option<ProcessId>,
     space: Option<(SpaceId, AddressSpace)>,
@@ -80,6 +84,8 @@ pub struct Processes {
     by_slot: HashMap<u32, ProcessId>,
     modules: Modules,
     snapshots: usize,
+    /// Processes whose mappings have been read since somebody asked.
+    remapped: Vec<ProcessId>,
     /// `CLOCK_BOOTTIME` minus `CLOCK_MONOTONIC`, in nanoseconds: how long the machine slept.
     asleep_ns: u64,
 }
@@ -93,6 +99,7 @@ impl Processes {
             by_slot: HashMap::new(),
             modules: Modules::default(),
             snapshots: 0,
+            remapped: Vec::new(),
             asleep_ns: clock_ns(libc::CLOCK_BOOTTIME)
                 .saturating_sub(clock_ns(libc::CLOCK_MONOTONIC)),
         }
@@ -161,6 +168,7 @@ impl Processes {
             exited_ns: None,
             counters: entry.counters,
             recorded: [0; 4],
+            slot,
             parent,
             space,
             refresh: (Instant::now(), FIRST_PAUSE),
@@ -220,6 +228,64 @@ impl Processes {
         }
     }
 
+    /// The process that this one was forked from while it was traced, if neither has replaced its
+    /// program since: both had the same memory then.
+    #[must_use]
+    pub fn forked_from(&self, id: ProcessId) -> Option<ProcessId> {
+        let process = &self.list[id];
+        process.parent.filter(|_| process.forked_ns.is_some())
+    }
+
+    /// The traced process that this one was forked from, as far as is known.
+    #[must_use]
+    pub fn parent(&self, id: ProcessId) -> Option<ProcessId> {
+        self.list[id].parent
+    }
+
+    /// Processes whose mappings have been read since the last call and that have not ended, with
+    /// their slots.
+    pub fn take_remapped(&mut self) -> Vec<(u32, ProcessId)> {
+        let ids = std::mem::take(&mut self.remapped);
+        ids.into_iter()
+            .filter(|&id| self.by_slot(self.list[id].slot) == Some(id))
+            .map(|id| (self.list[id].slot, id))
+            .collect()
+    }
+
+    /// Pids in which memory of a process can be read: its own, then those of its ancestors of the
+    /// same program, then of others that descend from these; live ones, the first few.
+    pub fn relatives(&self, id: ProcessId) -> impl Iterator<Item = u32> {
+        let line: Vec<_> = std::iter::successors(Some(id), |&id| self.list[id].parent).collect();
+        let eldest = line.last().copied().unwrap_or(id);
+        let others = (0..self.list.len()).rev().filter(move |&other| {
+            let mut ancestors = std::iter::successors(Some(other), |&id| self.list[id].parent);
+            ancestors.any(|ancestor| ancestor == eldest)
+        });
+        line.into_iter()
+            .chain(others)
+            .filter(|&id| self.list[id].exited_ns.is_none())
+            .map(|id| self.list[id].pid)
+            .take(MAX_RELATIVES)
+    }
+
+    /// A process's mappings as they were last read.
+    #[must_use]
+    pub fn known_space(&self, id: ProcessId) -> Option<AddressSpace> {
+        self.list[id].space.as_ref().map(|(_, space)| space.clone())
+    }
+
+    /// [`Processes::known_space`], not copied.
+    #[must_use]
+    pub fn space_ref(&self, id: ProcessId) -> Option<&AddressSpace> {
+        self.list[id].space.as_ref().map(|(_, space)| space)
+    }
+
+    /// Reads a process's mappings again, if it lives.
+    pub fn reread(&mut self, id: ProcessId) {
+        self.list[id].refresh = (Instant::now(), FIRST_PAUSE);
+        self.refresh(id);
+    }
+
     /// Which snapshot of mappings a process has.
     #[must_use]
     pub fn space_id(&self, id: ProcessId) -> SpaceId {
@@ -264,6 +330,7 @@ impl Processes {
             {
                 self.list[id].space = Some((SpaceId::Snapshot(self.snapshots), space));
                 self.snapshots += 1;
+                self.remapped.push(id);
                 return;
             }
             next = process.parent;

@@ -154,6 +154,7 @@ mod tests {
 
     use super::*;
     use crate::distribution::Distribution;
+    use crate::profile::CauseName;
     use crate::profile::Frame;
     use crate::report::sample::{sample, sample_with_losses};
 
@@ -166,10 +167,12 @@ mod tests {
     #[test]
     #[expect(clippy::too_many_lines, reason = "the report is as long as that")]
     fn json_of_the_sample_profile() {
-        // A named and an unnamed call site stand for all.
+        // A field of an object and a cause that is not known stand for all call sites.
         let mut profile = sample();
         profile.processes.truncate(2);
-        profile.call_sites = [3, 4].map(|at| profile.call_sites[at].clone()).to_vec();
+        profile
+            .call_sites
+            .retain(|site| site.cause == CauseName::Unknown || site.field_offset == Some(24));
         insta::assert_snapshot!(written(&profile), @r#"
         {
           "schema": "memtrace/1",
@@ -180,6 +183,7 @@ mod tests {
             "page_size": 4096,
             "backend": "tracepoint",
             "unwind": "fp",
+            "python": "auto",
             "blind_spots": [
               "Pages that another process writes through ptrace, /proc/PID/mem or process_vm_writev, and pages that a device writes by direct I/O, are copied without an exception, so they are not counted.",
               "Copies of hugetlb pages are counted as reuse."
@@ -198,26 +202,32 @@ mod tests {
           "started_at": "2026-03-14T15:09:26Z",
           "duration_s": 10.25,
           "totals": {
-            "copied_pages": 7785,
-            "copied_bytes": 31887360,
+            "copied_pages": 6962,
+            "copied_bytes": 28516352,
             "by_origin": {
-              "fork": 7532,
+              "fork": 6709,
               "ksm": 9,
               "file": 244,
               "hugetlb": 0
             },
             "by_cause": {
-              "refcount": 1350,
-              "gc": 5050,
+              "refcount": 4266,
+              "gc": 1110,
               "allocator": 120,
-              "object": 0,
-              "data": 409,
+              "object": 210,
+              "data": 464,
               "kernel": 612,
               "remote": 0,
-              "unknown": 244
+              "unknown": 180
             },
-            "copy_on_read_pages": 6400,
-            "unchanged_pages": null,
+            "copy_on_read_pages": 5376,
+            "unchanged_pages": 4117,
+            "unchanged": {
+              "unchanged_pages": 4117,
+              "compared_pages": 5000,
+              "comparable_pages": 6000,
+              "gone_pages": 698
+            },
             "not_copied": {
               "reuse": 12345,
               "zero": 678,
@@ -267,6 +277,10 @@ mod tests {
                 "split": null
               },
               "lost_faults": 0,
+              "unchanged": null,
+              "interpreter": {
+                "name": "CPython 3.11"
+              },
               "memory": null
             },
             {
@@ -278,18 +292,18 @@ mod tests {
               ],
               "forked_at_s": null,
               "exited_at_s": null,
-              "copied_pages": 3500,
-              "copied_bytes": 14336000,
-              "copy_on_read_pages": 2800,
+              "copied_pages": 3210,
+              "copied_bytes": 13148160,
+              "copy_on_read_pages": 2510,
               "by_origin": {
-                "fork": 3500,
+                "fork": 3210,
                 "ksm": 0,
                 "file": 0,
                 "hugetlb": 0
               },
               "by_cause": {
-                "refcount": 700,
-                "gc": 2100,
+                "refcount": 2130,
+                "gc": 380,
                 "allocator": 0,
                 "object": 0,
                 "data": 400,
@@ -304,53 +318,19 @@ mod tests {
                 "split": null
               },
               "lost_faults": 0,
+              "unchanged": {
+                "unchanged_pages": 2150,
+                "compared_pages": 2560,
+                "comparable_pages": 3120,
+                "gone_pages": 30
+              },
+              "interpreter": {
+                "name": "CPython 3.11"
+              },
               "memory": null
             }
           ],
           "call_sites": [
-            {
-              "site": {
-                "function": "std::_Hashtable<std::string, std::pair<std::string const, shop::pricing::Rule>, std::allocator<std::pair<std::string const, shop::pricing::Rule>>>::_M_insert_unique_node",
-                "file": "/usr/include/c++/12/bits/hashtable.h",
-                "line": 1719,
-                "module": "/srv/shop/lib/_pricing.so",
-                "language": "native"
-              },
-              "cause": "data",
-              "origin": "fork",
-              "object_type": null,
-              "pages": 400,
-              "bytes": 1638400,
-              "share": 0.05138086062941554,
-              "processes": {
-                "4243": 400
-              },
-              "latency_ns": {
-                "min": 1100,
-                "p50": 2059,
-                "p90": 2911,
-                "p99": 3099,
-                "max": 45311,
-                "hdr": "HISTFAAAAFR4nJNpmSzMwMBUzQABzFCaEUJt+G//AcKaLsikzcSAAgearz+oXEMMnxWH24nn6TJBgCiUFieCz0CieuL5DFQ2D8HfrsT0k4dpOSfTRFYmAMA4EnM="
-              },
-              "age_ms": {
-                "min": 20,
-                "p50": 2607,
-                "p90": 4687,
-                "p99": 5155,
-                "max": 5207,
-                "hdr": "HISTFAAAADh4nJNpmSzMwMCswAABzFCaEUKJhNt/gLDUmcRHIVkhwMnEPYqZyAkDdiZmJlYmZjAc7DQAniAbpA=="
-              },
-              "stacks": [
-                {
-                  "pages": 400,
-                  "frames": [
-                    {"function": "std::_Hashtable<std::string, std::pair<std::string const, shop::pricing::Rule>, std::allocator<std::pair<std::string const, shop::pricing::Rule>>>::_M_insert_unique_node", "file": "/usr/include/c++/12/bits/hashtable.h", "line": 1719, "module": "/srv/shop/lib/_pricing.so", "address": 139716164191927, "language": "native", "inlined": false},
-                    {"function": "shop::pricing::apply", "file": "src/pricing.cc", "line": 77, "module": "/srv/shop/lib/_pricing.so", "address": 139716164190285, "language": "native", "inlined": false}
-                  ]
-                }
-              ]
-            },
             {
               "site": {
                 "function": "libssl.so.3+0x4a1f0",
@@ -361,11 +341,13 @@ mod tests {
               },
               "cause": "unknown",
               "cause_reason": "the instruction could not be read",
+              "evidence": null,
               "origin": "file",
               "object_type": null,
+              "field_offset": null,
               "pages": 180,
               "bytes": 737280,
-              "share": 0.023121387283236993,
+              "share": 0.02585463947141626,
               "processes": {
                 "4245": 180
               },
@@ -395,9 +377,127 @@ mod tests {
                   ]
                 }
               ]
+            },
+            {
+              "site": {
+                "function": "Session.touch",
+                "file": "/srv/shop/app/sessions.py",
+                "line": 47,
+                "module": null,
+                "language": "python"
+              },
+              "cause": "object",
+              "evidence": "structure",
+              "origin": "fork",
+              "object_type": "dict",
+              "field_offset": 24,
+              "pages": 150,
+              "bytes": 614400,
+              "share": 0.021545532892846882,
+              "processes": {
+                "4244": 150
+              },
+              "latency_ns": {
+                "min": 1100,
+                "p50": 2023,
+                "p90": 2839,
+                "p99": 3099,
+                "max": 13655,
+                "hdr": "HISTFAAAAD14nJNpmSzMwMDIxAABzFCaEUKZhtt/gLCmCzLZMzEwMQw60pSJiUmWiYlJnkxaEYQUwXw85HYlJgCoxg92"
+              },
+              "age_ms": {
+                "min": 20,
+                "p50": 982,
+                "p90": 1762,
+                "p99": 1944,
+                "max": 1957,
+                "hdr": "HISTFAAAACV4nJNpmSzMwMCowwABzFCaEUKxL7X/AGGpM4mPQibiIADhcBIJ"
+              },
+              "stacks": [
+                {
+                  "pages": 150,
+                  "frames": [
+                    {"function": "_PyEval_EvalFrameDefault", "file": "Python/ceval.c", "line": 4980, "module": "/usr/lib/x86_64-linux-gnu/libpython3.11.so.1.0", "address": 139716164195188, "language": "native", "inlined": false},
+                    {"function": "Session.touch", "file": "/srv/shop/app/sessions.py", "line": 47, "module": null, "address": 0, "language": "python", "inlined": false},
+                    {"function": "checkout", "file": "/srv/shop/app/views.py", "line": 91, "module": null, "address": 0, "language": "python", "inlined": false},
+                    {"function": "Flask.dispatch_request", "file": "/srv/shop/lib/flask/app.py", "line": 1484, "module": null, "address": 0, "language": "python", "inlined": false},
+                    {"function": "_PyFunction_Vectorcall", "file": "Objects/call.c", "line": 393, "module": "/usr/lib/x86_64-linux-gnu/libpython3.11.so.1.0", "address": 139716164190601, "language": "native", "inlined": false},
+                    {"function": "_PyObject_Call", "file": "Objects/call.c", "line": 290, "module": "/usr/lib/x86_64-linux-gnu/libpython3.11.so.1.0", "address": 139716164190498, "language": "native", "inlined": false},
+                    {"function": "slot_tp_call", "file": "Objects/typeobject.c", "line": 7494, "module": "/usr/lib/x86_64-linux-gnu/libpython3.11.so.1.0", "address": 139716164197702, "language": "native", "inlined": false},
+                    {"function": "_PyObject_MakeTpCall", "file": "Objects/call.c", "line": 214, "module": "/usr/lib/x86_64-linux-gnu/libpython3.11.so.1.0", "address": 139716164190422, "language": "native", "inlined": false},
+                    {"function": "_PyEval_EvalFrameDefault", "file": "Python/ceval.c", "line": 4774, "module": "/usr/lib/x86_64-linux-gnu/libpython3.11.so.1.0", "address": 139716164194982, "language": "native", "inlined": false},
+                    {"function": "SyncWorker.handle_request", "file": "/srv/shop/lib/gunicorn/workers/sync.py", "line": 177, "module": null, "address": 0, "language": "python", "inlined": false},
+                    {"function": "SyncWorker.run", "file": "/srv/shop/lib/gunicorn/workers/sync.py", "line": 130, "module": null, "address": 0, "language": "python", "inlined": false},
+                    {"function": "_PyEval_Vector", "file": "Python/ceval.c", "line": 6435, "module": "/usr/lib/x86_64-linux-gnu/libpython3.11.so.1.0", "address": 139716164196643, "language": "native", "inlined": false},
+                    {"function": "Py_RunMain", "file": "Modules/main.c", "line": 680, "module": "/usr/lib/x86_64-linux-gnu/libpython3.11.so.1.0", "address": 139716164190888, "language": "native", "inlined": false},
+                    {"function": "_start", "file": "../sysdeps/x86_64/start.S", "line": 115, "module": "/usr/bin/python3.11", "address": 139716164190323, "language": "native", "inlined": false}
+                  ]
+                }
+              ]
             }
           ],
-          "types": [],
+          "types": [
+            {
+              "object_type": "str",
+              "cause": "refcount",
+              "pages": 2500,
+              "bytes": 10240000
+            },
+            {
+              "object_type": "dict",
+              "cause": "refcount",
+              "pages": 787,
+              "bytes": 3223552
+            },
+            {
+              "object_type": "dict",
+              "cause": "gc",
+              "pages": 730,
+              "bytes": 2990080
+            },
+            {
+              "object_type": "decimal.Decimal",
+              "cause": "refcount",
+              "pages": 425,
+              "bytes": 1740800
+            },
+            {
+              "object_type": "shop.models.Product",
+              "cause": "refcount",
+              "pages": 300,
+              "bytes": 1228800
+            },
+            {
+              "object_type": "function",
+              "cause": "gc",
+              "pages": 240,
+              "bytes": 983040
+            },
+            {
+              "object_type": "dict",
+              "cause": "object",
+              "pages": 150,
+              "bytes": 614400
+            },
+            {
+              "object_type": "tuple",
+              "cause": "refcount",
+              "pages": 115,
+              "bytes": 471040
+            },
+            {
+              "object_type": "shop.sessions.Session",
+              "cause": "object",
+              "pages": 60,
+              "bytes": 245760
+            },
+            {
+              "object_type": "<script>alert(1)</script>\u001b]0;owned\u0007\u202eepytéééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééé",
+              "cause": "refcount",
+              "pages": 9,
+              "bytes": 36864
+            }
+          ],
           "advice": [],
           "warnings": []
         }

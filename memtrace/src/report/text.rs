@@ -1,23 +1,27 @@
 //! The report for people.
 //!
-//! From top to bottom: what was lost, a summary in sentences, a row per process, the main table
-//! (by call site unless asked otherwise) with the heaviest stack below each row, what the pages
-//! were and why they were written, faults that copied nothing, and what could not be seen.
+//! From top to bottom: what was lost, a summary in sentences, why pages were written and of which
+//! objects, a row per process, the main table (by call site unless asked otherwise) with the
+//! heaviest stack below each row, what the pages were, faults that copied nothing, and what could
+//! not be seen.
 
 use std::io::Write;
 
 use super::Report;
-use crate::options::TextOptions;
+use crate::options::{By, TextOptions};
 use crate::profile::Profile;
 
 mod copies;
+mod frames;
 mod group;
 mod processes;
 mod screen;
 mod summary;
 mod table;
 mod totals;
+mod verdict;
 mod words;
+mod written;
 
 pub use screen::Screen;
 
@@ -35,9 +39,14 @@ impl Report for Text {
         let Self { options, screen } = *self;
         summary::losses(profile, screen, out)?;
         summary::summary(profile, screen, out)?;
+        totals::by_cause(profile, screen, out)?;
+        // The main table shows the same and more.
+        if options.by != By::Type {
+            totals::by_type(profile, options.top, screen, out)?;
+        }
         processes::processes(profile, options.top, screen, out)?;
         copies::copies(profile, options, screen, out)?;
-        totals::origins_and_causes(profile, screen, out)?;
+        totals::by_origin(profile, screen, out)?;
         totals::not_copied(profile, screen, out)?;
         totals::blind_spots(profile, screen, out)?;
         Ok(())

@@ -10,6 +10,7 @@ mod elf;
 pub mod engine;
 pub mod helper;
 pub mod modules;
+pub mod merge;
 pub mod native;
 pub mod text;
 

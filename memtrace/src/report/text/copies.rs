@@ -1,14 +1,16 @@
 //! The main table: where pages were copied.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io::{self, Write};
+use std::sync::Arc;
 use std::time::Duration;
 
-use super::group::{Group, regroup};
-use super::heading;
+use super::frames::{self, Extent, Located, PLACE, place};
+use super::group::{Group, home, regroup};
 use super::screen::{DIM, Screen, TITLE, shorten, shorten_left, width};
 use super::table::{Cell, Kind, Row, Table, column};
 use super::words::{self, count, counted, duration, percent, ratio, size};
+use super::{heading, written};
 use crate::distribution::Summary;
 use crate::options::{By, TextOptions};
 use crate::profile::{CallSite, Frame, Profile, Site, StackPages, Unknown};
@@ -23,11 +25,7 @@ const MANY_FRAMES: usize = 40;
 /// Call sites shown of a row that is none itself.
 const PARTS: usize = 3;
 /// Pids that are listed rather than counted.
-const FEW_PIDS: usize = 4;
-/// The widest function that places are aligned behind.
-const FUNCTION: usize = 36;
-/// Columns that a shortened place keeps, so that its file and line stay legible.
-const PLACE: usize = 28;
+pub(super) const FEW_PIDS: usize = 4;
 
 /// Writes the rows that copied most.
 pub(super) fn copies(
@@ -69,20 +67,32 @@ pub(super) fn copies(
             .collect(),
     };
     table.write(screen, out)?;
-    if !rest.is_empty() {
-        let (pages, bytes) = rest
-            .iter()
-            .fold((0, 0), |(p, b), group| (p + group.pages, b + group.bytes));
-        let text = format!(
-            "  ... {} more: {}, {} ({})",
-            count(rest.len() as u64),
-            size(bytes),
-            counted(pages, "page", "pages"),
-            percent(pages, total)
-        );
-        writeln!(out, "{}", screen.paint(DIM, &text))?;
+    let (pages, bytes) = rest
+        .iter()
+        .fold((0, 0), |(p, b), group| (p + group.pages, b + group.bytes));
+    write_rest(screen, out, rest.len(), bytes, pages, total)
+}
+
+/// What the rows that are not shown copied; nothing where all are.
+pub(super) fn write_rest(
+    screen: Screen,
+    out: &mut dyn Write,
+    rows: usize,
+    bytes: u64,
+    pages: u64,
+    total: u64,
+) -> io::Result<()> {
+    if rows == 0 {
+        return Ok(());
     }
-    Ok(())
+    let text = format!(
+        "  ... {} more: {}, {} ({})",
+        count(rows as u64),
+        size(bytes),
+        counted(pages, "page", "pages"),
+        percent(pages, total)
+    );
+    writeln!(out, "{}", screen.paint(DIM, &text))
 }
 
 /// The columns of tables by share.
@@ -120,8 +130,15 @@ fn details(group: &Group<'_>, by: By, screen: Screen) -> Vec<String> {
     details.facts(group, by);
     details.times(group);
     match (by, group.stack, &group.parts[..]) {
-        (By::Site, _, [(site, _)]) => details.heaviest(site),
-        (By::Stack, Some(stack), _) => details.frames(stack, DETAIL, MANY_FRAMES),
+        (By::Site, ..) => details.heaviest(group),
+        (By::Stack, Some(stack), _) => {
+            let extent = Extent {
+                most: MANY_FRAMES,
+                outline: false,
+            };
+            let lines = frames::stack(stack, DETAIL, extent, screen);
+            details.lines.extend(lines);
+        }
         (_, _, parts) => details.parts(parts, group.pages),
     }
     details.lines
@@ -147,10 +164,12 @@ impl Details {
         } else {
             None
         };
-        let module = site
-            .module
-            .as_deref()
-            .map(|module| escape(module).into_owned());
+        let module = if with_line {
+            site.module.as_deref()
+        } else {
+            home(site)
+        };
+        let module = module.map(|module| escape(module).into_owned());
         let room = self.screen.room(DETAIL);
         let mut text = match (file, module) {
             (Some(file), Some(module)) => {
@@ -178,10 +197,12 @@ impl Details {
         }
     }
 
-    /// Causes, origins, processes.
+    /// Causes, object types, origins, processes.
     fn facts(&mut self, group: &Group<'_>, by: By) {
         let mut facts = Vec::new();
-        if by != By::Cause {
+        if by == By::Site {
+            facts.extend(written::facts(group, self.screen));
+        } else if by != By::Cause {
             facts.push(format!(
                 "cause {}",
                 mixed(&group.causes, |cause| words::cause(*cause))
@@ -202,13 +223,6 @@ impl Details {
                 "in {}",
                 counted(many as u64, "process", "processes")
             )),
-        }
-        if let (By::Site, Some((site, _))) = (by, group.parts.first()) {
-            facts.extend(
-                site.object_type
-                    .as_deref()
-                    .map(|name| format!("type {}", escape(name))),
-            );
         }
         self.quiet(&facts.join("; "));
     }
@@ -251,67 +265,51 @@ impl Details {
         }
     }
 
-    fn heaviest(&mut self, site: &CallSite) {
-        let Some(stack) = site.stacks.iter().max_by_key(|stack| stack.pages) else {
+    /// The stack that copied most of the row, over all types of objects.
+    fn heaviest(&mut self, group: &Group<'_>) {
+        let mut stacks: HashMap<&[Arc<Frame>], (u64, &StackPages)> = HashMap::new();
+        for stack in group.parts.iter().flat_map(|(site, _)| &site.stacks) {
+            let (pages, _) = stacks.entry(&stack.frames).or_insert((0, stack));
+            *pages += stack.pages;
+        }
+        // Of equals the same in every run, which the order of a map is not.
+        let heaviest = stacks.values().max_by_key(|(pages, stack)| {
+            let addresses = stack.frames.iter().map(|frame| frame.address);
+            (*pages, addresses.collect::<Vec<_>>())
+        });
+        let Some((pages, stack)) = heaviest else {
             return;
         };
         // A stack of nothing but the unnamed site would only say it again.
-        if let [frame] = &stack.frames[..]
+        if let ([frame], [(site, _), ..]) = (&stack.frames[..], &group.parts[..])
             && frame.function == site.site.function
         {
             return;
         }
-        let title = match site.stacks.len() as u64 {
+        let title = match stacks.len() as u64 {
             1 => "stack:".to_owned(),
             all => format!(
                 "heaviest of {} stacks, {}:",
                 count(all),
-                percent(stack.pages, site.pages)
+                percent(*pages, group.pages)
             ),
         };
         self.quiet(&title);
-        self.frames(stack, DETAIL + 2, FEW_FRAMES);
-    }
-
-    fn frames(&mut self, stack: &StackPages, indent: usize, most: usize) {
-        // One frame more is shown rather than counted.
-        let shown = if stack.frames.len() <= most + 1 {
-            stack.frames.len()
-        } else {
-            most
+        let extent = Extent {
+            most: FEW_FRAMES,
+            outline: true,
         };
-        let frames = &stack.frames[..shown];
-        let widest = frames
-            .iter()
-            .map(|frame| width(&escape(&frame.function)) + width(mark(frame)));
-        let column = widest.filter(|width| *width <= FUNCTION).max().unwrap_or(0);
-        for frame in frames {
-            self.lines.push(self.frame(frame, indent, column));
-        }
-        let more = (stack.frames.len() - shown) as u64;
-        let left_out = match (more, stack.truncated) {
-            (0, false) => return,
-            (0, true) => "... the stack was deeper than could be taken".to_owned(),
-            (_, false) => format!("... {} more", count(more)),
-            (_, true) => format!("... {} more, and deeper than could be taken", count(more)),
-        };
-        let line = " ".repeat(indent) + &left_out;
-        self.lines.push(self.screen.paint(DIM, &line));
-    }
-
-    fn frame(&self, frame: &Frame, indent: usize, column: usize) -> String {
-        let place = match place(frame.file.as_deref(), frame.line) {
-            Some(place) => place,
-            // The name of an unknown function begins with its module.
-            None if frame.unknown.is_some() => String::new(),
-            None => escape(frame.module.as_deref().unwrap_or_default()).into_owned(),
-        };
-        self.function_and_place(indent, column, &frame.function, mark(frame), &place)
+        self.lines
+            .extend(frames::stack(stack, DETAIL + 2, extent, self.screen));
     }
 
     /// The call sites that a row is made of, the largest first.
     fn parts(&mut self, parts: &[(&CallSite, u64)], whole: u64) {
-        let mut parts = parts.to_vec();
+        let mut sites: BTreeMap<&Site, u64> = BTreeMap::new();
+        for (site, pages) in parts {
+            *sites.entry(&site.site).or_default() += pages;
+        }
+        let mut parts: Vec<_> = sites.into_iter().collect();
         parts.sort_by_key(|(_, pages)| std::cmp::Reverse(*pages));
         let shown = if parts.len() <= PARTS + 1 {
             parts.len()
@@ -319,80 +317,27 @@ impl Details {
             PARTS
         };
         for (site, pages) in &parts[..shown] {
-            let share = format!("{:>6}", percent(*pages, whole));
-            let place = place(site.site.file.as_deref(), site.site.line).unwrap_or_default();
-            let line = self.function_and_place(DETAIL + 8, 0, &site.site.function, "", &place);
-            let line = format!("{}{share}  {}", " ".repeat(DETAIL), line.trim_start());
-            self.lines.push(line);
+            let lead = format!("{}{:>6}  ", " ".repeat(DETAIL), percent(*pages, whole));
+            let site = Located {
+                function: &site.function,
+                mark: "",
+                place: &place(site.file.as_deref(), site.line).unwrap_or_default(),
+                quiet: false,
+            };
+            self.lines.push(site.write(&lead, 0, self.screen));
         }
         if parts.len() > shown {
             let rest: u64 = parts[shown..].iter().map(|(_, pages)| pages).sum();
+            let more = (parts.len() - shown) as u64;
             let line = format!(
                 "{}{:>6}  in {}",
                 " ".repeat(DETAIL),
                 percent(rest, whole),
-                counted(
-                    (parts.len() - shown) as u64,
-                    "call site more",
-                    "call sites more"
-                )
+                counted(more, "call site more", "call sites more")
             );
             self.lines.push(self.screen.paint(DIM, &line));
         }
     }
-
-    /// `function mark  place`, the place from `column` on where there is room; each shortened only
-    /// as far as the line needs it.
-    fn function_and_place(
-        &self,
-        indent: usize,
-        column: usize,
-        function: &str,
-        mark: &str,
-        place: &str,
-    ) -> String {
-        let function = escape(function);
-        let room = self.screen.room(indent);
-        let gap = if place.is_empty() { 0 } else { 2 };
-        let fixed = width(mark) + gap;
-        let excess = (width(&function) + fixed + width(place)).saturating_sub(room);
-        let place_room = width(place)
-            .saturating_sub(excess)
-            .max(width(place).min(PLACE));
-        let place = shorten_left(place, place_room);
-        let function = shorten(&function, room.saturating_sub(fixed + width(&place)));
-        let used = width(&function) + fixed + width(&place);
-        let padding = column.saturating_sub(width(&function) + width(mark));
-        let padding = if place.is_empty() {
-            0
-        } else {
-            padding.min(room.saturating_sub(used))
-        };
-        let tail = format!("{mark}{}{place}", " ".repeat(gap + padding));
-        format!(
-            "{}{function}{}",
-            " ".repeat(indent),
-            self.screen.paint(DIM, &tail)
-        )
-    }
-}
-
-/// What is said behind a function's name.
-fn mark(frame: &Frame) -> &'static str {
-    match frame.unknown {
-        Some(reason) => words::unknown_mark(reason),
-        None if frame.inlined => " (inlined)",
-        None => "",
-    }
-}
-
-/// `file:line`, escaped.
-fn place(file: Option<&str>, line: Option<u32>) -> Option<String> {
-    let file = escape(file?);
-    Some(line.map_or_else(
-        || file.clone().into_owned(),
-        |line| format!("{file}:{line}"),
-    ))
 }
 
 /// Why the call site has no name, as its stacks tell.
@@ -404,7 +349,7 @@ fn reason_of(site: &CallSite) -> Option<Unknown> {
 }
 
 /// `kernel`, or `kernel 61.2%, data 38.8%`.
-fn mixed<K>(pages: &BTreeMap<K, u64>, name: impl Fn(&K) -> &'static str) -> String {
+pub(super) fn mixed<K>(pages: &BTreeMap<K, u64>, name: impl Fn(&K) -> &'static str) -> String {
     let whole = pages.values().sum();
     let mut kinds: Vec<_> = pages.iter().collect();
     kinds.sort_by_key(|(_, pages)| std::cmp::Reverse(**pages));

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::distribution::Distribution;
 use crate::options::By;
-use crate::profile::{CallSite, CauseName, Frame, OriginName, Profile, StackPages};
+use crate::profile::{CallSite, CauseName, Frame, Language, OriginName, Profile, Site, StackPages};
 use crate::report::text::words;
 
 /// One row.
@@ -31,10 +31,11 @@ pub(super) struct Group<'a> {
 
 #[derive(PartialEq, Eq, Hash)]
 enum Key<'a> {
-    Site(usize),
-    Function(&'a str, Option<&'a str>),
+    Site(&'a Site, CauseName),
+    Function(&'a str, Option<&'a str>, Language),
     Stack(&'a [Arc<Frame>]),
-    Type(Option<&'a str>),
+    Type(&'a str),
+    NoType(CauseName),
     Process(u32),
     File(&'a str),
     Cause(CauseName),
@@ -46,7 +47,7 @@ pub(super) fn regroup(profile: &Profile, by: By) -> Vec<Group<'_>> {
         rows: Vec::new(),
         index: HashMap::new(),
     };
-    for (at, site) in profile.call_sites.iter().enumerate() {
+    for site in &profile.call_sites {
         let whole = |key, name| (key, name, site.pages);
         let blamed = &site.site;
         let (key, name, pages) = match by {
@@ -72,18 +73,15 @@ pub(super) fn regroup(profile: &Profile, by: By) -> Vec<Group<'_>> {
                 }
                 continue;
             }
-            By::Site => whole(Key::Site(at), Cow::Borrowed(&*blamed.function)),
+            By::Site => whole(Key::Site(blamed, site.cause), site_name(blamed)),
             By::Function => whole(
-                Key::Function(&blamed.function, blamed.module.as_deref()),
+                Key::Function(&blamed.function, home(blamed), blamed.language),
                 Cow::Borrowed(&*blamed.function),
             ),
-            By::Type => {
-                let object_type = site.object_type.as_deref();
-                whole(
-                    Key::Type(object_type),
-                    object_type.unwrap_or("[type not known]").into(),
-                )
-            }
+            By::Type => match site.object_type.as_deref() {
+                Some(object_type) => whole(Key::Type(object_type), object_type.into()),
+                None => whole(Key::NoType(site.cause), words::no_type(site.cause).into()),
+            },
             By::File => {
                 let file = blamed.file.as_deref().or(blamed.module.as_deref());
                 let file = file.unwrap_or("[file not known]");
@@ -150,6 +148,26 @@ impl<'a> Group<'a> {
     }
 }
 
+/// The function; of Python with the file's name and the line, since many functions of a program have
+/// the same name.
+fn site_name(site: &Site) -> Cow<'_, str> {
+    match (&site.file, site.line) {
+        (Some(file), Some(line)) if site.language == Language::Python => {
+            let base = file.rsplit('/').next().unwrap_or(file);
+            format!("{}  {base}:{line}", site.function).into()
+        }
+        _ => Cow::Borrowed(&*site.function),
+    }
+}
+
+/// What tells functions of one name apart: the module, or of Python, which has none, the file.
+pub(super) fn home(site: &Site) -> Option<&str> {
+    match site.language {
+        Language::Python => site.module.as_deref().or(site.file.as_deref()),
+        _ => site.module.as_deref(),
+    }
+}
+
 /// `4243 gunicorn`, or the number alone.
 fn process_name(profile: &Profile, pid: u32) -> String {
     let process = profile
@@ -189,9 +207,9 @@ mod tests {
         let rows = regroup(&profile, By::File);
         let collector = rows
             .iter()
-            .find(|row| row.name == "./Modules/gcmodule.c")
+            .find(|row| row.name == "/srv/shop/app/context.py")
             .unwrap();
-        assert_eq!(collector.merged(|site| &site.latency_ns).count(), 5_050);
+        assert_eq!(collector.merged(|site| &site.latency_ns).count(), 970);
         assert!(
             regroup(&profile, By::Stack)[0]
                 .merged(|site| &site.latency_ns)
@@ -211,11 +229,55 @@ mod tests {
         other.cause = CauseName::Data;
         profile.call_sites.push(other);
         let rows = regroup(&profile, By::Stack);
-        assert_eq!(rows[0].pages, 2 * 4_123);
+        // Objects of four types were written to with this stack.
+        assert_eq!(rows[0].pages, 3_702 + 2_500);
         assert_eq!(
             rows[0].causes,
-            BTreeMap::from([(CauseName::Gc, 4_123), (CauseName::Data, 4_123)])
+            BTreeMap::from([(CauseName::Refcount, 3_702), (CauseName::Data, 2_500)])
         );
+    }
+
+    #[test]
+    fn a_call_site_is_one_row_for_each_cause_whatever_the_types() {
+        let mut profile = sample();
+        let mut other = profile.call_sites[0].clone();
+        other.cause = CauseName::Data;
+        profile.call_sites.push(other);
+        let rows = regroup(&profile, By::Site);
+        let render: Vec<_> = rows
+            .iter()
+            .filter(|row| row.name == "Catalog.render  catalog.py:212")
+            .map(|row| (row.pages, row.parts.len()))
+            .collect();
+        assert_eq!(render, [(3_702, 4), (2_500, 1)]);
+    }
+
+    #[test]
+    fn functions_of_one_name_in_two_python_files_are_two_rows() {
+        let mut profile = sample();
+        let mut other = profile.call_sites[0].clone();
+        other.site.file = Some("/srv/shop/app/other.py".into());
+        profile.call_sites.push(other);
+        let rows = regroup(&profile, By::Function);
+        let named = rows.iter().filter(|row| row.name == "Catalog.render");
+        assert_eq!(named.count(), 2);
+    }
+
+    #[test]
+    fn rows_without_a_type_say_what_was_written() {
+        let profile = sample();
+        let rows = regroup(&profile, By::Type);
+        let pages = |name| {
+            rows.iter()
+                .find(|row| row.name == name)
+                .map(|row| row.pages)
+        };
+        assert_eq!(pages("(no object: data)"), Some(464));
+        assert_eq!(pages("(no object: kernel)"), Some(612));
+        assert_eq!(pages("(no object: allocator)"), Some(120));
+        assert_eq!(pages("(type not known: gc)"), Some(140));
+        assert_eq!(pages("(type not known: refcount)"), Some(130));
+        assert_eq!(pages("(cause not known)"), Some(180));
     }
 
     #[test]

@@ -1,12 +1,14 @@
 //! The table of processes.
 
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 
+use super::copies::FEW_PIDS;
 use super::heading;
-use super::screen::{DIM, LOSS, Screen};
-use super::table::{Cell, Kind, Row, Table, column};
+use super::screen::{DIM, LOSS, Screen, WARNING};
+use super::table::{Cell, Column, Fit, Kind, Row, Table, column};
 use super::words::{count, counted, percent, ratio, seconds, size};
-use crate::profile::{NotCopied, Process, Profile};
+use crate::profile::{InterpreterSeen, NotCopied, Process, Profile};
 use crate::report::escape::escape;
 
 /// Writes the `top` processes that copied most.
@@ -22,72 +24,174 @@ pub(super) fn processes(
     }
     processes.sort_by_key(|process| std::cmp::Reverse(process.copied_pages));
     let shown = processes.len().min(top);
-    let remark = match processes.len() {
-        all if all > shown => format!("{} of {}; ", count(shown as u64), count(all as u64)),
-        _ => String::new(),
+    let part = match processes.len() {
+        all if all > shown => {
+            let (shown, all) = (count(shown as u64), count(all as u64));
+            Some(format!("{shown} of {all}"))
+        }
+        _ => None,
     };
-    heading(
-        screen,
-        out,
-        "Processes",
-        &(remark + "times are since tracing began"),
-    )?;
+    let times = |process: &&Process| process.forked_at_s.or(process.exited_at_s).is_some();
+    let times = (processes.iter().any(times)).then(|| "times are since tracing began".to_owned());
+    let remark: Vec<String> = part.into_iter().chain(times).collect();
+    heading(screen, out, "Processes", &remark.join("; "))?;
     let total = profile.totals.copied_pages;
     let (rows, rest) = processes.split_at(shown);
-    table(
-        rows.iter()
-            .map(|process| row(process, total, screen))
-            .collect(),
-    )
-    .write(screen, out)?;
-    write_rest(screen, out, rest, total)
+    table(profile, rows, screen).write(screen, out)?;
+    write_rest(screen, out, rest, total)?;
+    interpreters(profile, screen, out)
 }
 
-fn table(rows: Vec<Row>) -> Table {
-    let mut columns = vec![
-        column("PID", Kind::Number),
-        column("COMMAND", Kind::Name),
-        column("FORKED", Kind::Number),
-        column("EXITED", Kind::Number),
-        column("COPIED", Kind::Number),
-        column("PAGES", Kind::Number),
-        column("SHARE", Kind::Number),
-        column("", Kind::Bar),
-        column("NOT COPIED", Kind::Number),
-    ];
-    for quiet in [2, 3, 8] {
-        columns[quiet].style = DIM;
+/// A column: its title, kind and style, and its cell for a process.
+type Figure<'a> = (Column, Box<dyn Fn(&Process) -> Cell + 'a>);
+
+/// Columns that go, one after the other, while there is no room for the others: the first says
+/// little, and of the second the size says the same.
+const LEAST_NEEDED: [&str; 2] = ["NOT COPIED", "PAGES"];
+/// Columns that go where names would get too short.
+const NEEDED_LESS_THAN_NAMES: [&str; 2] = ["EXITED", "FORKED"];
+
+/// As many columns as there is something to say in, and room for.
+fn table(profile: &Profile, rows: &[&Process], screen: Screen) -> Table {
+    let without = |left_out: &[&str]| {
+        let mut figures = figures(profile);
+        figures.retain(|(column, _)| !left_out.contains(&column.title));
+        let row = |process: &&Process| Row {
+            cells: figures.iter().map(|(_, cell)| cell(process)).collect(),
+            details: details(process, screen),
+        };
+        let rows = rows.iter().map(row).collect();
+        let columns = figures.into_iter().map(|(column, _)| column).collect();
+        Table { columns, rows }
+    };
+    let mut left_out = Vec::new();
+    let mut table = without(&left_out);
+    for (columns, fit) in [
+        (LEAST_NEEDED, Fit::Whole),
+        (NEEDED_LESS_THAN_NAMES, Fit::Squeezed),
+    ] {
+        for column in columns {
+            if table.fits(screen, fit) {
+                break;
+            }
+            left_out.push(column);
+            table = without(&left_out);
+        }
     }
-    Table { columns, rows }
+    table
 }
 
-fn row(process: &Process, total: u64, screen: Screen) -> Row {
-    let pages = process.copied_pages;
-    let cells = vec![
-        process.pid.to_string().into(),
-        escape(&process.comm).into_owned().into(),
-        process
-            .forked_at_s
-            .map_or_else(|| "before".to_owned(), seconds)
-            .into(),
-        process
-            .exited_at_s
-            .map_or_else(|| "-".to_owned(), seconds)
-            .into(),
-        size(process.copied_bytes).into(),
-        count(pages).into(),
-        percent(pages, total).into(),
-        Cell::Bar(ratio(pages, total)),
-        faults(&process.not_copied)
-            .map_or_else(|| "-".to_owned(), count)
-            .into(),
+fn figures(profile: &Profile) -> Vec<Figure<'_>> {
+    let total = profile.totals.copied_pages;
+    let quiet = |mut figure: Figure<'static>| {
+        figure.0.style = DIM;
+        figure
+    };
+    let processes = &profile.processes;
+    let some = |of: fn(&Process) -> bool| processes.iter().any(of);
+    let time = |time: Option<f64>, none: &str| time.map_or_else(|| none.to_owned(), seconds);
+    let mut figures = vec![
+        figure("PID", Kind::Number, |p| p.pid.to_string().into()),
+        figure("COMMAND", Kind::Name, |p| {
+            escape(&p.comm).into_owned().into()
+        }),
     ];
+    if some(|p| p.forked_at_s.is_some()) {
+        figures.push(quiet(figure("FORKED", Kind::Number, move |p| {
+            time(p.forked_at_s, "before").into()
+        })));
+    }
+    if some(|p| p.exited_at_s.is_some()) {
+        figures.push(quiet(figure("EXITED", Kind::Number, move |p| {
+            time(p.exited_at_s, "-").into()
+        })));
+    }
+    figures.extend([
+        figure("COPIED", Kind::Number, |p| size(p.copied_bytes).into()),
+        figure("PAGES", Kind::Number, |p| count(p.copied_pages).into()),
+        figure("SHARE", Kind::Number, move |p| {
+            percent(p.copied_pages, total).into()
+        }),
+        figure("", Kind::Bar, move |p| {
+            Cell::Bar(ratio(p.copied_pages, total))
+        }),
+    ]);
+    if profile.totals.by_cause.unknown < total {
+        figures.push(figure("ONLY READ", Kind::Number, |p| {
+            part(p.copy_on_read_pages, p.copied_pages)
+        }));
+    }
+    if some(|p| p.unchanged.is_some()) {
+        figures.push(figure("UNCHANGED", Kind::Number, |p| {
+            p.unchanged
+                .map_or_else(|| "-".into(), |u| part(u.unchanged_pages, u.compared_pages))
+        }));
+    }
+    figures.push(quiet(figure("NOT COPIED", Kind::Number, |p| {
+        faults(&p.not_copied)
+            .map_or_else(|| "-".to_owned(), count)
+            .into()
+    })));
+    figures
+}
+
+fn figure<'a>(title: &'static str, kind: Kind, cell: impl Fn(&Process) -> Cell + 'a) -> Figure<'a> {
+    (column(title, kind), Box::new(cell))
+}
+
+/// The part of a process's own pages.
+fn part(part: u64, whole: u64) -> Cell {
+    match whole {
+        0 => "-".into(),
+        _ => percent(part, whole).into(),
+    }
+}
+
+fn details(process: &Process, screen: Screen) -> Vec<String> {
     let mut details = Vec::new();
     if process.lost_faults > 0 {
         let lost = counted(process.lost_faults, "record", "records");
         details.push(screen.paint(LOSS, &format!("         {lost} of these lost")));
     }
-    Row { cells, details }
+    details
+}
+
+/// Which processes run an interpreter; most often it is one for all.
+fn interpreters(profile: &Profile, screen: Screen, out: &mut dyn Write) -> io::Result<()> {
+    let mut pids: BTreeMap<(&str, Option<&str>), Vec<u32>> = BTreeMap::new();
+    for process in &profile.processes {
+        if let Some(InterpreterSeen { name, why }) = &process.interpreter {
+            pids.entry((name, why.as_deref()))
+                .or_default()
+                .push(process.pid);
+        }
+    }
+    for ((name, why), pids) in pids {
+        let processes = match pids.len() {
+            1..=FEW_PIDS => pids
+                .iter()
+                .map(u32::to_string)
+                .collect::<Vec<_>>()
+                .join(", "),
+            many => format!(
+                "{} of {}",
+                count(many as u64),
+                counted(profile.processes.len() as u64, "process", "processes")
+            ),
+        };
+        let name = escape(name);
+        let (style, text) = match why {
+            Some(why) => (
+                WARNING,
+                format!("{name} in {processes}, frames missing: {}", escape(why)),
+            ),
+            None => (DIM, format!("{name} in {processes}")),
+        };
+        for line in screen.wrap(2, &text) {
+            writeln!(out, "{}", screen.paint(style, &line))?;
+        }
+    }
+    Ok(())
 }
 
 fn write_rest(

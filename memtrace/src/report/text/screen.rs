@@ -75,6 +75,12 @@ impl Screen {
         let mut lines: Vec<String> = Vec::new();
         let mut used = room;
         for word in text.split_whitespace() {
+            // On a terminal no name, however long, makes a line too wide.
+            let word = &*if self.shorten {
+                shorten(word, room)
+            } else {
+                word.to_owned()
+            };
             let needed = width(word);
             match lines.last_mut() {
                 Some(line) if used + 1 + needed <= room => {
@@ -211,6 +217,19 @@ mod tests {
             screen.wrap(2, "The records of 12 pages were lost on the way."),
             ["  The records of 12 pages were", "  lost on the way."]
         );
+    }
+
+    #[test]
+    fn a_long_word_is_shortened_on_a_terminal_alone() {
+        let mut screen = Screen {
+            width: 30,
+            shorten: true,
+            color: false,
+        };
+        let text = format!("in {}", "long".repeat(20));
+        assert!(screen.wrap(2, &text).iter().all(|line| width(line) <= 30));
+        screen.shorten = false;
+        assert_eq!(screen.wrap(2, &text)[1], format!("  {}", "long".repeat(20)));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::io::{self, Write};
 
 use super::screen::{DIM, LOSS, Screen, TITLE, WARNING};
+use super::verdict;
 use super::words::{count, counted, percent, seconds, size};
 use crate::profile::{CommandExit, Profile, Totals};
 use crate::report::escape::escape;
@@ -67,28 +68,13 @@ pub(super) fn losses(profile: &Profile, screen: Screen, out: &mut dyn Write) -> 
 
 /// What was copied, in sentences.
 pub(super) fn summary(profile: &Profile, screen: Screen, out: &mut dyn Write) -> io::Result<()> {
-    let totals = &profile.totals;
     writeln!(out, "{}", screen.paint(TITLE, &headline(profile)))?;
-    let mut sentences = vec![copied(profile)];
-    let causes = &totals.by_cause;
-    let looked_at = totals.copy_on_read_pages + causes.allocator + causes.object + causes.data;
-    if looked_at > 0 {
-        sentences.push(format!(
-            "{} of it is copy-on-read: an object's reference count or the garbage collector's \
-             mark was written where the program only read.",
-            percent(totals.copy_on_read_pages, totals.copied_pages),
-        ));
-    }
-    if let Some(unchanged) = totals.unchanged_pages {
-        sentences.push(format!(
-            "{} at the end still equal to the page they were copied from.",
-            counted(unchanged, "page was", "pages were")
-        ));
-    }
+    let mut sentences = verdict::sentences(profile, screen);
+    sentences.push(copied(profile));
     if let Some(command) = command(profile) {
         sentences.push(command);
     }
-    if loss_sentences(totals).is_empty() {
+    if loss_sentences(&profile.totals).is_empty() {
         sentences.push("Nothing was lost.".to_owned());
     }
     for line in sentences
@@ -171,8 +157,12 @@ fn how(profile: &Profile) -> String {
         "off" => "no stacks".to_owned(),
         other => format!("stacks by {other}"),
     };
+    let python = match host.python.as_str() {
+        "off" => ", Python not looked at",
+        _ => "",
+    };
     let text = format!(
-        "memtrace {}, {} backend, {stacks}, Linux {} {}, {}",
+        "memtrace {}, {} backend, {stacks}{python}, Linux {} {}, {}",
         profile.memtrace, host.backend, host.kernel, host.arch, profile.started_at
     );
     escape(&text).into_owned()

@@ -13,6 +13,8 @@ const GAP: usize = 2;
 const SHORTEST_BAR: usize = 3;
 /// Columns that a text keeps while there are bars to take columns from.
 const LEGIBLE_TEXT: usize = 28;
+/// Columns that a text keeps while there are bars to drop: as many as the name of a process has.
+const SHORT_TEXT: usize = 15;
 /// Columns that a shortened text keeps.
 const SHORTEST_TEXT: usize = 8;
 
@@ -53,6 +55,15 @@ impl<T: Into<String>> From<T> for Cell {
     }
 }
 
+/// How a table may fit.
+#[derive(Clone, Copy)]
+pub(super) enum Fit {
+    /// With bars, and with names as long as those of processes.
+    Whole,
+    /// Without bars, and with names as short as they may get.
+    Squeezed,
+}
+
 pub(super) struct Table {
     pub columns: Vec<Column>,
     pub rows: Vec<Row>,
@@ -81,6 +92,24 @@ impl Table {
         Ok(())
     }
 
+    /// Whether the table fits on the screen.
+    pub(super) fn fits(&self, screen: Screen, fit: Fit) -> bool {
+        let gaps = INDENT + self.columns.iter().skip(1).map(gap).sum::<usize>();
+        let widths = self.widths(Screen {
+            shorten: false,
+            ..screen
+        });
+        let columns = self.columns.iter().zip(widths);
+        let needed = columns.map(|(column, width)| match (column.kind, fit) {
+            (Kind::Number, _) => width,
+            (Kind::Name, Fit::Whole) => width.min(SHORT_TEXT),
+            (Kind::Name, Fit::Squeezed) => width.min(SHORTEST_TEXT),
+            (Kind::Bar, Fit::Whole) => SHORTEST_BAR,
+            (Kind::Bar, Fit::Squeezed) => 0,
+        });
+        !screen.shorten || gaps + needed.sum::<usize>() <= screen.width
+    }
+
     fn widths(&self, screen: Screen) -> Vec<usize> {
         let mut widths: Vec<usize> = (self.columns.iter().enumerate())
             .map(|(at, column)| {
@@ -97,20 +126,24 @@ impl Table {
         widths
     }
 
-    /// Takes columns from long names, from bars, from all names, and at last drops the bars, until
-    /// the table fits.
+    /// Takes columns from long names, from bars, from all names, drops the bars, and at last
+    /// takes from short names, until the table fits.
     fn squeeze(&self, widths: &mut [usize], room: usize) {
         let gaps = INDENT + self.columns.iter().skip(1).map(gap).sum::<usize>();
         for (kind, least) in [
             (Kind::Name, LEGIBLE_TEXT),
             (Kind::Bar, SHORTEST_BAR),
-            (Kind::Name, SHORTEST_TEXT),
+            (Kind::Name, SHORT_TEXT),
             (Kind::Bar, 0),
+            (Kind::Name, SHORTEST_TEXT),
         ] {
             for (at, column) in self.columns.iter().enumerate() {
                 let excess = (gaps + widths.iter().sum::<usize>()).saturating_sub(room);
-                if column.kind == kind {
-                    widths[at] -= excess.min(widths[at].saturating_sub(least));
+                if column.kind == kind && excess > 0 {
+                    let most = widths[at].saturating_sub(least);
+                    // A bar that is too short to be read goes as a whole.
+                    let dropped = kind == Kind::Bar && least == 0;
+                    widths[at] -= if dropped { most } else { excess.min(most) };
                 }
             }
         }

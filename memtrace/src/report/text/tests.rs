@@ -1,6 +1,7 @@
 use super::*;
 use crate::options::By;
-use crate::profile::Totals;
+use crate::profile::{InterpreterSeen, Totals};
+use crate::report::escape::escape;
 use crate::report::sample::{sample, sample_with_losses};
 
 fn terminal(width: usize) -> Screen {
@@ -25,7 +26,8 @@ fn written(profile: &Profile, by: By, top: usize, screen: Screen) -> String {
 /// The main table alone.
 fn main_table(by: By) -> String {
     let text = written(&sample(), by, 3, terminal(100));
-    let from_here = text.splitn(3, "\n\n").nth(2).unwrap();
+    let (_, from_processes) = text.split_once("\n\nProcesses  ").unwrap();
+    let (_, from_here) = from_processes.split_once("\n\n").unwrap();
     from_here
         .split("\n\nWhat the copied")
         .next()
@@ -48,61 +50,125 @@ pub(super) const ALL: [By; 7] = [
 #[expect(clippy::too_many_lines, reason = "the report is as long as that")]
 fn text_at_80_columns() {
     insta::assert_snapshot!(written(&sample(), By::Site, 20, terminal(80)), @r"
-    30.4 MiB copied in 10.2 s, 3.0 MiB/s
-      The kernel copied 7,785 pages of 4.0 KiB for 5 of 6 processes.
-      82.2% of it is copy-on-read: an object's reference count or the garbage
-      collector's mark was written where the program only read.
+    27.2 MiB copied in 10.2 s, 2.7 MiB/s
+      77% of what was copied was only read: 61% reference counts (mostly `str`, in
+      `Catalog.render`, catalog.py:212), 16% garbage collection; for 3% it is not
+      known.
+      Of a sample of 5,000 of 6,000 copied pages, 4,117 (82%) still equal the
+      parent's: they were copied for nothing. 698 pages could not be compared: a
+      process had ended, or they were unmapped.
+      The kernel copied 6,962 pages of 4.0 KiB for 5 of 6 processes.
       The command 'wrk' exited with status 0.
       Nothing was lost.
       memtrace 0.1.0, tracepoint backend, stacks by frame pointer, Linux
       6.12.41-cloud-amd64 x86_64, 2026-03-14T15:09:26Z
 
+    What was written to the copied pages
+      SHARE              COPIED  PAGES  CAUSE
+      61.3% ████▉      16.7 MiB  4,266  refcount   an object's reference count
+      15.9% █▎          4.3 MiB  1,110  gc         the garbage collector's mark
+       8.8% ▊           2.4 MiB    612  kernel     by the kernel, for a system call
+       6.7% ▌           1.8 MiB    464  data       other writable data
+       3.0% ▎         840.0 KiB    210  object     a field of an object
+       2.6% ▎         720.0 KiB    180  unknown    not known what was written
+       1.7% ▏         480.0 KiB    120  allocator  a memory allocator's bookkeeping
+      refcount and gc are copy-on-read, 21.0 MiB (77.2%): the program only read when
+      the page was copied; what it wrote there later is not seen
+      refcount by instruction for 130 pages: told only by how the instruction
+      writes; a counter of the program's own would look the same
+      unknown for 180 pages: the instruction could not be read
+
+    Which objects were written to
+      SHARE              COPIED  PAGES  CAUSE     OBJECT TYPE
+      35.9% ██▉         9.8 MiB  2,500  refcount  str
+      11.3% ▉           3.1 MiB    787  refcount  dict
+      10.5% ▉           2.9 MiB    730  gc        dict
+       6.1% ▌           1.7 MiB    425  refcount  decimal.Decimal
+       4.3% ▍           1.2 MiB    300  refcount  shop.models.Product
+       3.4% ▎         960.0 KiB    240  gc        function
+       2.2% ▏         600.0 KiB    150  object    dict
+       1.7% ▏         460.0 KiB    115  refcount  tuple
+       0.9% ▏         240.0 KiB     60  object    shop.sessions.Session
+       0.1% ▏          36.0 KiB      9  refcount  <script>alert(1)<…éééééééééééééééé
+
     Processes  times are since tracing began
-       PID  COMMAND          FORKED  EXITED     COPIED  PAGES  SHARE      NOT COPIED
-      4243  gunicorn: worke  before       -   13.7 MiB  3,500  45.0% █▍       15,362
-      4244  gunicorn: worke  before       -   11.8 MiB  3,021  38.8% █▏       15,365
-      4245  gunicorn: worke  512 ms  6.25 s    4.2 MiB  1,080  13.9% ▍        15,368
-      4242  gunicorn         before       -  480.0 KiB    120   1.5% ▏        15,359
-      4246  sh               7.00 s  7.02 s  256.0 KiB     64   0.8% ▏        15,371
-      4247  gunicorn         10.0 s       -        0 B      0   0.0%          15,374
+       PID  COMMAND          FORKED  EXITED     COPIED  SHARE   ONLY READ  UNCHANGED
+      4243  gunicorn: worke  before       -   12.5 MiB  46.1%       78.2%      84.0%
+      4244  gunicorn: worke  before       -   11.4 MiB  42.0%       82.1%      80.6%
+      4245  gunicorn: worke  512 ms  6.25 s    2.5 MiB   9.3%       72.1%          -
+      4242  gunicorn         before       -  480.0 KiB   1.7%        0.0%          -
+      4246  sh               7.00 s  7.02 s  256.0 KiB   0.9%        0.0%          -
+      4247  report.py        10.0 s       -        0 B   0.0%           -          -
+      CPython 3.11 in 4242, 4243, 4244, 4245
+      CPython 3.15 in 4247, frames missing: its layout is not known to this memtrace
 
     Call sites
       SHARE              COPIED  PAGES  CALL SITE
-      64.9% █████▎     19.7 MiB  5,050  gc_collect_main
-             ./Modules/gcmodule.c:1202 in libpython3.11.so.1.0
-             cause gc; origin fork; in 4243, 4244, 4245
-             latency min 1.10 µs  p50 2.10 µs  p90 2.92 µs  p99 24.2 µs  max  572 µs
-             age     min 20.0 ms  p50  3.00 s  p90  5.39 s  p99  5.96 s  max  6.02 s
-             heaviest of 2 stacks, 81.6%:
-               update_refs (inlined)         ./Modules/gcmodule.c:390
-               deduce_unreachable (inlined)  ./Modules/gcmodule.c:1103
-               gc_collect_main               ./Modules/gcmodule.c:1202
-               _PyObject_GC_Alloc            ./Modules/gcmodule.c:2283
-               PyDict_Copy                   ./Objects/dictobject.c:2876
-               context                       /srv/shop/app/context.py:31
-               checkout                      /srv/shop/app/views.py:88
-               dispatch_request              /srv/shop/lib/flask/app.py:1484
-               _start                        ../sysdeps/x86_64/start.S:115
-
-      17.3% █▍          5.3 MiB  1,350  checkout
-             /srv/shop/app/views.py:91
-             cause refcount; origin fork; in 4243, 4244; type decimal.Decimal
-             latency min 1.10 µs  p50 2.11 µs  p90 2.91 µs  p99 3.10 µs  max  144 µs
-             age     min 20.0 ms  p50  2.94 s  p90  5.29 s  p99  5.93 s  max  6.02 s
+      53.2% ████▎      14.5 MiB  3,702  Catalog.render  catalog.py:212
+             /srv/shop/app/catalog.py:212
+             cause refcount; types str 67.5%, dict 21.3%, shop.models.Product 8.1%,
+             tuple 3.1%; origin fork; in 4243, 4244, 4245
+             latency min 1.10 µs  p50 2.09 µs  p90 2.91 µs  p99 3.10 µs  max  277 µs
+             age     min 20.0 ms  p50  2.53 s  p90  5.22 s  p99  5.94 s  max  6.02 s
              stack:
-               checkout          /srv/shop/app/views.py:91
-               dispatch_request  /srv/shop/lib/flask/app.py:1484
+                  unicode_hash               ./Objects/unicodeobject.c:11230
+                  _PyEval_EvalFrameDefault   Python/ceval.c:4980
+               py Catalog.render             /srv/shop/app/catalog.py:212
+               py checkout                   /srv/shop/app/views.py:91
+               py Flask.dispatch_request     /srv/shop/lib/flask/app.py:1484
+                  ... 5 native frames
+               py SyncWorker.handle_request  …/shop/lib/gunicorn/workers/sync.py:177
+               py SyncWorker.run          /srv/shop/lib/gunicorn/workers/sync.py:130
+                  ... 3 native frames
 
-       7.9% ▋           2.4 MiB    612  sock_recv_impl
-             ./Modules/socketmodule.c:3480 in libpython3.11.so.1.0
+      13.9% █▏          3.8 MiB    970  context  context.py:31
+             /srv/shop/app/context.py:31
+             cause gc; types dict 75.3%, function 24.7%; origin fork; in 4243, 4244
+             latency min 1.10 µs  p50 2.06 µs  p90 2.91 µs  p99 3.10 µs  max 79.0 µs
+             age     min 20.0 ms  p50  2.11 s  p90  4.75 s  p99  5.90 s  max  6.01 s
+             stack:
+                  update_refs (inlined)         ./Modules/gcmodule.c:390
+                  deduce_unreachable (inlined)  ./Modules/gcmodule.c:1103
+                  gc_collect_main               ./Modules/gcmodule.c:1202
+                  ... 3 native frames
+               py context                       /srv/shop/app/context.py:31
+               py checkout                      /srv/shop/app/views.py:91
+               py Flask.dispatch_request        /srv/shop/lib/flask/app.py:1484
+                  ... 10 more
+
+       8.8% ▊           2.4 MiB    612  recv  socket.py:706
+             /usr/lib/python3.11/socket.py:706
              cause kernel; origin fork; in 4243, 4244
              latency min 1.10 µs  p50 2.08 µs  p90 2.91 µs  p99 3.10 µs  max 68.4 µs
              age     min 20.0 ms  p50  2.04 s  p90  5.22 s  p99  5.93 s  max  6.01 s
              stack:
-               sock_recv_impl  ./Modules/socketmodule.c:3480
-               recv            /usr/lib/python3.11/socket.py:706
+                  sock_recv_impl             ./Modules/socketmodule.c:3480
+                  _PyEval_EvalFrameDefault   Python/ceval.c:4980
+               py recv                       /usr/lib/python3.11/socket.py:706
+               py checkout                   /srv/shop/app/views.py:91
+               py Flask.dispatch_request     /srv/shop/lib/flask/app.py:1484
+                  ... 5 native frames
+               py SyncWorker.handle_request  …/shop/lib/gunicorn/workers/sync.py:177
+               py SyncWorker.run          /srv/shop/lib/gunicorn/workers/sync.py:130
+                  ... 3 native frames
 
-       5.1% ▍           1.6 MiB    400  std::_Hashtable<std::s…_M_insert_unique_node
+       6.1% ▌           1.7 MiB    425  Catalog.render  catalog.py:219
+             /srv/shop/app/catalog.py:219
+             cause refcount; type decimal.Decimal; origin fork; in 4243, 4244
+             latency min 1.10 µs  p50 2.10 µs  p90 2.91 µs  p99 3.10 µs  max 45.3 µs
+             age     min 20.0 ms  p50  2.78 s  p90  4.99 s  p99  5.48 s  max  5.54 s
+             stack:
+                  unicode_hash               ./Objects/unicodeobject.c:11230
+                  _PyEval_EvalFrameDefault   Python/ceval.c:4980
+               py Catalog.render             /srv/shop/app/catalog.py:219
+               py checkout                   /srv/shop/app/views.py:91
+               py Flask.dispatch_request     /srv/shop/lib/flask/app.py:1484
+                  ... 5 native frames
+               py SyncWorker.handle_request  …/shop/lib/gunicorn/workers/sync.py:177
+               py SyncWorker.run          /srv/shop/lib/gunicorn/workers/sync.py:130
+                  ... 3 native frames
+
+       5.7% ▌           1.6 MiB    400  std::_Hashtable<std::s…_M_insert_unique_node
              /usr/include/c++/12/bits/hashtable.h:1719 in /srv/shop/lib/_pricing.so
              cause data; origin fork; in 4243
              latency min 1.10 µs  p50 2.06 µs  p90 2.91 µs  p99 3.10 µs  max 45.3 µs
@@ -111,9 +177,25 @@ fn text_at_80_columns() {
                std::_Hashtable<std:…M_insert_unique_node  …/12/bits/hashtable.h:1719
                shop::pricing::apply  src/pricing.cc:77
 
-       2.3% ▏         720.0 KiB    180  libssl.so.3+0x4a1f0
+       3.0% ▎         840.0 KiB    210  Session.touch  sessions.py:47
+             /srv/shop/app/sessions.py:47
+             cause object; fields dict+24 71.4%, shop.sessions.Session-8 28.6%;
+             origin fork; in 4244
+             latency min 1.10 µs  p50 2.02 µs  p90 2.88 µs  p99 3.10 µs  max 13.7 µs
+             age     min 20.0 ms  p50  696 ms  p90  1.68 s  p99  1.93 s  max  1.96 s
+             stack:
+                  _PyEval_EvalFrameDefault   Python/ceval.c:4980
+               py Session.touch              /srv/shop/app/sessions.py:47
+               py checkout                   /srv/shop/app/views.py:91
+               py Flask.dispatch_request     /srv/shop/lib/flask/app.py:1484
+                  ... 5 native frames
+               py SyncWorker.handle_request  …/shop/lib/gunicorn/workers/sync.py:177
+               py SyncWorker.run          /srv/shop/lib/gunicorn/workers/sync.py:130
+                  ... 3 native frames
+
+       2.6% ▎         720.0 KiB    180  libssl.so.3+0x4a1f0
              /usr/lib/x86_64-linux-gnu/libssl.so.3 (no symbol)
-             cause unknown; origin file; in 4245
+             cause unknown (the instruction could not be read); origin file; in 4245
              latency min 1.10 µs  p50 1.99 µs  p90 2.91 µs  p99 3.10 µs  max 13.7 µs
              age     min 20.0 ms  p50  1.18 s  p90  2.11 s  p99  2.33 s  max  2.35 s
              stack:
@@ -121,37 +203,55 @@ fn text_at_80_columns() {
                [unknown] (code made at run time)
                ... the stack was deeper than could be taken
 
-       1.5% ▏         480.0 KiB    120  _PyObject_Free
+       2.0% ▏         560.0 KiB    140  idle  gunicorn.conf.py:12
+             /srv/shop/gunicorn.conf.py:12
+             cause gc; origin fork; in 4245
+             latency min 1.10 µs  p50 1.95 µs  p90 2.88 µs  p99 3.10 µs  max 13.7 µs
+             age     min 20.0 ms  p50  917 ms  p90  1.65 s  p99  1.81 s  max  1.83 s
+             stack:
+                  update_refs (inlined)         ./Modules/gcmodule.c:390
+                  deduce_unreachable (inlined)  ./Modules/gcmodule.c:1103
+                  gc_collect_main               ./Modules/gcmodule.c:1202
+                  ... 3 native frames
+               py idle                          /srv/shop/gunicorn.conf.py:12
+               py checkout                      /srv/shop/app/views.py:91
+               py Flask.dispatch_request        /srv/shop/lib/flask/app.py:1484
+                  ... 10 more
+
+       1.9% ▏         520.0 KiB    130  std::_Sp_counted_base<…y)2>::_M_add_ref_copy
+             /usr/include/c++/12/bits/shared_ptr_base.h:152 in _pricing.so
+             cause refcount (by instruction); origin fork; in 4243
+             latency min 1.10 µs  p50 1.91 µs  p90 2.88 µs  p99 3.10 µs  max 13.7 µs
+             age     min 20.0 ms  p50  852 ms  p90  1.53 s  p99  1.68 s  max  1.70 s
+             stack:
+               std::_Sp_counted_ba…2>::_M_add_ref_copy  …/bits/shared_ptr_base.h:152
+               shop::pricing::lookup  src/pricing.cc:141
+
+       1.7% ▏         480.0 KiB    120  _PyObject_Free
              ./Objects/obmalloc.c:1834 in libpython3.11.so.1.0
              cause allocator; origin fork; in 4242
              latency min 1.10 µs  p50 1.99 µs  p90 2.91 µs  p99 3.10 µs  max 13.7 µs
              age     min 20.0 ms  p50  787 ms  p90  1.41 s  p99  1.55 s  max  1.57 s
 
-       0.8% ▏         256.0 KiB     64  _dl_relocate_object
+       0.9% ▏         256.0 KiB     64  _dl_relocate_object
              ./elf/dl-reloc.c:288 in /lib64/ld-linux-x86-64.so.2
-             cause unknown; origin file; in 4246
+             cause data; origin file; in 4246
              latency min 1.10 µs  p50 1.91 µs  p90 2.88 µs  p99 3.10 µs  max 3.10 µs
 
-       0.1% ▏          36.0 KiB      9  evil\u{1b}[2J\u{202e}eman\nfunction
-             /tmp/日本語/\u{7}.c:1 in /tmp/日本語/a.out
-             cause data; origin ksm; in 4244
+       0.1% ▏          36.0 KiB      9  evil\u{1b}[2J\u{202e}e…nfunction  \u{7}.py:1
+             /tmp/日本語/\u{7}.py:1
+             cause refcount; type <script>alert(1)</sc…ééééééééééééééééééé; origin
+             ksm; in 4244
              age     min 20.0 ms  p50 72.0 ms  p90  124 ms  p99  124 ms  max  124 ms
+             stack:
+               py evil\u{1b}[2J\u{202e}eman\nfunction  /tmp/日本語/\u{7}.py:1
+               py [unknown] (code object not read)
 
     What the copied pages were
       SHARE              COPIED  PAGES  ORIGIN
-      96.8% ███████▊   29.4 MiB  7,532  fork  shared since a fork
-       3.1% ▎         976.0 KiB    244  file  of a private file mapping
+      96.4% ███████▊   26.2 MiB  6,709  fork  shared since a fork
+       3.5% ▎         976.0 KiB    244  file  of a private file mapping
        0.1% ▏          36.0 KiB      9  ksm   merged by the kernel (KSM)
-
-    What was written to them
-      SHARE              COPIED  PAGES  CAUSE
-      64.9% █████▎     19.7 MiB  5,050  gc         the garbage collector's mark
-      17.3% █▍          5.3 MiB  1,350  refcount   an object's reference count
-       7.9% ▋           2.4 MiB    612  kernel     by the kernel, for a system call
-       5.3% ▍           1.6 MiB    409  data       other writable data
-       3.1% ▎         976.0 KiB    244  unknown    not known what was written
-       1.5% ▏         480.0 KiB    120  allocator  a memory allocator's bookkeeping
-      unknown for 180 pages: the instruction could not be read
 
     Write faults that copied nothing
       reuse        12,345  no longer shared, so the page was used as it is
@@ -168,86 +268,88 @@ fn text_at_80_columns() {
 }
 
 #[test]
-fn text_at_160_columns() {
-    insta::assert_snapshot!(written(&sample(), By::Site, 4, terminal(160)), @"
-    30.4 MiB copied in 10.2 s, 3.0 MiB/s
-      The kernel copied 7,785 pages of 4.0 KiB for 5 of 6 processes.
-      82.2% of it is copy-on-read: an object's reference count or the garbage collector's mark was
-      written where the program only read.
+fn text_at_120_columns() {
+    insta::assert_snapshot!(written(&sample(), By::Site, 2, terminal(120)), @"
+    27.2 MiB copied in 10.2 s, 2.7 MiB/s
+      77% of what was copied was only read: 61% reference counts (mostly `str`, in `Catalog.render`,
+      catalog.py:212), 16% garbage collection; for 3% it is not known.
+      Of a sample of 5,000 of 6,000 copied pages, 4,117 (82%) still equal the parent's: they were copied
+      for nothing. 698 pages could not be compared: a process had ended, or they were unmapped.
+      The kernel copied 6,962 pages of 4.0 KiB for 5 of 6 processes.
       The command 'wrk' exited with status 0.
       Nothing was lost.
       memtrace 0.1.0, tracepoint backend, stacks by frame pointer, Linux 6.12.41-cloud-amd64 x86_64,
       2026-03-14T15:09:26Z
 
-    Processes  4 of 6; times are since tracing began
-       PID  COMMAND          FORKED  EXITED     COPIED  PAGES  SHARE                   NOT COPIED
-      4243  gunicorn: worke  before       -   13.7 MiB  3,500  45.0% ███████▎              15,362
-      4244  gunicorn: worke  before       -   11.8 MiB  3,021  38.8% ██████▎               15,365
-      4245  gunicorn: worke  512 ms  6.25 s    4.2 MiB  1,080  13.9% ██▎                   15,368
-      4242  gunicorn         before       -  480.0 KiB    120   1.5% ▎                     15,359
-      ... 2 processes more: 256.0 KiB, 64 pages (0.8%)
+    What was written to the copied pages
+      SHARE                  COPIED  PAGES  CAUSE
+      61.3% ███████▍       16.7 MiB  4,266  refcount   an object's reference count
+      15.9% █▉              4.3 MiB  1,110  gc         the garbage collector's mark
+       8.8% █               2.4 MiB    612  kernel     by the kernel, for a system call
+       6.7% ▊               1.8 MiB    464  data       other writable data
+       3.0% ▍             840.0 KiB    210  object     a field of an object
+       2.6% ▎             720.0 KiB    180  unknown    not known what was written
+       1.7% ▎             480.0 KiB    120  allocator  a memory allocator's bookkeeping
+      refcount and gc are copy-on-read, 21.0 MiB (77.2%): the program only read when the page was
+      copied; what it wrote there later is not seen
+      refcount by instruction for 130 pages: told only by how the instruction writes; a counter of the
+      program's own would look the same
+      unknown for 180 pages: the instruction could not be read
 
-    Call sites  4 of 8
-      SHARE                     COPIED  PAGES  CALL SITE
-      64.9% ██████████▍       19.7 MiB  5,050  gc_collect_main
-             ./Modules/gcmodule.c:1202 in /usr/lib/x86_64-linux-gnu/libpython3.11.so.1.0
-             cause gc; origin fork; in 4243, 4244, 4245
-             latency min 1.10 µs  p50 2.10 µs  p90 2.92 µs  p99 24.2 µs  max  572 µs
-             age     min 20.0 ms  p50  3.00 s  p90  5.39 s  p99  5.96 s  max  6.02 s
-             heaviest of 2 stacks, 81.6%:
-               update_refs (inlined)         ./Modules/gcmodule.c:390
-               deduce_unreachable (inlined)  ./Modules/gcmodule.c:1103
-               gc_collect_main               ./Modules/gcmodule.c:1202
-               _PyObject_GC_Alloc            ./Modules/gcmodule.c:2283
-               PyDict_Copy                   ./Objects/dictobject.c:2876
-               context                       /srv/shop/app/context.py:31
-               checkout                      /srv/shop/app/views.py:88
-               dispatch_request              /srv/shop/lib/flask/app.py:1484
-               _start                        ../sysdeps/x86_64/start.S:115
+    Which objects were written to  2 of 10
+      SHARE                COPIED  PAGES  CAUSE     OBJECT TYPE
+      35.9% ████▎         9.8 MiB  2,500  refcount  str
+      11.3% █▍            3.1 MiB    787  refcount  dict
+      ... 8 more: 7.9 MiB, 2,029 pages (29.1%)
 
-      17.3% ██▊                5.3 MiB  1,350  checkout
-             /srv/shop/app/views.py:91
-             cause refcount; origin fork; in 4243, 4244; type decimal.Decimal
-             latency min 1.10 µs  p50 2.11 µs  p90 2.91 µs  p99 3.10 µs  max  144 µs
-             age     min 20.0 ms  p50  2.94 s  p90  5.29 s  p99  5.93 s  max  6.02 s
+    Processes  2 of 6; times are since tracing began
+       PID  COMMAND          FORKED  EXITED    COPIED  PAGES  SHARE               ONLY READ  UNCHANGED  NOT COPIED
+      4243  gunicorn: worke  before       -  12.5 MiB  3,210  46.1% █████▌            78.2%      84.0%      15,362
+      4244  gunicorn: worke  before       -  11.4 MiB  2,923  42.0% █████             82.1%      80.6%      15,365
+      ... 4 processes more: 3.2 MiB, 829 pages (11.9%)
+      CPython 3.11 in 4242, 4243, 4244, 4245
+      CPython 3.15 in 4247, frames missing: its layout is not known to this memtrace
+
+    Call sites  2 of 12
+      SHARE                 COPIED  PAGES  CALL SITE
+      53.2% ██████▍       14.5 MiB  3,702  Catalog.render  catalog.py:212
+             /srv/shop/app/catalog.py:212
+             cause refcount; types str 67.5%, dict 21.3%, shop.models.Product 8.1%, tuple 3.1%; origin
+             fork; in 4243, 4244, 4245
+             latency min 1.10 µs  p50 2.09 µs  p90 2.91 µs  p99 3.10 µs  max  277 µs
+             age     min 20.0 ms  p50  2.53 s  p90  5.22 s  p99  5.94 s  max  6.02 s
              stack:
-               checkout          /srv/shop/app/views.py:91
-               dispatch_request  /srv/shop/lib/flask/app.py:1484
+                  unicode_hash               ./Objects/unicodeobject.c:11230
+                  _PyEval_EvalFrameDefault   Python/ceval.c:4980
+               py Catalog.render             /srv/shop/app/catalog.py:212
+               py checkout                   /srv/shop/app/views.py:91
+               py Flask.dispatch_request     /srv/shop/lib/flask/app.py:1484
+                  ... 5 native frames
+               py SyncWorker.handle_request  /srv/shop/lib/gunicorn/workers/sync.py:177
+               py SyncWorker.run             /srv/shop/lib/gunicorn/workers/sync.py:130
+                  ... 3 native frames
 
-       7.9% █▎                 2.4 MiB    612  sock_recv_impl
-             ./Modules/socketmodule.c:3480 in /usr/lib/x86_64-linux-gnu/libpython3.11.so.1.0
-             cause kernel; origin fork; in 4243, 4244
-             latency min 1.10 µs  p50 2.08 µs  p90 2.91 µs  p99 3.10 µs  max 68.4 µs
-             age     min 20.0 ms  p50  2.04 s  p90  5.22 s  p99  5.93 s  max  6.01 s
+      13.9% █▋             3.8 MiB    970  context  context.py:31
+             /srv/shop/app/context.py:31
+             cause gc; types dict 75.3%, function 24.7%; origin fork; in 4243, 4244
+             latency min 1.10 µs  p50 2.06 µs  p90 2.91 µs  p99 3.10 µs  max 79.0 µs
+             age     min 20.0 ms  p50  2.11 s  p90  4.75 s  p99  5.90 s  max  6.01 s
              stack:
-               sock_recv_impl  ./Modules/socketmodule.c:3480
-               recv            /usr/lib/python3.11/socket.py:706
-
-       5.1% ▉                  1.6 MiB    400  std::_Hashtable<std::string, std::pair<std::string const, …tring const, shop::pricing::Rule>>>::_M_insert_unique_node
-             /usr/include/c++/12/bits/hashtable.h:1719 in /srv/shop/lib/_pricing.so
-             cause data; origin fork; in 4243
-             latency min 1.10 µs  p50 2.06 µs  p90 2.91 µs  p99 3.10 µs  max 45.3 µs
-             age     min 20.0 ms  p50  2.61 s  p90  4.69 s  p99  5.16 s  max  5.21 s
-             stack:
-               std::_Hashtable<std::string, std::pair<std::string const, sh…:string const, shop::pricing::Rule>>>::_M_insert_unique_node  …/12/bits/hashtable.h:1719
-               shop::pricing::apply  src/pricing.cc:77
-      ... 4 more: 1.5 MiB, 373 pages (4.8%)
+                  update_refs (inlined)         ./Modules/gcmodule.c:390
+                  deduce_unreachable (inlined)  ./Modules/gcmodule.c:1103
+                  gc_collect_main               ./Modules/gcmodule.c:1202
+                  ... 3 native frames
+               py context                       /srv/shop/app/context.py:31
+               py checkout                      /srv/shop/app/views.py:91
+               py Flask.dispatch_request        /srv/shop/lib/flask/app.py:1484
+                  ... 10 more
+      ... 10 more: 8.9 MiB, 2,290 pages (32.9%)
 
     What the copied pages were
-      SHARE                      COPIED  PAGES  ORIGIN
-      96.8% ███████████████▌   29.4 MiB  7,532  fork  shared since a fork
-       3.1% ▌                 976.0 KiB    244  file  of a private file mapping
-       0.1% ▏                  36.0 KiB      9  ksm   merged by the kernel (KSM)
-
-    What was written to them
-      SHARE                      COPIED  PAGES  CAUSE
-      64.9% ██████████▍        19.7 MiB  5,050  gc         the garbage collector's mark
-      17.3% ██▊                 5.3 MiB  1,350  refcount   an object's reference count
-       7.9% █▎                  2.4 MiB    612  kernel     by the kernel, for a system call
-       5.3% ▉                   1.6 MiB    409  data       other writable data
-       3.1% ▌                 976.0 KiB    244  unknown    not known what was written
-       1.5% ▎                 480.0 KiB    120  allocator  a memory allocator's bookkeeping
-      unknown for 180 pages: the instruction could not be read
+      SHARE                  COPIED  PAGES  ORIGIN
+      96.4% ███████████▋   26.2 MiB  6,709  fork  shared since a fork
+       3.5% ▍             976.0 KiB    244  file  of a private file mapping
+       0.1% ▏              36.0 KiB      9  ksm   merged by the kernel (KSM)
 
     Write faults that copied nothing
       reuse        12,345  no longer shared, so the page was used as it is
@@ -264,9 +366,9 @@ fn text_at_160_columns() {
 
 #[test]
 fn text_with_losses_says_so_first() {
-    let text = written(&sample_with_losses(), By::Site, 3, terminal(80));
+    let text = written(&sample_with_losses(), By::Site, 2, terminal(80));
     insta::assert_snapshot!(text, @"
-    lost: The records of 1,204 of 9,020 copied pages (13.3%) were lost. They are
+    lost: The records of 1,204 of 8,197 copied pages (14.7%) were lost. They are
       counted, but where they were copied is not known: they stand under [lost].
     lost: The stacks of 31 copied pages were lost: their call sites are not known.
     lost: 2 processes could not be traced: what they copied is missing from every
@@ -275,72 +377,82 @@ fn text_with_losses_says_so_first() {
       figure.
     warning: The symbols of 3 programs could not be read: CAP_SYS_ADMIN is missing.
 
-    35.2 MiB copied in 10.2 s, 3.4 MiB/s
-      The kernel copied 9,020 pages of 4.0 KiB for 5 of 6 processes.
-      71.0% of it is copy-on-read: an object's reference count or the garbage
-      collector's mark was written where the program only read.
+    32.0 MiB copied in 10.2 s, 3.1 MiB/s
+      66% of what was copied was only read: 52% reference counts (mostly `str`, in
+      `Catalog.render`, catalog.py:212), 14% garbage collection; for 17% it is not
+      known.
+      Of a sample of 5,000 of 6,000 copied pages, 4,117 (82%) still equal the
+      parent's: they were copied for nothing. 698 pages could not be compared: a
+      process had ended, or they were unmapped.
+      The kernel copied 8,197 pages of 4.0 KiB for 5 of 6 processes.
       The command 'wrk' was ended by signal 9.
       memtrace 0.1.0, tracepoint backend, stacks by frame pointer, Linux
       6.12.41-cloud-amd64 x86_64, 2026-03-14T15:09:26Z
 
-    Processes  3 of 6; times are since tracing began
-       PID  COMMAND          FORKED  EXITED    COPIED  PAGES  SHARE       NOT COPIED
-      4243  gunicorn: worke  before       -  17.6 MiB  4,500  49.9% ██        15,362
+    What was written to the copied pages
+      SHARE              COPIED  PAGES  CAUSE
+      52.0% ████▏      16.7 MiB  4,266  refcount   an object's reference count
+      17.3% █▍          5.5 MiB  1,415  unknown    not known what was written
+      13.5% █▏          4.3 MiB  1,110  gc         the garbage collector's mark
+       7.5% ▋           2.4 MiB    612  kernel     by the kernel, for a system call
+       5.7% ▌           1.8 MiB    464  data       other writable data
+       2.6% ▎         840.0 KiB    210  object     a field of an object
+       1.5% ▏         480.0 KiB    120  allocator  a memory allocator's bookkeeping
+      refcount and gc are copy-on-read, 21.0 MiB (65.6%): the program only read when
+      the page was copied; what it wrote there later is not seen
+      refcount by instruction for 130 pages: told only by how the instruction
+      writes; a counter of the program's own would look the same
+      unknown for 211 pages: the instruction could not be read
+      unknown for 1,204 pages: the record of the copy was lost
+
+    Which objects were written to  2 of 10
+      SHARE            COPIED  PAGES  CAUSE     OBJECT TYPE
+      30.5% ██▌       9.8 MiB  2,500  refcount  str
+       9.6% ▊         3.1 MiB    787  refcount  dict
+      ... 8 more: 7.9 MiB, 2,029 pages (24.8%)
+
+    Processes  2 of 6; times are since tracing began
+       PID  COMMAND          FORKED  EXITED    COPIED  SHARE   ONLY READ  UNCHANGED
+      4243  gunicorn: worke  before       -  16.4 MiB  51.4%       59.6%      84.0%
              1,000 records of these lost
-      4244  gunicorn: worke  before       -  12.6 MiB  3,225  35.8% █▍        15,365
+      4244  gunicorn: worke  before       -  12.2 MiB  38.1%       76.8%      80.6%
              204 records of these lost
-      4245  gunicorn: worke  512 ms  6.25 s   4.3 MiB  1,111  12.3% ▌         15,368
-      ... 3 processes more: 736.0 KiB, 184 pages (2.0%)
+      ... 4 processes more: 3.4 MiB, 860 pages (10.5%)
+      CPython 3.11 in 4242, 4243, 4244, 4245
+      CPython 3.15 in 4247, frames missing: its layout is not known to this memtrace
 
-    Call sites  3 of 10
+    Call sites  2 of 14
       SHARE             COPIED  PAGES  CALL SITE
-      56.0% ████▌     19.7 MiB  5,050  gc_collect_main
-             ./Modules/gcmodule.c:1202 in libpython3.11.so.1.0
-             cause gc; origin fork; in 4243, 4244, 4245
-             latency min 1.10 µs  p50 2.10 µs  p90 2.92 µs  p99 24.2 µs  max  572 µs
-             age     min 20.0 ms  p50  3.00 s  p90  5.39 s  p99  5.96 s  max  6.02 s
-             heaviest of 2 stacks, 81.6%:
-               update_refs (inlined)         ./Modules/gcmodule.c:390
-               deduce_unreachable (inlined)  ./Modules/gcmodule.c:1103
-               gc_collect_main               ./Modules/gcmodule.c:1202
-               _PyObject_GC_Alloc            ./Modules/gcmodule.c:2283
-               PyDict_Copy                   ./Objects/dictobject.c:2876
-               context                       /srv/shop/app/context.py:31
-               checkout                      /srv/shop/app/views.py:88
-               dispatch_request              /srv/shop/lib/flask/app.py:1484
-               _start                        ../sysdeps/x86_64/start.S:115
-
-      15.0% █▎         5.3 MiB  1,350  checkout
-             /srv/shop/app/views.py:91
-             cause refcount; origin fork; in 4243, 4244; type decimal.Decimal
-             latency min 1.10 µs  p50 2.11 µs  p90 2.91 µs  p99 3.10 µs  max  144 µs
-             age     min 20.0 ms  p50  2.94 s  p90  5.29 s  p99  5.93 s  max  6.02 s
+      45.2% ███▋      14.5 MiB  3,702  Catalog.render  catalog.py:212
+             /srv/shop/app/catalog.py:212
+             cause refcount; types str 67.5%, dict 21.3%, shop.models.Product 8.1%,
+             tuple 3.1%; origin fork; in 4243, 4244, 4245
+             latency min 1.10 µs  p50 2.09 µs  p90 2.91 µs  p99 3.10 µs  max  277 µs
+             age     min 20.0 ms  p50  2.53 s  p90  5.22 s  p99  5.94 s  max  6.02 s
              stack:
-               checkout          /srv/shop/app/views.py:91
-               dispatch_request  /srv/shop/lib/flask/app.py:1484
+                  unicode_hash               ./Objects/unicodeobject.c:11230
+                  _PyEval_EvalFrameDefault   Python/ceval.c:4980
+               py Catalog.render             /srv/shop/app/catalog.py:212
+               py checkout                   /srv/shop/app/views.py:91
+               py Flask.dispatch_request     /srv/shop/lib/flask/app.py:1484
+                  ... 5 native frames
+               py SyncWorker.handle_request  …/shop/lib/gunicorn/workers/sync.py:177
+               py SyncWorker.run          /srv/shop/lib/gunicorn/workers/sync.py:130
+                  ... 3 native frames
 
-      13.3% █▏         4.7 MiB  1,204  [lost]
+      14.7% █▏         4.7 MiB  1,204  [lost]
              (record lost)
-             cause unknown; origin fork; in 4243, 4244
+             cause unknown (the record of the copy was lost); origin fork; in 4243,
+             4244
              latency min 1.10 µs  p50 2.10 µs  p90 2.92 µs  p99 3.10 µs  max  134 µs
              age     min 20.0 ms  p50  2.63 s  p90  5.24 s  p99  5.94 s  max  6.02 s
-      ... 7 more: 5.5 MiB, 1,416 pages (15.7%)
+      ... 12 more: 12.9 MiB, 3,291 pages (40.1%)
 
     What the copied pages were
       SHARE              COPIED  PAGES  ORIGIN
-      97.2% ███████▊   34.2 MiB  8,767  fork  shared since a fork
-       2.7% ▎         976.0 KiB    244  file  of a private file mapping
+      96.9% ███████▊   31.0 MiB  7,944  fork  shared since a fork
+       3.0% ▎         976.0 KiB    244  file  of a private file mapping
        0.1% ▏          36.0 KiB      9  ksm   merged by the kernel (KSM)
-
-    What was written to them
-      SHARE              COPIED  PAGES  CAUSE
-      56.0% ████▌      19.7 MiB  5,050  gc         the garbage collector's mark
-      16.4% █▎          5.8 MiB  1,479  unknown    not known what was written
-      15.0% █▎          5.3 MiB  1,350  refcount   an object's reference count
-       6.8% ▌           2.4 MiB    612  kernel     by the kernel, for a system call
-       4.5% ▍           1.6 MiB    409  data       other writable data
-       1.3% ▏         480.0 KiB    120  allocator  a memory allocator's bookkeeping
-      unknown for 180 pages: the instruction could not be read
 
     Write faults that copied nothing
       reuse        12,345  no longer shared, so the page was used as it is
@@ -360,6 +472,7 @@ fn text_with_losses_says_so_first() {
 fn text_of_a_trace_that_copied_nothing() {
     let mut profile = sample();
     profile.call_sites.clear();
+    profile.types.clear();
     profile.command.clear();
     let not_copied = profile.totals.not_copied;
     profile.totals = Totals {
@@ -376,9 +489,10 @@ fn text_of_a_trace_that_copied_nothing() {
       memtrace 0.1.0, tracepoint backend, stacks by frame pointer, Linux
       6.12.41-cloud-amd64 x86_64, 2026-03-14T15:09:26Z
 
-    Processes  times are since tracing began
-       PID  COMMAND   FORKED  EXITED  COPIED  PAGES  SHARE           NOT COPIED
-      4242  gunicorn  before       -     0 B      0   0.0%               15,359
+    Processes
+       PID  COMMAND   COPIED  PAGES  SHARE           NOT COPIED
+      4242  gunicorn     0 B      0   0.0%               15,359
+      CPython 3.11 in 4242
 
     Write faults that copied nothing
       reuse        12,345  no longer shared, so the page was used as it is
@@ -397,161 +511,209 @@ fn text_of_a_trace_that_copied_nothing() {
 #[test]
 fn main_table_by_function() {
     insta::assert_snapshot!(main_table(By::Function), @"
-    Functions  3 of 8
+    Functions  3 of 11
       SHARE               COPIED  PAGES  FUNCTION
-      64.9% ██████▌     19.7 MiB  5,050  gc_collect_main
-             /usr/lib/x86_64-linux-gnu/libpython3.11.so.1.0
-             cause gc; origin fork; in 4243, 4244, 4245
-             latency min 1.10 µs  p50 2.10 µs  p90 2.92 µs  p99 24.2 µs  max  572 µs
-             age     min 20.0 ms  p50  3.00 s  p90  5.39 s  p99  5.96 s  max  6.02 s
-             100.0%  gc_collect_main  ./Modules/gcmodule.c:1202
+      59.3% █████▉      16.1 MiB  4,127  Catalog.render
+             /srv/shop/app/catalog.py
+             cause refcount; origin fork; in 4243, 4244, 4245
+             latency min 1.10 µs  p50 2.09 µs  p90 2.91 µs  p99 3.10 µs  max  277 µs
+             age     min 20.0 ms  p50  2.56 s  p90  5.19 s  p99  5.93 s  max  6.02 s
+              89.7%  Catalog.render  /srv/shop/app/catalog.py:212
+              10.3%  Catalog.render  /srv/shop/app/catalog.py:219
 
-      17.3% █▊           5.3 MiB  1,350  checkout
-             cause refcount; origin fork; in 4243, 4244
-             latency min 1.10 µs  p50 2.11 µs  p90 2.91 µs  p99 3.10 µs  max  144 µs
-             age     min 20.0 ms  p50  2.94 s  p90  5.29 s  p99  5.93 s  max  6.02 s
-             100.0%  checkout  /srv/shop/app/views.py:91
+      13.9% █▍           3.8 MiB    970  context
+             /srv/shop/app/context.py
+             cause gc; origin fork; in 4243, 4244
+             latency min 1.10 µs  p50 2.06 µs  p90 2.91 µs  p99 3.10 µs  max 79.0 µs
+             age     min 20.0 ms  p50  2.11 s  p90  4.75 s  p99  5.90 s  max  6.01 s
+             100.0%  context  /srv/shop/app/context.py:31
 
-       7.9% ▊            2.4 MiB    612  sock_recv_impl
-             /usr/lib/x86_64-linux-gnu/libpython3.11.so.1.0
+       8.8% ▉            2.4 MiB    612  recv
+             /usr/lib/python3.11/socket.py
              cause kernel; origin fork; in 4243, 4244
              latency min 1.10 µs  p50 2.08 µs  p90 2.91 µs  p99 3.10 µs  max 68.4 µs
              age     min 20.0 ms  p50  2.04 s  p90  5.22 s  p99  5.93 s  max  6.01 s
-             100.0%  sock_recv_impl  ./Modules/socketmodule.c:3480
-      ... 5 more: 3.0 MiB, 773 pages (9.9%)
+             100.0%  recv  /usr/lib/python3.11/socket.py:706
+      ... 8 more: 4.9 MiB, 1,253 pages (18.0%)
     ");
 }
 
 #[test]
 fn main_table_by_stack() {
     insta::assert_snapshot!(main_table(By::Stack), @"
-    Stacks  3 of 9
+    Stacks  3 of 12
       SHARE               COPIED  PAGES  STACK
-      53.0% █████▎      16.1 MiB  4,123  update_refs
-             cause gc; origin fork
-             update_refs (inlined)         ./Modules/gcmodule.c:390
-             deduce_unreachable (inlined)  ./Modules/gcmodule.c:1103
-             gc_collect_main               ./Modules/gcmodule.c:1202
-             _PyObject_GC_Alloc            ./Modules/gcmodule.c:2283
-             PyDict_Copy                   ./Objects/dictobject.c:2876
-             context                       /srv/shop/app/context.py:31
-             checkout                      /srv/shop/app/views.py:88
-             dispatch_request              /srv/shop/lib/flask/app.py:1484
-             _start                        ../sysdeps/x86_64/start.S:115
-
-      17.3% █▊           5.3 MiB  1,350  checkout
+      53.2% █████▍      14.5 MiB  3,702  unicode_hash
              cause refcount; origin fork
-             checkout          /srv/shop/app/views.py:91
-             dispatch_request  /srv/shop/lib/flask/app.py:1484
+                unicode_hash               ./Objects/unicodeobject.c:11230
+                _PyEval_EvalFrameDefault   Python/ceval.c:4980
+             py Catalog.render             /srv/shop/app/catalog.py:212
+             py checkout                   /srv/shop/app/views.py:91
+             py Flask.dispatch_request     /srv/shop/lib/flask/app.py:1484
+                _PyFunction_Vectorcall     Objects/call.c:393
+                _PyObject_Call             Objects/call.c:290
+                slot_tp_call               Objects/typeobject.c:7494
+                _PyObject_MakeTpCall       Objects/call.c:214
+                _PyEval_EvalFrameDefault   Python/ceval.c:4774
+             py SyncWorker.handle_request  /srv/shop/lib/gunicorn/workers/sync.py:177
+             py SyncWorker.run             /srv/shop/lib/gunicorn/workers/sync.py:130
+                _PyEval_Vector             Python/ceval.c:6435
+                Py_RunMain                 Modules/main.c:680
+                _start                     ../sysdeps/x86_64/start.S:115
 
-      11.9% █▎           3.6 MiB    927  update_refs
+      13.9% █▍           3.8 MiB    970  update_refs
              cause gc; origin fork
-             update_refs (inlined)  ./Modules/gcmodule.c:390
-             gc_collect_main        ./Modules/gcmodule.c:1202
-             idle                   /srv/shop/gunicorn.conf.py:12
-      ... 6 more: 5.4 MiB, 1,385 pages (17.8%)
+                update_refs (inlined)         ./Modules/gcmodule.c:390
+                deduce_unreachable (inlined)  ./Modules/gcmodule.c:1103
+                gc_collect_main               ./Modules/gcmodule.c:1202
+                _PyObject_GC_Alloc            ./Modules/gcmodule.c:2283
+                PyDict_Copy                   ./Objects/dictobject.c:2876
+                _PyEval_EvalFrameDefault      Python/ceval.c:4980
+             py context                       /srv/shop/app/context.py:31
+             py checkout                      /srv/shop/app/views.py:91
+             py Flask.dispatch_request        /srv/shop/lib/flask/app.py:1484
+                _PyFunction_Vectorcall        Objects/call.c:393
+                _PyObject_Call                Objects/call.c:290
+                slot_tp_call                  Objects/typeobject.c:7494
+                _PyObject_MakeTpCall          Objects/call.c:214
+                _PyEval_EvalFrameDefault      Python/ceval.c:4774
+             py SyncWorker.handle_request     /srv/shop/lib/gunicorn/workers/sync.py:177
+             py SyncWorker.run                /srv/shop/lib/gunicorn/workers/sync.py:130
+                _PyEval_Vector                Python/ceval.c:6435
+                Py_RunMain                    Modules/main.c:680
+                _start                        ../sysdeps/x86_64/start.S:115
+
+       8.8% ▉            2.4 MiB    612  sock_recv_impl
+             cause kernel; origin fork
+                sock_recv_impl             ./Modules/socketmodule.c:3480
+                _PyEval_EvalFrameDefault   Python/ceval.c:4980
+             py recv                       /usr/lib/python3.11/socket.py:706
+             py checkout                   /srv/shop/app/views.py:91
+             py Flask.dispatch_request     /srv/shop/lib/flask/app.py:1484
+                _PyFunction_Vectorcall     Objects/call.c:393
+                _PyObject_Call             Objects/call.c:290
+                slot_tp_call               Objects/typeobject.c:7494
+                _PyObject_MakeTpCall       Objects/call.c:214
+                _PyEval_EvalFrameDefault   Python/ceval.c:4774
+             py SyncWorker.handle_request  /srv/shop/lib/gunicorn/workers/sync.py:177
+             py SyncWorker.run             /srv/shop/lib/gunicorn/workers/sync.py:130
+                _PyEval_Vector             Python/ceval.c:6435
+                Py_RunMain                 Modules/main.c:680
+                _start                     ../sysdeps/x86_64/start.S:115
+      ... 9 more: 6.6 MiB, 1,678 pages (24.1%)
     ");
 }
 
 #[test]
 fn main_table_by_type() {
     insta::assert_snapshot!(main_table(By::Type), @"
-    Object types
-      SHARE               COPIED  PAGES  OBJECT TYPE
-      82.7% ████████▎   25.1 MiB  6,435  [type not known]
-             cause gc 78.5%, kernel 9.5%, data 6.4%, unknown 3.8%, allocator 1.9%; origin fork 96.1%,
-             file 3.8%, ksm 0.1%; in 5 processes
-             latency min 1.10 µs  p50 2.10 µs  p90 2.92 µs  p99 3.10 µs  max  572 µs
-             age     min 20.0 ms  p50  2.75 s  p90  5.30 s  p99  5.95 s  max  6.02 s
-              78.5%  gc_collect_main  ./Modules/gcmodule.c:1202
-               9.5%  sock_recv_impl  ./Modules/socketmodule.c:3480
-               6.2%  std::_Hashtable<std::string…e>>>::_M_insert_unique_node  …/12/bits/hashtable.h:1719
-               5.8%  in 4 call sites more
+    Object types  3 of 14
+      SHARE              COPIED  PAGES  OBJECT TYPE
+      35.9% ███▋        9.8 MiB  2,500  str
+             cause refcount; origin fork; in 4243, 4244, 4245
+             latency min 1.10 µs  p50 2.10 µs  p90 2.92 µs  p99 3.10 µs  max  277 µs
+             age     min 20.0 ms  p50  2.77 s  p90  5.37 s  p99  5.96 s  max  6.02 s
+             100.0%  Catalog.render  /srv/shop/app/catalog.py:212
 
-      17.3% █▊           5.3 MiB  1,350  decimal.Decimal
-             cause refcount; origin fork; in 4243, 4244
-             latency min 1.10 µs  p50 2.11 µs  p90 2.91 µs  p99 3.10 µs  max  144 µs
-             age     min 20.0 ms  p50  2.94 s  p90  5.29 s  p99  5.93 s  max  6.02 s
-             100.0%  checkout  /srv/shop/app/views.py:91
+      23.9% ██▍         6.5 MiB  1,667  dict
+             cause refcount 47.2%, gc 43.8%, object 9.0%; origin fork; in 4243, 4244
+             latency min 1.10 µs  p50 2.08 µs  p90 2.91 µs  p99 3.10 µs  max 89.5 µs
+             age     min 20.0 ms  p50  2.24 s  p90  4.93 s  p99  5.91 s  max  6.01 s
+              47.2%  Catalog.render  /srv/shop/app/catalog.py:212
+              43.8%  context  /srv/shop/app/context.py:31
+               9.0%  Session.touch  /srv/shop/app/sessions.py:47
+
+       8.8% ▉           2.4 MiB    612  (no object: kernel)
+             cause kernel; origin fork; in 4243, 4244
+             latency min 1.10 µs  p50 2.08 µs  p90 2.91 µs  p99 3.10 µs  max 68.4 µs
+             age     min 20.0 ms  p50  2.04 s  p90  5.22 s  p99  5.93 s  max  6.01 s
+             100.0%  recv  /usr/lib/python3.11/socket.py:706
+      ... 11 more: 8.5 MiB, 2,183 pages (31.4%)
     ");
 }
 
 #[test]
 fn main_table_by_process() {
-    insta::assert_snapshot!(main_table(By::Process), @r"
+    insta::assert_snapshot!(main_table(By::Process), @"
     Processes and their call sites  3 of 5
       SHARE               COPIED  PAGES  PROCESS
-      45.0% ████▌       13.7 MiB  3,500  4243 gunicorn: worke
-             cause gc 60.0%, refcount 20.0%, data 11.4%, kernel 8.6%; origin fork
-              60.0%  gc_collect_main  ./Modules/gcmodule.c:1202
-              20.0%  checkout  /srv/shop/app/views.py:91
-              11.4%  std::_Hashtable<std::string…e>>>::_M_insert_unique_node  …/12/bits/hashtable.h:1719
-               8.6%  sock_recv_impl  ./Modules/socketmodule.c:3480
+      46.1% ████▋       12.5 MiB  3,210  4243 gunicorn: worke
+             cause refcount 66.4%, data 12.5%, gc 11.8%, kernel 9.3%; origin fork
+              55.5%  Catalog.render  /srv/shop/app/catalog.py:212
+              12.5%  std::_Hashtable<std::string…e>>>::_M_insert_unique_node  …/12/bits/hashtable.h:1719
+              11.8%  context  /srv/shop/app/context.py:31
+              20.2%  in 3 call sites more
 
-      38.8% ███▉        11.8 MiB  3,021  4244 gunicorn: worke
-             cause gc 67.9%, refcount 21.5%, kernel 10.3%, data 0.3%; origin fork 99.7%, ksm 0.3%
-              67.9%  gc_collect_main  ./Modules/gcmodule.c:1202
-              21.5%  checkout  /srv/shop/app/views.py:91
-              10.3%  sock_recv_impl  ./Modules/socketmodule.c:3480
-               0.3%  evil\u{1b}[2J\u{202e}eman\nfunction  /tmp/日本語/\u{7}.c:1
+      42.0% ████▎       11.4 MiB  2,923  4244 gunicorn: worke
+             cause refcount 62.0%, gc 20.2%, kernel 10.7%, object 7.2%; origin fork 99.7%, ksm 0.3%
+              54.6%  Catalog.render  /srv/shop/app/catalog.py:212
+              20.2%  context  /srv/shop/app/context.py:31
+              10.7%  recv  /usr/lib/python3.11/socket.py:706
+              14.5%  in 3 call sites more
 
-      13.9% █▍           4.2 MiB  1,080  4245 gunicorn: worke
-             cause gc 83.3%, unknown 16.7%; origin fork 83.3%, file 16.7%
-              83.3%  gc_collect_main  ./Modules/gcmodule.c:1202
-              16.7%  libssl.so.3+0x4a1f0
-      ... 2 more: 736.0 KiB, 184 pages (2.4%)
+       9.3% ▉            2.5 MiB    645  4245 gunicorn: worke
+             cause refcount 50.4%, unknown 27.9%, gc 21.7%; origin fork 72.1%, file 27.9%
+              50.4%  Catalog.render  /srv/shop/app/catalog.py:212
+              27.9%  libssl.so.3+0x4a1f0
+              21.7%  idle  /srv/shop/gunicorn.conf.py:12
+      ... 2 more: 736.0 KiB, 184 pages (2.6%)
     ");
 }
 
 #[test]
 fn main_table_by_file() {
     insta::assert_snapshot!(main_table(By::File), @"
-    Files  3 of 8
+    Files  3 of 11
       SHARE               COPIED  PAGES  FILE
-      64.9% ██████▌     19.7 MiB  5,050  ./Modules/gcmodule.c
-             cause gc; origin fork; in 4243, 4244, 4245
-             latency min 1.10 µs  p50 2.10 µs  p90 2.92 µs  p99 24.2 µs  max  572 µs
-             age     min 20.0 ms  p50  3.00 s  p90  5.39 s  p99  5.96 s  max  6.02 s
-             100.0%  gc_collect_main  ./Modules/gcmodule.c:1202
+      59.3% █████▉      16.1 MiB  4,127  /srv/shop/app/catalog.py
+             cause refcount; origin fork; in 4243, 4244, 4245
+             latency min 1.10 µs  p50 2.09 µs  p90 2.91 µs  p99 3.10 µs  max  277 µs
+             age     min 20.0 ms  p50  2.56 s  p90  5.19 s  p99  5.93 s  max  6.02 s
+              89.7%  Catalog.render  /srv/shop/app/catalog.py:212
+              10.3%  Catalog.render  /srv/shop/app/catalog.py:219
 
-      17.3% █▊           5.3 MiB  1,350  /srv/shop/app/views.py
-             cause refcount; origin fork; in 4243, 4244
-             latency min 1.10 µs  p50 2.11 µs  p90 2.91 µs  p99 3.10 µs  max  144 µs
-             age     min 20.0 ms  p50  2.94 s  p90  5.29 s  p99  5.93 s  max  6.02 s
-             100.0%  checkout  /srv/shop/app/views.py:91
+      13.9% █▍           3.8 MiB    970  /srv/shop/app/context.py
+             cause gc; origin fork; in 4243, 4244
+             latency min 1.10 µs  p50 2.06 µs  p90 2.91 µs  p99 3.10 µs  max 79.0 µs
+             age     min 20.0 ms  p50  2.11 s  p90  4.75 s  p99  5.90 s  max  6.01 s
+             100.0%  context  /srv/shop/app/context.py:31
 
-       7.9% ▊            2.4 MiB    612  ./Modules/socketmodule.c
+       8.8% ▉            2.4 MiB    612  /usr/lib/python3.11/socket.py
              cause kernel; origin fork; in 4243, 4244
              latency min 1.10 µs  p50 2.08 µs  p90 2.91 µs  p99 3.10 µs  max 68.4 µs
              age     min 20.0 ms  p50  2.04 s  p90  5.22 s  p99  5.93 s  max  6.01 s
-             100.0%  sock_recv_impl  ./Modules/socketmodule.c:3480
-      ... 5 more: 3.0 MiB, 773 pages (9.9%)
+             100.0%  recv  /usr/lib/python3.11/socket.py:706
+      ... 8 more: 4.9 MiB, 1,253 pages (18.0%)
     ");
 }
 
 #[test]
 fn main_table_by_cause() {
-    insta::assert_snapshot!(main_table(By::Cause), @"
-    Causes and their call sites  3 of 6
+    insta::assert_snapshot!(main_table(By::Cause), @r"
+    Causes and their call sites  3 of 7
       SHARE               COPIED  PAGES  CAUSE
-      64.9% ██████▌     19.7 MiB  5,050  gc
+      61.3% ██████▏     16.7 MiB  4,266  refcount
+             origin fork 99.8%, ksm 0.2%; in 4243, 4244, 4245
+             latency min 1.10 µs  p50 2.09 µs  p90 2.91 µs  p99 3.10 µs  max  277 µs
+             age     min 20.0 ms  p50  2.46 s  p90  5.16 s  p99  5.93 s  max  6.02 s
+              86.8%  Catalog.render  /srv/shop/app/catalog.py:212
+              10.0%  Catalog.render  /srv/shop/app/catalog.py:219
+               3.0%  std::_Sp_counted_base<(__g…policy)2>::_M_add_ref_copy  …/bits/shared_ptr_base.h:152
+               0.2%  evil\u{1b}[2J\u{202e}eman\nfunction  /tmp/日本語/\u{7}.py:1
+
+      15.9% █▋           4.3 MiB  1,110  gc
              origin fork; in 4243, 4244, 4245
-             latency min 1.10 µs  p50 2.10 µs  p90 2.92 µs  p99 24.2 µs  max  572 µs
-             age     min 20.0 ms  p50  3.00 s  p90  5.39 s  p99  5.96 s  max  6.02 s
-             100.0%  gc_collect_main  ./Modules/gcmodule.c:1202
+             latency min 1.10 µs  p50 2.05 µs  p90 2.91 µs  p99 3.10 µs  max 79.0 µs
+             age     min 20.0 ms  p50  1.81 s  p90  4.57 s  p99  5.87 s  max  6.01 s
+              87.4%  context  /srv/shop/app/context.py:31
+              12.6%  idle  /srv/shop/gunicorn.conf.py:12
 
-      17.3% █▊           5.3 MiB  1,350  refcount
-             origin fork; in 4243, 4244
-             latency min 1.10 µs  p50 2.11 µs  p90 2.91 µs  p99 3.10 µs  max  144 µs
-             age     min 20.0 ms  p50  2.94 s  p90  5.29 s  p99  5.93 s  max  6.02 s
-             100.0%  checkout  /srv/shop/app/views.py:91
-
-       7.9% ▊            2.4 MiB    612  kernel
+       8.8% ▉            2.4 MiB    612  kernel
              origin fork; in 4243, 4244
              latency min 1.10 µs  p50 2.08 µs  p90 2.91 µs  p99 3.10 µs  max 68.4 µs
              age     min 20.0 ms  p50  2.04 s  p90  5.22 s  p99  5.93 s  max  6.01 s
-             100.0%  sock_recv_impl  ./Modules/socketmodule.c:3480
-      ... 3 more: 3.0 MiB, 773 pages (9.9%)
+             100.0%  recv  /usr/lib/python3.11/socket.py:706
+      ... 4 more: 3.8 MiB, 974 pages (14.0%)
     ");
 }
 
@@ -567,20 +729,95 @@ fn no_line_is_wider_than_the_terminal() {
 }
 
 #[test]
+fn columns_go_rather_than_names_get_illegible() {
+    let mut profile = sample();
+    for process in &mut profile.processes {
+        process.pid += 4_000_000;
+    }
+    let columns = |width| {
+        let text = written(&profile, By::Type, 1, terminal(width));
+        let (_, table) = text.split_once("\nProcesses ").unwrap();
+        let titles = table.lines().nth(1).unwrap().split_whitespace();
+        titles.collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(
+        columns(160),
+        "PID COMMAND FORKED EXITED COPIED PAGES SHARE ONLY READ UNCHANGED NOT COPIED"
+    );
+    assert_eq!(
+        columns(100),
+        "PID COMMAND FORKED EXITED COPIED PAGES SHARE ONLY READ UNCHANGED"
+    );
+    assert_eq!(
+        columns(80),
+        "PID COMMAND FORKED EXITED COPIED SHARE ONLY READ UNCHANGED"
+    );
+    assert_eq!(
+        columns(72),
+        "PID COMMAND FORKED COPIED SHARE ONLY READ UNCHANGED"
+    );
+}
+
+#[test]
+fn columns_without_anything_to_say_are_not_there() {
+    let mut profile = sample();
+    for process in &mut profile.processes {
+        (process.forked_at_s, process.exited_at_s) = (None, None);
+        (process.unchanged, process.interpreter) = (None, None);
+    }
+    profile.totals.unchanged = None;
+    let text = written(&profile, By::Site, 2, terminal(100));
+    let (_, table) = text.split_once("\nProcesses").unwrap();
+    insta::assert_snapshot!(table.split("\n\n").next().unwrap(), @"
+    2 of 6
+     PID  COMMAND            COPIED  PAGES  SHARE             ONLY READ  NOT COPIED
+    4243  gunicorn: worke  12.5 MiB  3,210  46.1% ████▋           78.2%      15,362
+    4244  gunicorn: worke  11.4 MiB  2,923  42.0% ████▎           82.1%      15,365
+    ... 4 processes more: 3.2 MiB, 829 pages (11.9%)
+    ");
+}
+
+#[test]
+fn native_frames_stand_back_where_there_are_colours() {
+    let coloured = Screen {
+        color: true,
+        ..terminal(100)
+    };
+    let text = written(&sample(), By::Site, 1, coloured);
+    let line = |name| text.lines().find(|line| line.contains(name)).unwrap();
+    assert!(line("py Flask").contains("py Flask.dispatch_request\x1b["));
+    assert!(line("unicode_hash").starts_with("\x1b[2m"));
+}
+
+#[test]
 fn names_are_whole_in_a_file() {
     for by in ALL {
         let text = written(&sample(), by, 20, Screen::of_a_file());
         assert!(!text.contains('…'), "{by:?}");
     }
     let text = written(&sample(), By::Site, 20, Screen::of_a_file());
-    let site = &sample().call_sites[3].site;
-    assert!(site.function.len() > 150 && text.contains(&*site.function));
+    let sites = sample().call_sites;
+    let function = sites.iter().map(|site| &site.site.function);
+    let longest = function.max_by_key(|name| name.len()).unwrap();
+    assert!(longest.len() > 150 && text.contains(&**longest));
+    let types = sites.iter().filter_map(|site| site.object_type.as_ref());
+    let longest = types.max_by_key(|name| name.len()).unwrap();
+    assert!(longest.len() > 200 && text.contains(&*escape(longest)));
 }
 
 #[test]
 fn nothing_foreign_reaches_the_terminal_unescaped() {
+    let mut profile = sample();
+    let hostile = "\u{1b}]0;owned\u{7}\u{202e}<script>";
+    profile.processes[0].interpreter = Some(InterpreterSeen {
+        name: hostile.to_owned(),
+        why: Some(hostile.to_owned()),
+    });
+    for site in &mut profile.call_sites {
+        site.cause_reason = site.cause_reason.is_some().then(|| hostile.to_owned());
+    }
     for by in ALL {
-        let text = written(&sample(), by, 20, terminal(160));
+        let text = written(&profile, by, 20, terminal(160));
         let bad = text
             .chars()
             .find(|c| c.is_control() && *c != '\n' || *c == '\u{202e}');

@@ -1,65 +1,136 @@
-//! The last tables: what the pages were, why they were written, what copied nothing, and what
-//! could not be seen.
+//! Tables of sums: why pages were written and of which objects, what they were, what copied
+//! nothing, and what could not be seen.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 
-use super::copies::{cells, columns};
+use super::copies::{cells, columns, write_rest};
 use super::heading;
 use super::screen::{DIM, Screen, width};
-use super::table::{Row, Table};
-use super::words::{self, count, counted};
-use crate::profile::{CauseName, OriginName, Profile};
+use super::table::{Kind, Row, Table, column};
+use super::words::{self, count, counted, percent, size};
+use crate::profile::{CallSite, CauseEvidence, CauseName, Profile, TypeRow};
 use crate::report::escape::escape;
 use crate::report::sums::{causes, origins};
 
-/// Copied pages by origin and by cause.
-pub(super) fn origins_and_causes(
+/// Copied pages by cause.
+pub(super) fn by_cause(profile: &Profile, screen: Screen, out: &mut dyn Write) -> io::Result<()> {
+    let bytes = |cause| bytes(profile, |site| site.cause == cause);
+    let rows = causes(&profile.totals.by_cause).map(|(cause, pages)| {
+        let (name, meaning) = (words::cause(cause), words::cause_meaning(cause));
+        (pages, bytes(cause), name, meaning)
+    });
+    let title = "What was written to the copied pages";
+    table(profile, screen, out, title, "CAUSE", &rows)?;
+    copy_on_read(profile, screen, out)?;
+    by_instruction(profile, screen, out)?;
+    unknown_causes(profile, screen, out)
+}
+
+/// Copied pages by origin.
+pub(super) fn by_origin(profile: &Profile, screen: Screen, out: &mut dyn Write) -> io::Result<()> {
+    let bytes = |origin| bytes(profile, |site| site.origin == origin);
+    let rows = origins(&profile.totals.by_origin).map(|(origin, pages)| {
+        let (name, meaning) = (words::origin(origin), words::origin_meaning(origin));
+        (pages, bytes(origin), name, meaning)
+    });
+    let title = "What the copied pages were";
+    table(profile, screen, out, title, "ORIGIN", &rows)
+}
+
+fn bytes(profile: &Profile, of: impl Fn(&CallSite) -> bool) -> u64 {
+    let sites = profile.call_sites.iter().filter(|site| of(site));
+    sites.map(|site| site.bytes).sum()
+}
+
+/// The `top` pairs of object type and cause that copied most.
+pub(super) fn by_type(
     profile: &Profile,
+    top: usize,
     screen: Screen,
     out: &mut dyn Write,
 ) -> io::Result<()> {
-    let sites = &profile.call_sites;
-    let bytes = |of: &dyn Fn(CauseName, OriginName) -> bool| {
-        sites
-            .iter()
-            .filter(|site| of(site.cause, site.origin))
-            .map(|site| site.bytes)
-            .sum()
+    let types = &profile.types;
+    if types.is_empty() {
+        return Ok(());
+    }
+    let total = profile.totals.copied_pages;
+    let (shown, rest) = types.split_at(types.len().min(top));
+    let remark = match rest.len() {
+        0 => String::new(),
+        _ => format!(
+            "{} of {}",
+            count(shown.len() as u64),
+            count(types.len() as u64)
+        ),
     };
-    let rows = origins(&profile.totals.by_origin).map(|(origin, pages)| {
-        (
-            pages,
-            bytes(&|_, o| o == origin),
-            words::origin(origin),
-            words::origin_meaning(origin),
-        )
-    });
-    table(
-        profile,
+    heading(screen, out, "Which objects were written to", &remark)?;
+    let mut columns = columns("OBJECT TYPE");
+    columns.insert(4, column("CAUSE", Kind::Name));
+    let rows = shown
+        .iter()
+        .map(|row| {
+            let mut cells = cells(row.pages, row.bytes, total, &row.object_type);
+            cells.insert(4, words::cause(row.cause).into());
+            Row {
+                cells,
+                details: Vec::new(),
+            }
+        })
+        .collect();
+    Table { columns, rows }.write(screen, out)?;
+    let sum = |of: fn(&TypeRow) -> u64| rest.iter().map(of).sum();
+    write_rest(
         screen,
         out,
-        "What the copied pages were",
-        "ORIGIN",
-        &rows,
-    )?;
-    let rows = causes(&profile.totals.by_cause).map(|(cause, pages)| {
-        (
-            pages,
-            bytes(&|c, _| c == cause),
-            words::cause(cause),
-            words::cause_meaning(cause),
-        )
-    });
-    table(
-        profile,
-        screen,
-        out,
-        "What was written to them",
-        "CAUSE",
-        &rows,
-    )?;
-    unknown_causes(profile, screen, out)
+        rest.len(),
+        sum(|row| row.bytes),
+        sum(|row| row.pages),
+        total,
+    )
+}
+
+/// Names the sum of `refcount` and `gc`, where they are not the only row.
+fn copy_on_read(profile: &Profile, screen: Screen, out: &mut dyn Write) -> io::Result<()> {
+    let totals = &profile.totals;
+    if totals.copy_on_read_pages == 0 {
+        return Ok(());
+    }
+    let read = |site: &CallSite| matches!(site.cause, CauseName::Refcount | CauseName::Gc);
+    let text = format!(
+        "refcount and gc are copy-on-read, {} ({}): the program only read when the page was \
+         copied; what it wrote there later is not seen",
+        size(bytes(profile, read)),
+        percent(totals.copy_on_read_pages, totals.copied_pages)
+    );
+    quiet(screen, out, &text)
+}
+
+/// How much of each cause only the instruction tells.
+fn by_instruction(profile: &Profile, screen: Screen, out: &mut dyn Write) -> io::Result<()> {
+    for (cause, pages) in causes(&profile.totals.by_cause) {
+        let sites = profile.call_sites.iter().filter(|site| site.cause == cause);
+        let judged = sites.filter(|site| site.evidence == Some(CauseEvidence::Instruction));
+        let judged: u64 = judged.map(|site| site.pages).sum();
+        if judged > 0 {
+            let all = if judged == pages { "all " } else { "" };
+            let text = format!(
+                "{} by instruction for {all}{}: told only by how the instruction writes; a counter \
+                 of the program's own would look the same",
+                words::cause(cause),
+                counted(judged, "page", "pages"),
+            );
+            quiet(screen, out, &text)?;
+        }
+    }
+    Ok(())
+}
+
+fn quiet(screen: Screen, out: &mut dyn Write, text: &str) -> io::Result<()> {
+    for line in screen.wrap(2, text) {
+        writeln!(out, "{}", screen.paint(DIM, &line))?;
+    }
+    Ok(())
 }
 
 /// Why causes are not known: said once here, not at every call site.
@@ -73,9 +144,7 @@ fn unknown_causes(profile: &Profile, screen: Screen, out: &mut dyn Write) -> io:
     for (reason, pages) in reasons {
         let pages = counted(pages, "page", "pages");
         let text = format!("unknown for {pages}: {}", escape(reason));
-        for line in screen.wrap(2, &text) {
-            writeln!(out, "{}", screen.paint(DIM, &line))?;
-        }
+        quiet(screen, out, &text)?;
     }
     Ok(())
 }

@@ -39,6 +39,33 @@ pub(super) fn percent(part: u64, whole: u64) -> String {
     }
 }
 
+/// A percentage without decimals, `71%`; what is not nothing is not shown as `0%`, and what is not
+/// all not as `100%`.
+pub(super) fn whole_percent(part: u64, whole: u64) -> String {
+    let percent = (ratio(part, whole) * 100.0).round() as u64;
+    match percent {
+        0 if part > 0 => "<1%".to_owned(),
+        100 if part < whole => "99%".to_owned(),
+        _ => format!("{percent}%"),
+    }
+}
+
+/// `whole` divided in proportion to `parts`, in whole numbers that add up to it: what rounding down
+/// leaves over goes to the parts that lost most by it, to the earlier of two that lost the same.
+pub(super) fn apportion(whole: u64, parts: &[u64]) -> Vec<u64> {
+    let sum: u128 = parts.iter().copied().map(u128::from).sum();
+    let quota = |part: u64| u128::from(part) * u128::from(whole);
+    let sum = sum.max(1);
+    let mut shares: Vec<u64> = parts.iter().map(|&p| (quota(p) / sum) as u64).collect();
+    let mut by_remainder: Vec<usize> = (0..parts.len()).filter(|&at| parts[at] > 0).collect();
+    by_remainder.sort_by_key(|&at| std::cmp::Reverse(quota(parts[at]) % sum));
+    let left = whole - shares.iter().sum::<u64>();
+    for at in by_remainder.into_iter().take(left as usize) {
+        shares[at] += 1;
+    }
+    shares
+}
+
 /// `part` of `whole`, 0 to 1; 0 when there is no whole.
 pub(super) fn ratio(part: u64, whole: u64) -> f64 {
     if whole == 0 {
@@ -107,6 +134,34 @@ pub(super) fn cause_meaning(cause: CauseName) -> &'static str {
     }
 }
 
+/// What was written, as a part of a sentence: `93% was ...`.
+pub(super) fn cause_in_words(cause: CauseName) -> &'static str {
+    match cause {
+        CauseName::Refcount => "reference counts",
+        CauseName::Gc => "garbage collection",
+        CauseName::Allocator => "bookkeeping of a memory allocator",
+        CauseName::Object => "fields of objects",
+        CauseName::Data => "data",
+        CauseName::Kernel => "written by the kernel",
+        CauseName::Remote => "written by another process",
+        CauseName::Unknown => "not known",
+    }
+}
+
+/// What stands for the object type of copies that have none.
+pub(super) fn no_type(cause: CauseName) -> &'static str {
+    match cause {
+        CauseName::Refcount => "(type not known: refcount)",
+        CauseName::Gc => "(type not known: gc)",
+        CauseName::Object => "(type not known: object)",
+        CauseName::Allocator => "(no object: allocator)",
+        CauseName::Data => "(no object: data)",
+        CauseName::Kernel => "(no object: kernel)",
+        CauseName::Remote => "(no object: remote)",
+        CauseName::Unknown => "(cause not known)",
+    }
+}
+
 /// An origin's name, as in the schema.
 pub(super) fn origin(origin: OriginName) -> &'static str {
     match origin {
@@ -162,6 +217,33 @@ mod tests {
         assert_eq!(percent(1, 100_000), "<0.1%");
         assert_eq!(percent(612, 1_000), "61.2%");
         assert_eq!(percent(7, 7), "100.0%");
+    }
+
+    #[test]
+    fn whole_percentages_hide_neither_a_little_nor_what_is_missing() {
+        assert_eq!(whole_percent(0, 10), "0%");
+        assert_eq!(whole_percent(1, 1_000), "<1%");
+        assert_eq!(whole_percent(4_994, 5_117), "98%");
+        assert_eq!(whole_percent(999, 1_000), "99%");
+        assert_eq!(whole_percent(1_000, 1_000), "100%");
+        assert_eq!(whole_percent(0, 0), "0%");
+    }
+
+    #[test]
+    fn what_is_apportioned_adds_up() {
+        assert_eq!(apportion(100, &[1, 1, 1]), [34, 33, 33]);
+        assert_eq!(apportion(71, &[577, 134]), [58, 13]);
+        assert_eq!(apportion(100, &[5, 0, 995]), [1, 0, 99]);
+        assert_eq!(apportion(100, &[4, 0, 996]), [0, 0, 100]);
+        assert_eq!(apportion(0, &[3, 4]), [0, 0]);
+        assert_eq!(apportion(100, &[]), [0; 0]);
+        assert_eq!(apportion(100, &[0, 0]), [0, 0]);
+        assert_eq!(apportion(100, &[u64::MAX, u64::MAX]), [50, 50]);
+        for parts in [[3, 7, 11], [1, 999, 1], [333, 333, 334]] {
+            for whole in [1, 50, 99, 100] {
+                assert_eq!(apportion(whole, &parts).iter().sum::<u64>(), whole);
+            }
+        }
     }
 
     #[test]

@@ -1,0 +1,114 @@
+//! Names of Python functions and types, each found once.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use log::debug;
+
+use super::Instance;
+use super::python::code::Code;
+use super::python::types::type_name;
+use super::tracker::InstanceId;
+use crate::collect::{TakenCode, TakenFrame};
+use crate::process::memory::ReadMemory;
+use crate::profile::{Frame, Language, Unknown};
+use crate::symbolize::merge::PythonFrame;
+
+/// Number of a type's name: types of one name have the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TypeId(u32);
+
+/// An interpreter and its number.
+pub type Numbered<'a> = (InstanceId, &'a Instance);
+
+/// What is known of the code objects and types of all interpreters.
+#[derive(Default)]
+pub struct Names {
+    /// By interpreter, address, and what tells code objects at one address apart.
+    codes: HashMap<(InstanceId, u64, u64), Code>,
+    /// By interpreter and address; `None` where there is no name to be had.
+    types: HashMap<(InstanceId, u64), Option<TypeId>>,
+    type_names: Vec<Arc<str>>,
+    by_type_name: HashMap<Arc<str>, TypeId>,
+}
+
+impl Names {
+    /// Takes a code object as it was when it was first seen. What is missing of it is read from
+    /// `memory`.
+    pub fn take_code(&mut self, python: Numbered, taken: &TakenCode, memory: &dyn ReadMemory) {
+        let (id, instance) = python;
+        let key = (id, taken.code, taken.print);
+        if self.codes.contains_key(&key) {
+            return;
+        }
+        match Code::decode(taken, &instance.layout, memory) {
+            Some(code) => {
+                self.codes.insert(key, code);
+            }
+            None => debug!("the code object at {:#x} has no readable name", taken.code),
+        }
+    }
+
+    /// A Python frame with its name.
+    #[must_use]
+    pub fn frame(&self, python: Numbered, taken: &TakenFrame) -> PythonFrame {
+        let (id, instance) = python;
+        let code = self.codes.get(&(id, taken.code, taken.print));
+        let line = code.and_then(|code| code.line(taken.code, taken.instruction, &instance.layout));
+        PythonFrame {
+            frame: Frame {
+                function: code.map_or_else(|| "[unknown]".into(), |code| Arc::clone(&code.name)),
+                file: code.map(|code| Arc::clone(&code.file)),
+                line,
+                module: None,
+                address: taken.code,
+                language: Language::Python,
+                inlined: false,
+                unknown: code.is_none().then_some(Unknown::CodeGone),
+            },
+            is_entry: taken.is_entry,
+        }
+    }
+
+    /// The type at an address, which is read from `memory` the first time.
+    pub fn type_at(
+        &mut self,
+        python: Numbered,
+        address: u64,
+        memory: impl FnOnce() -> Box<dyn ReadMemory>,
+    ) -> Option<TypeId> {
+        let (id, instance) = python;
+        if let Some(known) = self.types.get(&(id, address)) {
+            return *known;
+        }
+        let found = match type_name(address, &instance.layout, &*memory()) {
+            Ok(name) => Some(self.type_of(&name)),
+            Err(why) => {
+                debug!("the type at {address:#x} has no name: {why:?}");
+                None
+            }
+        };
+        self.types.insert((id, address), found);
+        found
+    }
+
+    /// The name of a type.
+    ///
+    /// # Panics
+    /// When the number is not one that was handed out.
+    #[must_use]
+    pub fn type_name(&self, id: TypeId) -> &Arc<str> {
+        &self.type_names[id.0 as usize]
+    }
+
+    fn type_of(&mut self, name: &str) -> TypeId {
+        if let Some(&known) = self.by_type_name.get(name) {
+            return known;
+        }
+        let id = TypeId(self.type_names.len() as u32);
+        let name: Arc<str> = name.into();
+        self.type_names.push(Arc::clone(&name));
+        self.by_type_name.insert(name, id);
+        id
+    }
+}

@@ -1,0 +1,2 @@
+//! stub
+pub mod code; pub mod types;

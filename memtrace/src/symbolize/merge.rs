@@ -1,0 +1,216 @@
+//! One stack out of native and Python frames.
+//!
+//! The interpreter's loop is a native function that runs Python functions; each time that it was
+//! entered, it stands in the native stack once, and ran the Python frames from the innermost that
+//! is not taken yet up to the one that it was entered with. Those frames take its place.
+
+use crate::profile::{Frame, Language};
+
+/// The interpreter's loop, in all versions of CPython.
+const LOOP: &str = "_PyEval_EvalFrameDefault";
+
+/// A Python frame, named.
+#[derive(Clone, Debug)]
+pub struct PythonFrame {
+    /// Its name.
+    pub frame: Frame,
+    /// Whether the interpreter's loop was entered with it.
+    pub is_entry: bool,
+}
+
+/// How far native callers can be believed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Native {
+    /// They are right, as far as they go.
+    Exact,
+    /// Where code has no frame pointers they may be anything: only a stack in which every entry
+    /// of the loop is found is believed.
+    Guessed,
+}
+
+/// Puts Python frames, innermost first, into the native stack, leaf first.
+///
+/// Where the native stack is not known far enough, what is left of the Python frames comes behind
+/// it.
+#[must_use]
+pub fn merge(native: Vec<Frame>, python: Vec<PythonFrame>, trust: Native) -> Vec<Frame> {
+    if python.is_empty() {
+        return native;
+    }
+    let entries = python.iter().filter(|frame| frame.is_entry).count();
+    let loops = groups(&native).filter(|group| is_loop(group)).count();
+    let keep = if loops >= entries || trust == Native::Exact {
+        native.len()
+    } else {
+        // The leaf is what the kernel gave.
+        groups(&native)
+            .next()
+            .filter(|group| !is_loop(group))
+            .map_or(0, <[Frame]>::len)
+    };
+    let mut merged = Vec::with_capacity(native.len() + python.len());
+    let mut python = python.into_iter().peekable();
+    for group in groups(&native[..keep]) {
+        if is_loop(group) && python.peek().is_some() {
+            for run in python.by_ref() {
+                merged.push(run.frame);
+                if run.is_entry {
+                    break;
+                }
+            }
+        } else {
+            merged.extend_from_slice(group);
+        }
+    }
+    merged.extend(python.map(|left| left.frame));
+    merged
+}
+
+/// The frames of one address each: functions inlined at it, then the one that they are in.
+fn groups(frames: &[Frame]) -> impl Iterator<Item = &[Frame]> {
+    frames.chunk_by(|inner, _| inner.inlined)
+}
+
+fn is_loop(group: &[Frame]) -> bool {
+    group
+        .last()
+        .is_some_and(|frame| frame.language == Language::Native && &*frame.function == LOOP)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn native(function: &str) -> Frame {
+        Frame {
+            function: function.into(),
+            file: None,
+            line: None,
+            module: None,
+            address: 1,
+            language: Language::Native,
+            inlined: false,
+            unknown: None,
+        }
+    }
+
+    fn inlined(function: &str) -> Frame {
+        Frame {
+            inlined: true,
+            ..native(function)
+        }
+    }
+
+    /// Names that end in `!` are entries.
+    fn python(names: &[&str]) -> Vec<PythonFrame> {
+        let frame = |name: &&str| PythonFrame {
+            frame: Frame {
+                language: Language::Python,
+                ..native(name.trim_end_matches('!'))
+            },
+            is_entry: name.ends_with('!'),
+        };
+        names.iter().map(frame).collect()
+    }
+
+    fn merged(native: Vec<Frame>, names: &[&str], trust: Native) -> String {
+        let frames = merge(native, python(names), trust);
+        let names: Vec<_> = frames.iter().map(|frame| &*frame.function).collect();
+        names.join(" ")
+    }
+
+    fn stack(names: &[&str]) -> Vec<Frame> {
+        names.iter().map(|name| native(name)).collect()
+    }
+
+    #[test]
+    fn each_loop_is_replaced_by_what_it_ran() {
+        let native = stack(&["list_sort", LOOP, "partial_call", LOOP, "main"]);
+        assert_eq!(
+            merged(native, &["key", "helper!", "module!"], Native::Guessed),
+            "list_sort key helper partial_call module main"
+        );
+    }
+
+    #[test]
+    fn what_is_inlined_into_the_loop_is_part_of_it() {
+        let native = vec![
+            inlined("Py_INCREF"),
+            native(LOOP),
+            inlined("run"),
+            native("main"),
+        ];
+        assert_eq!(merged(native, &["walk!"], Native::Guessed), "walk run main");
+    }
+
+    #[test]
+    fn behind_an_unknown_native_stack_come_the_python_frames() {
+        let native = stack(&["memcpy", "garbage", "more"]);
+        let names = ["inner!", "outer!"];
+        assert_eq!(
+            merged(native.clone(), &names, Native::Guessed),
+            "memcpy inner outer"
+        );
+        assert_eq!(
+            merged(native, &names, Native::Exact),
+            "memcpy garbage more inner outer"
+        );
+    }
+
+    #[test]
+    fn a_guess_that_lacks_an_entry_is_not_believed() {
+        let native = stack(&[LOOP, "call", "garbage"]);
+        assert_eq!(
+            merged(native.clone(), &["inner!", "outer!"], Native::Guessed),
+            "inner outer"
+        );
+        assert_eq!(
+            merged(native, &["inner!", "outer!"], Native::Exact),
+            "inner call garbage outer"
+        );
+    }
+
+    #[test]
+    fn loops_whose_frames_were_cut_stay() {
+        let native = stack(&[LOOP, "call", LOOP, "main"]);
+        assert_eq!(
+            merged(native, &["inner!"], Native::Guessed),
+            format!("inner call {LOOP} main")
+        );
+    }
+
+    #[test]
+    fn without_python_nothing_changes() {
+        let native = stack(&["f", LOOP]);
+        assert_eq!(merged(native, &[], Native::Guessed), format!("f {LOOP}"));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_python_frame_is_lost_or_repeated(
+            shape in proptest::collection::vec(proptest::bool::ANY, 0..20),
+            entries in proptest::collection::vec(proptest::bool::ANY, 0..20),
+            exact in proptest::bool::ANY,
+        ) {
+            let native = shape
+                .iter()
+                .map(|&is_loop| native(if is_loop { LOOP } else { "f" }))
+                .collect();
+            let names: Vec<_> = entries
+                .iter()
+                .enumerate()
+                .map(|(n, entry)| format!("p{n}{}", if *entry { "!" } else { "" }))
+                .collect();
+            let names: Vec<_> = names.iter().map(String::as_str).collect();
+            let trust = if exact { Native::Exact } else { Native::Guessed };
+            let frames = merge(native, python(&names), trust);
+            let found: Vec<_> = frames
+                .iter()
+                .filter(|frame| frame.language == Language::Python)
+                .map(|frame| frame.function.to_string())
+                .collect();
+            let all: Vec<_> = names.iter().map(|name| name.trim_end_matches('!')).collect();
+            proptest::prop_assert_eq!(found, all);
+        }
+    }
+}
