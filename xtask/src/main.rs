@@ -1,16 +1,17 @@
 //! What memtrace's developers run: `cargo xtask ...`.
 //!
 //! Each command is a module: [`ebpf`] builds the committed BPF object, [`test`] runs every test,
-//! [`demo`] shows memtrace at work,
-//! [`bench`] measures it. [`host`] and [`install`] are what they
-//! share.
+//! [`pythons`] gets what its tests of Python run, [`demo`] shows memtrace at work, [`bench`]
+//! measures it. [`host`], [`install`] and [`tools`] are what they share.
 
 mod bench;
 mod demo;
 mod ebpf;
 mod host;
 mod install;
+mod pythons;
 mod test;
+mod tools;
 
 use std::process::ExitCode;
 
@@ -30,6 +31,8 @@ enum Task {
     Ebpf(ebpf::Args),
     /// Run every test, those that need root too
     Test(test::Args),
+    /// Get interpreters and Python programs that tests run
+    Pythons(pythons::Args),
     /// Trace a small prefork server of our own and show the report
     Demo(demo::Args),
     /// Measure what tracing costs
@@ -43,6 +46,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Task::Ebpf(args) => ebpf::run(&args),
         Task::Test(args) => test::run(&args),
+        Task::Pythons(args) => Ok(pythons::run(&args)),
         Task::Demo(args) => demo::run(&args),
         Task::Bench(args) => bench::run(&args),
         Task::DemoServer(args) => demo::native::run(&args),

@@ -10,13 +10,17 @@ use std::process::{Command, ExitCode};
 use anyhow::Result;
 
 use crate::host::{self, Artifact};
-use crate::install;
+use crate::{install, pythons, tools};
 
 /// The integration test whose tests trace processes.
 const PRIVILEGED: &str = "privileged";
 
 /// What makes the tests use the fixture that is built here.
 const FIXTURE: &str = "MEMTRACE_FIXTURE";
+
+/// What tells the tests where the interpreters of `cargo xtask pythons` are, and the programs.
+const PYTHONS: &str = "MEMTRACE_PYTHON_ROOTS";
+const PYTHON_TOOLS: &str = "MEMTRACE_PYTHON_TOOLS";
 
 /// Programs that some tests run, and Debian's packages with them.
 const PROGRAMS: [(&str, &str); 3] = [("gcc", "gcc"), ("g++", "g++"), ("python3", "python3")];
@@ -30,11 +34,18 @@ pub struct Args {
     /// Install missing programs that tests run (Debian packages)
     #[arg(long)]
     install: bool,
+    /// With --install: also build CPython without the GIL, which takes minutes
+    #[arg(long, requires = "install")]
+    free_threaded: bool,
 }
 
 /// Runs the tests; fails when one fails.
 pub fn run(args: &Args) -> Result<ExitCode> {
     programs(args.install)?;
+    if args.install && !args.unprivileged {
+        // What cannot be had is said there; the tests that need it skip themselves, or fail in CI.
+        pythons::install(args.free_threaded);
+    }
     let mut passed = step("tests that need no privileges", &mut unprivileged()?);
     passed &= step("examples in the documentation", &mut documentation());
     if args.unprivileged {
@@ -118,7 +129,9 @@ fn privileged() -> Result<Command> {
     let mut command = host::cargo();
     command
         .args(["test", "--package", "memtrace", "--test", PRIVILEGED])
-        .env(FIXTURE, host::build_fixture()?);
+        .env(FIXTURE, host::build_fixture()?)
+        .env(PYTHONS, pythons::folder()?)
+        .env(PYTHON_TOOLS, tools::folder()?);
     Ok(command)
 }
 
@@ -131,7 +144,10 @@ fn through_sudo() -> Result<bool> {
     )?;
     let dir = host::project().join("memtrace");
     let mut command = under_sudo(&binary, &dir);
-    command.env(FIXTURE, host::build_fixture()?);
+    command
+        .env(FIXTURE, host::build_fixture()?)
+        .env(PYTHONS, pythons::folder()?)
+        .env(PYTHON_TOOLS, tools::folder()?);
     Ok(step("tests that need root", &mut command))
 }
 

@@ -11,5 +11,7 @@ mod support;
 mod copies;
 mod crowds;
 mod lifecycle;
+mod python;
 mod refusals;
+mod servers;
 mod symbols;

@@ -8,8 +8,10 @@
 //! blocks: a round runs each once, in turn, and each is compared with the untraced run of its own
 //! round. The first round warms up and is thrown away.
 
+mod answer;
 mod fixture;
 mod machine;
+mod python;
 mod storm;
 mod summary;
 mod tracer;
@@ -33,6 +35,8 @@ pub struct Args {
 enum Bench {
     /// Children copy 100,000 pages each, as fast as they can
     Storm(storm::Args),
+    /// Children read preloaded Python objects, at known depths of calls
+    Python(python::Args),
 }
 
 /// What every bench takes.
@@ -63,12 +67,18 @@ struct Programs {
 
 /// Runs a bench.
 pub fn run(args: &Args) -> Result<ExitCode> {
-    let Bench::Storm(storm) = &args.bench;
-    let programs = Programs::build(&storm.common)?;
+    let common = match &args.bench {
+        Bench::Storm(storm) => &storm.common,
+        Bench::Python(python) => &python.common,
+    };
+    let programs = Programs::build(common)?;
     if !host::is_root() {
         return again_as_root(&programs);
     }
-    storm::run(storm, &programs)
+    match &args.bench {
+        Bench::Storm(storm) => storm::run(storm, &programs),
+        Bench::Python(python) => python::run(python, &programs),
+    }
 }
 
 impl Programs {

@@ -14,7 +14,14 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use serde::Deserialize;
 
-use crate::host;
+use super::answer;
+use crate::{host, tools};
+
+/// Where py-spy writes, in the scratch folder.
+const PY_SPY_FILE: &str = "py-spy.folded";
+
+/// What py-spy says when it has begun.
+const PY_SPY_READY: &str = "Sampling process";
 
 /// How long a tracer may take to attach, and to end.
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -33,6 +40,8 @@ pub enum Tracer {
     Perf,
     /// Every fault counted by stack, in the kernel.
     Bpftrace,
+    /// Where Python's time goes, sampled, with native frames.
+    PySpy,
 }
 
 impl Tracer {
@@ -42,6 +51,7 @@ impl Tracer {
             Self::Memtrace(unwind) => format!("memtrace --unwind {unwind}"),
             Self::Perf => "perf record -c1 -g -e page-faults".into(),
             Self::Bpftrace => "bpftrace page_fault_user [ustack]".into(),
+            Self::PySpy => "py-spy record --native --subprocesses".into(),
         }
     }
 
@@ -51,6 +61,8 @@ impl Tracer {
             Self::Memtrace(_) => return None,
             Self::Perf => "perf",
             Self::Bpftrace => "bpftrace",
+            Self::PySpy if tools::program("py-spy").is_some() => return None,
+            Self::PySpy => return Some(format!("py-spy is not installed; {}", tools::REMEDY)),
         };
         host::find_program(program)
             .is_none()
@@ -129,6 +141,15 @@ impl Tracer {
                 command.args(["--mount", "sh", "-c", &mount, &script]);
                 command
             }
+            Self::PySpy => {
+                let program = tools::program("py-spy").unwrap_or_else(|| "py-spy".into());
+                let mut command = Command::new(program);
+                command
+                    .args(["record", "--native", "--subprocesses", "--format", "raw"])
+                    .args(["--pid", &pid.to_string(), "--output"])
+                    .arg(scratch.join(PY_SPY_FILE));
+                command
+            }
         }
     }
 }
@@ -151,6 +172,8 @@ pub struct Finished {
     pub seen: Option<u64>,
     /// Those lost, where the tracer says how many.
     pub lost: Option<u64>,
+    /// What it says of the place where most of it happened, in a few words.
+    pub answer: Option<String>,
     /// User and system time of its own.
     pub cpu: Duration,
     /// Peak of its resident memory, in bytes.
@@ -190,6 +213,7 @@ impl Running {
         Ok(Finished {
             seen,
             lost,
+            answer: self.answer(),
             cpu: duration(usage.ru_utime) + duration(usage.ru_stime),
             peak_rss,
             peak_anonymous,
@@ -213,7 +237,10 @@ impl Running {
             if hooks != last.0 {
                 last = (hooks, Instant::now());
             }
-            if hooks > 0 && last.1.elapsed() >= SETTLED {
+            // py-spy has no hooks: it stops the process and looks.
+            let samples = self.tracer == Tracer::PySpy
+                && fs::read_to_string(&self.out).is_ok_and(|text| text.contains(PY_SPY_READY));
+            if (hooks > 0 || samples) && last.1.elapsed() >= SETTLED {
                 return Ok(());
             }
             if begin.elapsed() > PATIENCE {
@@ -274,7 +301,24 @@ impl Running {
                 let text = fs::read_to_string(&self.out)?;
                 Ok((Some(bpftrace_counts(&text)), None))
             }
+            Tracer::PySpy => {
+                let text = fs::read_to_string(self.py_spy_file())?;
+                Ok((Some(answer::folded_samples(&text)), None))
+            }
         }
+    }
+
+    fn answer(&self) -> Option<String> {
+        match self.tracer {
+            Tracer::Memtrace(_) => answer::memtrace(BufReader::new(File::open(&self.out).ok()?)),
+            Tracer::Perf => None,
+            Tracer::Bpftrace => answer::bpftrace(&fs::read_to_string(&self.out).ok()?),
+            Tracer::PySpy => answer::folded(&fs::read_to_string(self.py_spy_file()).ok()?),
+        }
+    }
+
+    fn py_spy_file(&self) -> PathBuf {
+        self.out.with_file_name(PY_SPY_FILE)
     }
 }
 

@@ -7,6 +7,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::OnceLock;
 
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 
 use super::Why;
 
@@ -113,6 +114,11 @@ impl Fixture {
 
     /// Waits until it is done.
     pub fn truth(&mut self) -> Truth {
+        self.done()
+    }
+
+    /// As [`Fixture::truth`], for a program with a truth of another shape.
+    pub fn done<T: DeserializeOwned>(&mut self) -> T {
         serde_json::from_value(self.line()["done"].take()).expect("the truth")
     }
 

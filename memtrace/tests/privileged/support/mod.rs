@@ -1,6 +1,7 @@
 //! Finds the programs, runs them together, and compares what they say.
 
 pub mod fixture;
+pub mod interpreters;
 pub mod report;
 pub mod trace;
 
@@ -9,6 +10,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 pub use fixture::{Fixture, Truth};
+pub use interpreters::Python;
 pub use report::Report;
 pub use trace::Trace;
 

@@ -393,6 +393,7 @@ mod tests {
         let tracer = Finished {
             seen: Some(seen),
             lost,
+            answer: None,
             cpu: Duration::from_millis(10),
             peak_rss: 32 << 20,
             peak_anonymous: 16 << 20,

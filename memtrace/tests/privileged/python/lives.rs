@@ -1,0 +1,107 @@
+//! Processes that become Python, that are gone at once, and that hold more than one interpreter.
+
+use std::collections::BTreeMap;
+
+use memtrace::profile::CauseName;
+use serde::Deserialize;
+
+use super::{Copies, NOISE_OF_A_FORK, Place, Worker, about, on, on_every_python, trace};
+use crate::support::{Python, Why};
+
+on_every_python! {
+    exit_at_once
+    becomes_python
+    subinterpreters
+}
+
+#[derive(Debug, Deserialize)]
+struct ExitAtOnce {
+    pids: Vec<u32>,
+    pages_each: u64,
+    site: Place,
+}
+
+fn exit_at_once(python: &Python) -> Result<(), Why> {
+    let (report, truth) = trace::<ExitAtOnce>(python.start("exit_at_once.py", &[])?);
+    for &pid in &truth.pids {
+        let all = report.process(pid).copied_pages;
+        assert!(
+            (truth.pages_each..=truth.pages_each + NOISE_OF_A_FORK).contains(&all),
+            "process {pid}: {all} pages, {} of them in truth while it worked",
+            truth.pages_each
+        );
+        let copies = Copies::of(&report, [pid]);
+        let pages = copies.pages(|site| truth.site.is(site));
+        about(
+            &format!("process {pid}"),
+            pages,
+            truth.pages_each,
+            truth.pages_each / 50 + 4,
+        );
+    }
+    Copies::of(&report, truth.pids).have_causes();
+    Ok(())
+}
+
+#[derive(Debug, Deserialize)]
+struct Walk {
+    processes: Vec<Worker>,
+    site: Place,
+}
+
+/// A shell that is traced becomes Python by exec, and its children are known.
+fn becomes_python(python: &Python) -> Result<(), Why> {
+    let fixture = python.start_later("walk.py", &["--children", "1", "--scale", "40"])?;
+    let (report, truth) = trace::<Walk>(fixture);
+    let child = &truth.processes[0];
+    let copies = Copies::of(&report, [child.pid]);
+    let walk = copies.in_function(&truth.site.function);
+    assert!(
+        walk.all() as f64 >= 0.97 * child.copied as f64,
+        "{}",
+        copies.shown()
+    );
+    walk.mostly(0.99, "the line", |site| truth.site.is(site));
+    walk.mostly(0.98, "reference counts", |site| {
+        site.cause == CauseName::Refcount
+    });
+    assert!(report.process(child.pid).interpreter.is_some());
+    Ok(())
+}
+
+#[derive(Debug, Deserialize)]
+struct Part {
+    #[serde(flatten)]
+    place: Place,
+    pages: u64,
+}
+
+#[derive(Debug, Deserialize)]
+struct Parts {
+    processes: Vec<Worker>,
+    sites: BTreeMap<String, Part>,
+}
+
+fn subinterpreters(python: &Python) -> Result<(), Why> {
+    has_its_parts(&trace(
+        python.start("interpreters.py", &["subinterpreters"])?,
+    ));
+    Ok(())
+}
+
+#[test]
+fn greenlets() {
+    on("tools", |python| {
+        has_its_parts(&trace(python.start("interpreters.py", &["greenlets"])?));
+        Ok(())
+    });
+}
+
+fn has_its_parts((report, truth): &(crate::support::Report, Parts)) {
+    let copies = Copies::of(report, [truth.processes[0].pid]);
+    for part in truth.sites.values() {
+        let pages = copies.pages(|site| part.place.is(site));
+        about(&part.place.function, pages, part.pages, 8);
+    }
+    copies.have_causes();
+}
