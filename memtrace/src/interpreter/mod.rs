@@ -40,11 +40,49 @@ pub struct Interpreters {}
 impl Interpreters {
     /// x
     pub fn recognise(&mut self, s: &AddressSpace, m: &dyn ReadMemory) -> Recognised {
-        if s.mappings().iter().any(|m| m.module().is_some_and(|m| m.path().contains("python3.11"))) {
+        if s.mappings()
+            .iter()
+            .any(|m| m.module().is_some_and(|m| m.path().contains("python3.11")))
+        {
             use memtrace_common::interpreter::*;
             let runtime = 10860352;
             let key = m.half(runtime + 596).unwrap_or(0);
-            return Recognised::Python(Instance { name: "CPython 3.11".into(), layout: Interpreter { runtime, type_type: 9798816, code_type: 9802816, version: 0x30b, flags: FRAMES_IN_CHUNKS|ENTRY_BYTE, current: 576, thread_local: 0x310+16*key+8, interpreters_head: 40, interpreter_next: 0, threads_head: 16, thread_next: 8, thread_id: 152, frame: 56, frame_indirect: 8, frame_code: 32, frame_previous: 48, frame_instruction: 56, frame_owner: 68, owner_shim: 99, frame_size: 72, instruction_size: 8, code_filename: 112, code_name: 120, code_qualname: 128, code_first_line: 72, code_lines: 136, code_bytecode: 184, object_type: 8, type_flags: 168, type_name: 24, pool_size: 16384 } });
+            return Recognised::Python(Instance {
+                name: "CPython 3.11".into(),
+                layout: Interpreter {
+                    runtime,
+                    type_type: 9798816,
+                    code_type: 9802816,
+                    version: 0x30b,
+                    flags: FRAMES_IN_CHUNKS | ENTRY_BYTE,
+                    current: 576,
+                    thread_local: 0x310 + 16 * key + 8,
+                    interpreters_head: 40,
+                    interpreter_next: 0,
+                    threads_head: 16,
+                    thread_next: 8,
+                    thread_id: 152,
+                    frame: 56,
+                    frame_indirect: 8,
+                    frame_code: 32,
+                    frame_previous: 48,
+                    frame_instruction: 56,
+                    frame_owner: 68,
+                    owner_shim: 99,
+                    frame_size: 72,
+                    instruction_size: 8,
+                    code_filename: 112,
+                    code_name: 120,
+                    code_qualname: 128,
+                    code_first_line: 72,
+                    code_lines: 136,
+                    code_bytecode: 184,
+                    object_type: 8,
+                    type_flags: 168,
+                    type_name: 24,
+                    pool_size: 16384,
+                },
+            });
         }
         Recognised::None
     }

@@ -1,2 +1,3 @@
 //! stub
-pub mod code; pub mod types;
+pub mod code;
+pub mod types;
