@@ -91,8 +91,12 @@ pub fn judge(python: &Interpreter, address: u64) -> Judged {
     {
         return judged;
     }
-    by_object_before(scratch, python, address)
-        .unwrap_or(Judged::of(Cause::Unknown, Evidence::Elsewhere, 0, 0))
+    by_object_before(scratch, python, address).unwrap_or(Judged::of(
+        Cause::Unknown,
+        Evidence::Elsewhere,
+        0,
+        0,
+    ))
 }
 
 /// Reads the words around `at`. Those of the page before are not needed often enough to risk that
@@ -271,7 +275,13 @@ fn by_pool(scratch: &mut Scratch, python: &Interpreter, address: u64) -> Option<
         ));
     }
     let in_block = (in_pool - POOL_HEADER) % block_size;
-    Some(by_block(scratch, python, address - in_block, block_size, in_block))
+    Some(by_block(
+        scratch,
+        python,
+        address - in_block,
+        block_size,
+        in_block,
+    ))
 }
 
 /// Whether a pool's block has an object.
@@ -318,9 +328,8 @@ fn by_object_before(scratch: &Scratch, python: &Interpreter, address: u64) -> Op
     let [w0, w1, w2, w3, ..] = scratch.window;
     let in_word = address & 7;
     let field = |count, class, offset: u64| {
-        (is_count(python, count) && type_flags(python, class) != NO_TYPE).then(|| {
-            Judged::of(Cause::Object, Evidence::Field, class, offset + in_word)
-        })
+        (is_count(python, count) && type_flags(python, class) != NO_TYPE)
+            .then(|| Judged::of(Cause::Object, Evidence::Field, class, offset + in_word))
     };
     field(w2, w3, 16)
         .or_else(|| field(w1, w2, 24))

@@ -194,12 +194,7 @@ fn search_state(scratch: &mut Scratch) -> u64 {
     let step: unsafe extern "C" fn(u32, *mut c_void) -> i64 = search_step;
     // SAFETY: the helper calls the function with the pointer given.
     unsafe {
-        bpf_loop(
-            MAX_SEARCHED,
-            step as *mut c_void,
-            core::ptr::null_mut(),
-            0,
-        );
+        bpf_loop(MAX_SEARCHED, step as *mut c_void, core::ptr::null_mut(), 0);
     }
     scratch.python.searched = 0;
     core::mem::replace(&mut scratch.python.frame, 0)
@@ -368,8 +363,7 @@ fn read_piece(scratch: &mut Scratch, python: &Interpreter, frame: u64) -> Option
         return None;
     }
     // SAFETY: the buffer has `CHUNK` bytes.
-    unsafe { memory::read(scratch.piece.as_mut_ptr(), size, frame - before) }
-        .then_some(before)
+    unsafe { memory::read(scratch.piece.as_mut_ptr(), size, frame - before) }.then_some(before)
 }
 
 /// What tells a code object from others that were or will be at its address: where its names and
@@ -400,7 +394,10 @@ fn try_print(scratch: &mut Scratch, python: &Interpreter, code: u64) -> Option<u
     record.filename = filename;
     record.lines = lines;
     record.first_line = first_line;
-    let hash = mix(mix(mix(mix(0, name), filename), lines), u64::from(first_line));
+    let hash = mix(
+        mix(mix(mix(0, name), filename), lines),
+        u64::from(first_line),
+    );
     Some(if hash == 0 { 1 } else { hash })
 }
 

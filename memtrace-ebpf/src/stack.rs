@@ -12,9 +12,7 @@ use core::mem::{offset_of, size_of};
 use memtrace_common::config::UNWIND_OFF;
 use memtrace_common::interpreter::{Interpreter, MAX_PYTHON_FRAMES};
 use memtrace_common::process::ProcessSlot;
-use memtrace_common::record::{
-    MAX_FRAMES, PythonFrame, RecordKind, STACK_TRUNCATED, StackRecord,
-};
+use memtrace_common::record::{MAX_FRAMES, PythonFrame, RecordKind, STACK_TRUNCATED, StackRecord};
 
 use crate::maps::{EVENTS, PIECE, SCRATCH, STACKS_SENT, Scratch, Thread};
 use crate::memory::{self, PAGE_SIZE, mix};
@@ -207,8 +205,7 @@ fn send(scratch: &mut Scratch, slot: u32, process: *mut ProcessSlot, id: u64) ->
     record.slot = slot;
     record.id = id;
     record.reserved = 0;
-    let is_cut =
-        globals::UNWIND.load() == UNWIND_OFF || usize::from(record.frames) >= MAX_FRAMES;
+    let is_cut = globals::UNWIND.load() == UNWIND_OFF || usize::from(record.frames) >= MAX_FRAMES;
     record.flags = if is_cut { STACK_TRUNCATED } else { 0 };
     let mut words = u64::from(record.frames);
     if record.interpreter != 0 {

@@ -357,12 +357,7 @@ struct Seen {
 
 /// Sends a copy's record.
 #[inline(always)]
-fn emit(
-    thread: *mut Thread,
-    process: *mut ProcessSlot,
-    origin: Origin,
-    seen: Seen,
-) -> Option<()> {
+fn emit(thread: *mut Thread, process: *mut ProcessSlot, origin: Origin, seen: Seen) -> Option<()> {
     // SAFETY: callers pass a live value of the running thread.
     let (thread, window) = unsafe { (&*thread, &(*thread).window) };
     let Some(mut entry) = EVENTS.reserve_untyped::<FaultRecord>(0) else {

@@ -4,7 +4,6 @@
 
 pub mod aggregate;
 pub mod cause;
-pub mod unchanged;
 pub mod cli;
 pub mod collect;
 pub mod command;
@@ -21,6 +20,7 @@ pub mod report;
 pub mod session;
 pub mod summarize;
 pub mod symbolize;
+pub mod unchanged;
 
 use anyhow::{Context as _, Result};
 

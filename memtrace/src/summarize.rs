@@ -56,7 +56,13 @@ pub fn summarize(folded: Aggregator, run: Run) -> Profile {
         site.bytes = site.pages * page_size;
         site.share = site.pages as f64 / totals.copied_pages.max(1) as f64;
     }
-    let key = |site: &CallSite| (site.cause as u8, site.object_type.clone(), site.field_offset);
+    let key = |site: &CallSite| {
+        (
+            site.cause as u8,
+            site.object_type.clone(),
+            site.field_offset,
+        )
+    };
     call_sites.sort_by(|a, b| {
         let by_pages = b.pages.cmp(&a.pages).then_with(|| a.site.cmp(&b.site));
         by_pages.then_with(|| key(a).cmp(&key(b)))

@@ -68,11 +68,21 @@ struct Entry {
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum State {
     None,
-    NotYet { name: String },
-    Python { index: usize, name: String },
-    Refused { name: String, why: String },
+    NotYet {
+        name: String,
+    },
+    Python {
+        index: usize,
+        name: String,
+    },
+    Refused {
+        name: String,
+        why: String,
+    },
     /// The process has ended, and with it the use of a table entry.
-    Ended { name: String },
+    Ended {
+        name: String,
+    },
 }
 
 /// A process to look at again.

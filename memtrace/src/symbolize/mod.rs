@@ -9,8 +9,8 @@ pub mod blame;
 mod elf;
 pub mod engine;
 pub mod helper;
-pub mod modules;
 pub mod merge;
+pub mod modules;
 pub mod native;
 pub mod text;
 

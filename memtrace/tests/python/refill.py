@@ -47,7 +47,8 @@ def use_holes(count):
 def main():
     protocol.quiet()
     words = graph.words(COUNT)
-    tuples = [(number, number, None, 1.5) for number in range(COUNT)]
+    # Nothing in them is freed with them.
+    tuples = [tuple([None, True, None, False]) for _ in range(COUNT)]
     # Every second one dies, so that no pool becomes free as a whole.
     holes = ["%0140d" % number for number in range(2 * COUNT)]
     holes_pages = len(protocol.pages_of(holes[::2]))
