@@ -8,6 +8,7 @@ pub mod collect;
 pub mod command;
 pub mod distribution;
 pub mod host;
+pub mod interpreter;
 pub mod options;
 pub mod preflight;
 pub mod probe;
