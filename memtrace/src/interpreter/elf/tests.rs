@@ -24,9 +24,8 @@ fn a_symbol_is_where_the_dynamic_linker_has_it() {
     let (path, start) = libc();
     let file = File::open(path).unwrap();
     let elf = Elf::read(&file).unwrap();
-    for (name, address) in [("getpid", libc::getpid as *const () as u64)] {
-        assert_eq!(elf.symbol(&file, name), Some(address - start), "{name}");
-    }
+    let address = libc::getpid as *const () as u64;
+    assert_eq!(elf.symbol(&file, "getpid"), Some(address - start));
     assert_eq!(elf.symbol(&file, "no_such_symbol"), None);
     assert_eq!(elf.symbol(&file, ""), None);
     assert!(elf.section(&file, ".text").is_some());

@@ -239,7 +239,7 @@ fn type_of(memory: &dyn ReadMemory, layout: &Interpreter, address: u64) -> Optio
 fn meta_type(memory: &dyn ReadMemory, layout: &Interpreter, mut address: u64) -> Option<u64> {
     // A type, its metaclass, that one's: there is no fourth in CPython itself.
     for _ in 0..3 {
-        let kind = type_of(memory, layout, address)?;
+        let kind = type_of(memory, layout, address).filter(|&kind| kind != 0)?;
         if kind == address {
             return Some(address);
         }

@@ -112,4 +112,6 @@ impl Exports {
 }
 
 #[cfg(test)]
+mod recognise_tests;
+#[cfg(test)]
 mod tests;

@@ -24,8 +24,9 @@ pub(super) struct Offsets {
 /// 3.13; in 3.14 `FRAME_OWNED_BY_INTERPRETER`, and that of the C stack follows.
 pub(super) const OWNER_SHIM: u32 = 3;
 
-/// `autoTSSkey` of 3.13 and later, whose own table does not have it: 3.13.0 by its debug
-/// information, 3.13.5 with and without free threading, and 3.14.10, by a live thread's key.
+/// `autoTSSkey` of 3.13 and later, whose own table does not have it: from the debug information
+/// of 3.13.0, and of 3.14.10 where a live thread's key was found. Should a later release move it,
+/// no thread shows the key, and threads are found by the runtime's list.
 pub(super) fn key(version: u32) -> u32 {
     match version {
         0x030d => 2160,
