@@ -18,6 +18,7 @@ pub mod report;
 pub mod session;
 pub mod summarize;
 pub mod symbolize;
+pub mod unchanged;
 
 use anyhow::{Context as _, Result};
 
