@@ -56,7 +56,8 @@ pub const MAX_COMPARED: usize = 1 << 16;
 /// Which pages each process has copied.
 pub struct CopiedPages {
     limits: Limits,
-    page_size: u64,
+    /// Bits of an address below the page number; a shift costs less than a division.
+    page_bits: u32,
     /// By process.
     sets: Vec<Pages>,
     /// Pages in all sets.
@@ -100,7 +101,7 @@ impl CopiedPages {
     fn with_limits(limits: Limits) -> Self {
         Self {
             limits,
-            page_size: host::page_size(),
+            page_bits: host::page_size().trailing_zeros(),
             sets: Vec::new(),
             kept: 0,
             halvings: 0,
@@ -109,8 +110,8 @@ impl CopiedPages {
 
     /// Takes note that `process` copied the page at `address`.
     pub fn add(&mut self, process: ProcessId, address: u64) {
-        let page = address / self.page_size;
-        if !is_in_sample(hash(process, page), self.halvings) {
+        let page = address >> self.page_bits;
+        if self.halvings > 0 && !is_in_sample(hash(process, page), self.halvings) {
             return;
         }
         if process >= self.sets.len() {
@@ -153,13 +154,14 @@ impl CopiedPages {
     /// the processes still live.
     #[must_use]
     pub fn compare(&self, processes: &Processes) -> HashMap<ProcessId, Unchanged> {
+        let page_size = 1 << self.page_bits;
         let mut lineage = Lineage::new(processes);
         let pairs: HashMap<ProcessId, Pair> = (0..self.sets.len())
             .filter(|&id| !self.sets[id].kept.is_empty())
             .filter_map(|id| Some((id, lineage.pair(id)?)))
             .collect();
         let bound = self.bound(|id| pairs.contains_key(&id));
-        let mut comparer = Comparer::new(self.page_size);
+        let mut comparer = Comparer::new(page_size);
         // Kept from one process to the next, which most often has the same.
         let mut ancestor: Option<(u32, Image)> = None;
         let mut all = HashMap::new();
@@ -172,7 +174,7 @@ impl CopiedPages {
             if let Some(pair) = pairs.get(&id) {
                 let small = |&page: &u64| bound.is_none_or(|bound| hash(id, page) <= bound);
                 sample.extend(set.kept.iter().filter(small));
-                found = pair.compare(&sample, &mut ancestor, &mut comparer, self.page_size);
+                found = pair.compare(&sample, &mut ancestor, &mut comparer, page_size);
             }
             let kept = set.kept.len() << self.halvings;
             let unchanged = match found {

@@ -232,7 +232,7 @@ mod tests {
         let image = Image::open(&identity, page_size).unwrap();
         let mut buffer = vec![0; 2 * page_size as usize];
         assert_eq!(image.read(0, &mut buffer), 0);
-        let bytes = vec![9; 4 * page_size as usize];
+        let bytes = vec![9_u8; 4 * page_size as usize];
         let first = (bytes.as_ptr() as u64).div_ceil(page_size);
         assert_eq!(image.read(first, &mut buffer), 2);
         assert!(buffer.iter().all(|&byte| byte == 9));

@@ -13,7 +13,7 @@ use super::*;
 /// Fills PAGES pages and forks. The child (of a child that ends, with `grandchild`) writes the same
 /// bytes to the first SAME pages and others to the next OTHER, and drops the next GONE. Says who is
 /// who and where; ends with its standard input.
-const SCRIPT: &str = r#"
+const SCRIPT: &str = r"
 import ctypes, mmap, os, sys
 how, size = sys.argv[1], mmap.PAGESIZE
 pages, same, other, gone = map(int, sys.argv[2:6])
@@ -49,7 +49,7 @@ if child == 0:
     os._exit(0)
 os.waitpid(child, 0) if how in ('exit', 'grandchild') else 0
 os.read(0, 1)
-"#;
+";
 
 /// A family of processes that wait.
 struct Family {
@@ -120,7 +120,7 @@ fn entry(pid: u32, parent_pid: u32, parent_slot: u32) -> ProcessSlot {
         parent_pid,
         parent_slot,
         execs: 0,
-        forked_ns: if parent_slot == NO_SLOT { 0 } else { 1 },
+        forked_ns: u64::from(parent_slot != NO_SLOT),
         exited_ns: 0,
         start_boottime_ns: ticks * (1_000_000_000 / per_second),
         interpreter: 0,
@@ -334,7 +334,7 @@ fn a_sample_is_uniform_over_neighbours_and_processes() {
         let mut kinds = [0_u32; 16];
         for process in 0..16 {
             for page in 0..(256 << halvings) / 16 {
-                let number = 0x7f00_0000_0 + page;
+                let number = 0x7_f000_0000 + page;
                 if is_in_sample(hash(process, number), halvings) {
                     kinds[(number % 4) as usize * 4 + process % 4] += 1;
                 }
@@ -413,7 +413,7 @@ fn measure() {
     let orders: [(&str, &dyn Fn(u64) -> u64); 2] = [("ascending", &|at| at), ("random", &random)];
     for (order, page) in orders {
         let mut pages = CopiedPages::new();
-        let addresses: Vec<u64> = (0..PAGES).map(|at| page(at) * pages.page_size).collect();
+        let addresses: Vec<u64> = (0..PAGES).map(|at| page(at) * host::page_size()).collect();
         let start = Instant::now();
         for (at, &address) in addresses.iter().enumerate() {
             pages.add(at % 8, address);
