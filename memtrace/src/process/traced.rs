@@ -53,6 +53,8 @@ pub struct Traced {
     pub forked_ns: Option<u64>,
     /// When it was started, in the same clock; also when before the trace.
     pub started_ns: u64,
+    /// The same in nanoseconds of `CLOCK_BOOTTIME`, as the kernel has it: with the pid, who it is.
+    pub start_boottime_ns: u64,
     /// When it ended.
     pub exited_ns: Option<u64>,
     /// What the BPF side counted, as of the last look.
@@ -68,6 +70,13 @@ pub struct Traced {
 }
 
 impl Traced {
+    /// The traced process whose memory it began with: the one that it was forked from, unless one
+    /// of the two has replaced its program since. It may have ended.
+    #[must_use]
+    pub fn parent(&self) -> Option<ProcessId> {
+        self.parent
+    }
+
     /// Copied pages that were counted and whose records did not arrive, with what they were.
     pub fn lost(&self) -> impl Iterator<Item = (Origin, u64)> {
         Origin::ALL.iter().filter_map(|&origin| {
@@ -165,6 +174,7 @@ impl Processes {
             forked_ns,
             started_ns: forked_ns
                 .unwrap_or_else(|| entry.start_boottime_ns.saturating_sub(self.asleep_ns)),
+            start_boottime_ns: entry.start_boottime_ns,
             exited_ns: None,
             counters: entry.counters,
             recorded: [0; 4],
@@ -182,13 +192,15 @@ impl Processes {
 
     /// Drops what was known of the program of a process that replaced it.
     pub fn execed(&mut self, id: ProcessId, entry: &ProcessSlot) {
-        // Its children still run the old program, whose mappings it can no longer show.
+        // Its children still run the old program, whose mappings it can no longer show; the process
+        // that it had them from perhaps can.
+        let heir = self.list[id].parent;
         for child in self
             .list
             .iter_mut()
             .filter(|child| child.parent == Some(id))
         {
-            child.parent = None;
+            child.parent = heir;
         }
         let process = &mut self.list[id];
         process.comm = until_nul(&entry.comm);

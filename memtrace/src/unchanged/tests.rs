@@ -1,0 +1,435 @@
+//! Sampling, on numbers; comparing, on Python processes that say what they copied.
+
+use std::collections::HashSet;
+use std::io::{BufRead as _, BufReader};
+use std::process::{Child, Command, Stdio};
+use std::time::Instant;
+
+use memtrace_common::process::{Counters, NO_SLOT, ProcessSlot, SLOT_LIVE};
+use proptest::prelude::*;
+
+use super::*;
+
+/// Fills PAGES pages and forks. The child (of a child that ends, with `grandchild`) writes the same
+/// bytes to the first SAME pages and others to the next OTHER, and drops the next GONE. Says who is
+/// who and where; ends with its standard input.
+const SCRIPT: &str = r"
+import ctypes, mmap, os, sys
+how, size = sys.argv[1], mmap.PAGESIZE
+pages, same, other, gone = map(int, sys.argv[2:6])
+memory = mmap.mmap(-1, pages * size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+memory.madvise(mmap.MADV_NOHUGEPAGE)
+for page in range(pages):
+    memory[page * size : (page + 1) * size] = bytes([page % 251 + 1]) * size
+address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+libc = ctypes.CDLL(None)
+
+def work(ancestors):
+    for page in range(same + other):
+        at = slice(page * size, (page + 1) * size)
+        memory[at] = bytes([page % 251 + (1 if page < same else 2)]) * size
+    at = address + (same + other) * size
+    libc.munmap(ctypes.c_void_p(at), ctypes.c_size_t(gone * size)) if gone else 0
+    print(*ancestors, os.getpid(), address, flush=True)
+    if how == 'exit':
+        os._exit(0)
+    os.read(0, 1)
+    os._exit(0)
+
+top = os.getpid()
+child = os.fork()
+if child == 0:
+    middle = os.getpid()
+    if how != 'grandchild':
+        work([top, middle])
+    if os.fork() == 0:
+        while os.getppid() == middle:
+            pass
+        work([top, middle])
+    os._exit(0)
+os.waitpid(child, 0) if how in ('exit', 'grandchild') else 0
+os.read(0, 1)
+";
+
+/// A family of processes that wait.
+struct Family {
+    top: Child,
+    /// Pids of the first process, of its child, and of the one that copied.
+    pids: [u32; 3],
+    /// Where its pages are.
+    address: u64,
+}
+
+impl Family {
+    /// `None`, said aloud, where there is no Python or its memory may not be read.
+    fn start(how: &str, pages: [u64; 4]) -> Option<Self> {
+        let started = Command::new("python3")
+            .args(["-c", SCRIPT, how])
+            .args(pages.map(|count| count.to_string()))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn();
+        let Ok(mut top) = started else {
+            eprintln!("SKIPPED unchanged: there is no python3");
+            return None;
+        };
+        let mut line = String::new();
+        let output = top.stdout.take().unwrap();
+        BufReader::new(output).read_line(&mut line).unwrap();
+        let said: Vec<u64> = line
+            .split_whitespace()
+            .map(|word| word.parse().unwrap())
+            .collect();
+        let family = Self {
+            top,
+            pids: [said[0] as u32, said[1] as u32, said[2] as u32],
+            address: said[3],
+        };
+        let identity = Identity::of(family.pids[0]);
+        if identity.is_none_or(|identity| Image::open(&identity, 4096).is_err()) {
+            eprintln!("SKIPPED unchanged: the memory of other processes may not be read");
+            return None;
+        }
+        Some(family)
+    }
+
+    /// The address of a page.
+    fn page(&self, page: u64) -> u64 {
+        self.address + page * host::page_size()
+    }
+}
+
+impl Drop for Family {
+    fn drop(&mut self) {
+        drop(self.top.stdin.take());
+        let _ = self.top.wait();
+    }
+}
+
+fn entry(pid: u32, parent_pid: u32, parent_slot: u32) -> ProcessSlot {
+    // Tick precision is all that is compared.
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let ticks = stat.rsplit(')').next().unwrap().split_whitespace().nth(19);
+    let ticks: u64 = ticks.map_or(0, |ticks| ticks.parse().unwrap());
+    // SAFETY: no pointers are passed.
+    let per_second = unsafe { libc::sysconf(libc::_SC_CLK_TCK) } as u64;
+    ProcessSlot {
+        state: SLOT_LIVE,
+        threads: 1,
+        pid,
+        parent_pid,
+        parent_slot,
+        execs: 0,
+        forked_ns: u64::from(parent_slot != NO_SLOT),
+        exited_ns: 0,
+        start_boottime_ns: ticks * (1_000_000_000 / per_second),
+        interpreter: 0,
+        comm: [0; 16],
+        counters: Counters::ZERO,
+    }
+}
+
+/// The pages numbered so, copied by `process`.
+fn copied(family: &Family, process: ProcessId, pages: std::ops::Range<u64>) -> CopiedPages {
+    let mut copied = CopiedPages::new();
+    for page in pages {
+        copied.add(process, family.page(page));
+        copied.add(process, family.page(page) + 8);
+    }
+    copied
+}
+
+/// First process and child.
+fn two(family: &Family) -> Processes {
+    let mut processes = Processes::new();
+    processes.add(0, &entry(family.pids[0], std::process::id(), NO_SLOT));
+    processes.add(1, &entry(family.pids[1], family.pids[0], 0));
+    processes
+}
+
+fn sums_hold(unchanged: &Unchanged, pages: u64) {
+    assert_eq!(unchanged.comparable_pages + unchanged.gone_pages, pages);
+    assert!(unchanged.unchanged_pages <= unchanged.compared_pages);
+    assert!(unchanged.compared_pages <= unchanged.comparable_pages);
+}
+
+#[test]
+fn pages_written_with_what_they_had_are_unchanged() {
+    let Some(family) = Family::start("child", [1000, 300, 200, 50]) else {
+        return;
+    };
+    let result = copied(&family, 1, 0..550).compare(&two(&family));
+    let expected = Unchanged {
+        unchanged_pages: 300,
+        compared_pages: 500,
+        comparable_pages: 500,
+        gone_pages: 50,
+    };
+    assert_eq!(result, HashMap::from([(1, expected)]));
+    // What is shared still is one page of memory.
+    let result = copied(&family, 1, 550..600).compare(&two(&family));
+    assert_eq!(result[&1].unchanged_pages, 50);
+}
+
+#[test]
+fn the_parent_of_a_process_that_was_named_is_its_ancestor() {
+    let Some(family) = Family::start("child", [100, 30, 20, 0]) else {
+        return;
+    };
+    let mut processes = Processes::new();
+    let id = processes.add(9, &entry(family.pids[1], family.pids[0], NO_SLOT));
+    let result = copied(&family, id, 0..50).compare(&processes);
+    assert_eq!(
+        (result[&id].unchanged_pages, result[&id].compared_pages),
+        (30, 50)
+    );
+    // The parent of the first process is this test, which runs another program.
+    let mut processes = Processes::new();
+    let id = processes.add(9, &entry(family.pids[0], std::process::id(), NO_SLOT));
+    let result = copied(&family, id, 0..50).compare(&processes);
+    assert_eq!(
+        (result[&id].compared_pages, result[&id].gone_pages),
+        (0, 50)
+    );
+}
+
+#[test]
+fn a_pid_that_is_anothers_by_now_is_not_compared() {
+    let Some(family) = Family::start("child", [100, 30, 20, 0]) else {
+        return;
+    };
+    let mut processes = Processes::new();
+    let mut other = entry(family.pids[1], family.pids[0], NO_SLOT);
+    other.start_boottime_ns -= 1_000_000_000;
+    let id = processes.add(0, &other);
+    let result = copied(&family, id, 0..50).compare(&processes);
+    assert_eq!(
+        (result[&id].compared_pages, result[&id].gone_pages),
+        (0, 50)
+    );
+}
+
+#[test]
+fn pages_of_a_process_that_ended_are_gone() {
+    let Some(family) = Family::start("exit", [100, 30, 20, 0]) else {
+        return;
+    };
+    let result = copied(&family, 1, 0..50).compare(&two(&family));
+    let expected = Unchanged {
+        gone_pages: 50,
+        ..Unchanged::default()
+    };
+    assert_eq!(result[&1], expected);
+}
+
+#[test]
+fn a_grandparent_stands_in_for_a_parent_that_ended() {
+    let Some(family) = Family::start("grandchild", [100, 30, 20, 0]) else {
+        return;
+    };
+    let mut processes = two(&family);
+    let id = processes.add(2, &entry(family.pids[2], family.pids[1], 1));
+    let result = copied(&family, id, 0..50).compare(&processes);
+    assert_eq!(
+        (result[&id].unchanged_pages, result[&id].compared_pages),
+        (30, 50)
+    );
+}
+
+#[test]
+fn a_sample_is_named_and_right_in_proportion() {
+    let Some(family) = Family::start("child", [4000, 3000, 600, 400]) else {
+        return;
+    };
+    for (kept, compared) in [(1 << 20, 500), (1000, 500), (1000, 1 << 16)] {
+        let mut pages = CopiedPages::with_limits(Limits { kept, compared });
+        for page in 0..4000 {
+            pages.add(1, family.page(page));
+        }
+        let found = pages.compare(&two(&family))[&1];
+        assert!(found.compared_pages <= compared.min(kept as usize) as u64);
+        assert!(found.compared_pages >= 350, "{found:?}");
+        sums_hold(&found, pages.sets[1].kept.len() << pages.halvings);
+        let share = found.unchanged_pages as f64 / found.compared_pages as f64;
+        assert!((share - 3000.0 / 3600.0).abs() < 0.08, "{found:?}");
+        assert!(found.comparable_pages.abs_diff(3600) < 500, "{found:?}");
+        assert!(found.gone_pages.abs_diff(400) < 200, "{found:?}");
+        assert_eq!(found, pages.compare(&two(&family))[&1], "the same again");
+    }
+}
+
+/// Resident and private memory, and which page of memory is behind each page.
+fn memory_of(family: &Family, pid: u32) -> (Vec<String>, Vec<image::Frame>) {
+    let rollup = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
+    let is_kept = |line: &&str| {
+        ["Rss:", "Private_Dirty:", "Swap:"]
+            .iter()
+            .any(|name| line.starts_with(name))
+    };
+    let lines = rollup.lines().filter(is_kept).map(str::to_owned).collect();
+    let image = Image::open(&Identity::of(pid).unwrap(), host::page_size()).unwrap();
+    let mut frames = Vec::new();
+    let first = family.address / host::page_size();
+    image.frames(first..first + 3000, &mut frames);
+    (lines, frames)
+}
+
+#[test]
+fn comparing_leaves_the_memory_of_both_as_it_was() {
+    let Some(family) = Family::start("child", [3000, 800, 200, 500]) else {
+        return;
+    };
+    let [top, child, _] = family.pids;
+    // Until both wait for input, and touch nothing more.
+    for pid in [top, child] {
+        while !std::fs::read_to_string(format!("/proc/{pid}/stat"))
+            .unwrap()
+            .contains(") S")
+        {
+            std::thread::yield_now();
+        }
+    }
+    let before = [memory_of(&family, top), memory_of(&family, child)];
+    let pages = copied(&family, 1, 0..3000);
+    // Also pages that are shared: were they pinned, they would be copied.
+    let result = pages.compare(&two(&family));
+    let mut comparer = Comparer::new(host::page_size());
+    let images = family.pids.map(|pid| {
+        let identity = Identity::of(pid).unwrap();
+        Image::open(&identity, host::page_size()).unwrap()
+    });
+    let first = family.address / host::page_size();
+    let shared: Vec<u64> = (first + 1500..first + 3000).collect();
+    let mut sum = Compared::default();
+    comparer.read_all(&shared, [&images[0], &images[1]], &mut sum);
+    assert_eq!((sum.compared, sum.unchanged), (1500, 1500));
+    assert_eq!(result[&1].compared_pages, 2500);
+    let after = [memory_of(&family, top), memory_of(&family, child)];
+    assert_eq!(before, after);
+}
+
+#[test]
+fn a_process_that_lost_its_memory_has_only_a_number_of_pages() {
+    let mut pages = CopiedPages::new();
+    for page in 0..100 {
+        pages.add(3, page * host::page_size());
+    }
+    pages.gone(3);
+    pages.gone(7);
+    assert_eq!(pages.kept, 0);
+    pages.add(3, 0);
+    let mut processes = Processes::new();
+    for slot in 0..4 {
+        processes.add(slot, &entry(u32::MAX, u32::MAX, NO_SLOT));
+    }
+    let result = pages.compare(&processes);
+    assert_eq!(result.len(), 1);
+    assert_eq!(result[&3].gone_pages, 101);
+}
+
+#[test]
+fn a_sample_is_uniform_over_neighbours_and_processes() {
+    // Chi-squared over sixteen kinds of page, each expected 256 times in a sample of 1 in 16.
+    for halvings in [4, 8] {
+        let mut kinds = [0_u32; 16];
+        for process in 0..16 {
+            for page in 0..(256 << halvings) / 16 {
+                let number = 0x7_f000_0000 + page;
+                if is_in_sample(hash(process, number), halvings) {
+                    kinds[(number % 4) as usize * 4 + process % 4] += 1;
+                }
+            }
+        }
+        let total: u32 = kinds.iter().sum();
+        assert!(total.abs_diff(256) < 64, "{total}");
+        let expected = f64::from(total) / 16.0;
+        let chi: f64 = kinds
+            .iter()
+            .map(|&count| (f64::from(count) - expected).powi(2) / expected)
+            .sum();
+        assert!(chi < 37.7, "below one in a thousand: {chi} {kinds:?}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn pages_are_kept_once_and_within_the_bound(
+        adds in proptest::collection::vec((0_usize..4, 0_u64..2000), 0..3000),
+        kept in 1_u64..1500,
+    ) {
+        let mut pages = CopiedPages::with_limits(Limits { kept, compared: 10 });
+        for &(process, page) in &adds {
+            pages.add(process, page * host::page_size() + page % 4096);
+        }
+        let lengths: u64 = pages.sets.iter().map(|set| set.kept.len()).sum();
+        prop_assert_eq!(pages.kept, lengths);
+        prop_assert!(lengths <= kept);
+        // What is kept is what the rule says, whenever it came.
+        let expected: HashSet<(usize, u64)> = adds
+            .iter()
+            .copied()
+            .filter(|&(process, page)| is_in_sample(hash(process, page), pages.halvings))
+            .collect();
+        prop_assert_eq!(lengths, expected.len() as u64);
+        for (process, page) in expected {
+            prop_assert!(pages.sets[process].kept.contains(page));
+        }
+    }
+
+    #[test]
+    fn a_bound_lets_through_as_many_as_may_be(
+        counts in proptest::collection::vec(0_u64..400, 1..6),
+        compared in 1_usize..1000,
+    ) {
+        let mut pages = CopiedPages::with_limits(Limits { kept: 10_000, compared });
+        for (process, &count) in counts.iter().enumerate() {
+            for page in 0..count {
+                pages.add(process, page * host::page_size());
+            }
+        }
+        let bound = pages.bound(|_| true).unwrap_or(u64::MAX);
+        let through = pages.sets.iter().enumerate().flat_map(|(process, set)| {
+            set.kept.iter().filter(move |&page| hash(process, page) <= bound)
+        });
+        let all: u64 = counts.iter().sum();
+        prop_assert_eq!(through.count() as u64, all.min(compared as u64));
+    }
+
+    #[test]
+    fn estimates_add_up(pages in 0_u64..u64::MAX / 2, size in 0_u64..70_000, part in 0.0..=1.0) {
+        let size = size.min(pages);
+        let compared = (size as f64 * part) as u64;
+        let found = Compared { compared, unchanged: compared / 2 };
+        sums_hold(&estimate(pages, size, found), pages);
+    }
+}
+
+/// Prints what adding and comparing cost; see `CopiedPages`.
+#[test]
+#[ignore = "a measurement"]
+fn measure() {
+    const PAGES: u64 = 1 << 20;
+    let random = |at: u64| hash(0, at) % (PAGES * 4);
+    let orders: [(&str, &dyn Fn(u64) -> u64); 2] = [("ascending", &|at| at), ("random", &random)];
+    for (order, page) in orders {
+        let mut pages = CopiedPages::new();
+        let addresses: Vec<u64> = (0..PAGES).map(|at| page(at) * host::page_size()).collect();
+        let start = Instant::now();
+        for (at, &address) in addresses.iter().enumerate() {
+            pages.add(at % 8, address);
+        }
+        let each = start.elapsed().as_nanos() as f64 / PAGES as f64;
+        println!("add, {order}: {each:.1} ns");
+        pages.limits.kept = 1 << 19;
+        let start = Instant::now();
+        pages.halve();
+        println!("halving {PAGES} pages, {order}: {:?}", start.elapsed());
+    }
+    for pages in [1 << 16, 1 << 18] {
+        let family = Family::start("child", [pages, pages * 3 / 4, pages / 4, 0]).unwrap();
+        let copied = copied(&family, 1, 0..pages);
+        let start = Instant::now();
+        let result = copied.compare(&two(&family));
+        println!("comparing {pages}: {:?}, {:?}", start.elapsed(), result[&1]);
+    }
+}
