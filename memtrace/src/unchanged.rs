@@ -30,8 +30,10 @@
 //! that is sampled, `comparable_pages` and `gone_pages` are its pages in the proportion that was
 //! found in its sample, and always add up to its pages.
 //!
-//! Measured on 2 cores at 2.9 GHz with `cargo test --release -- --ignored --nocapture measure`:
-//! see [`CopiedPages::add`] and [`CopiedPages::compare`].
+//! **Cost**, as `measure` in the tests printed it on a busy virtual machine with two CPUs (optimised
+//! build): 44 ns for a page that is added in ascending order and 117 ns in random order, both up to
+//! a million pages of eight processes; 40 to 60 ms once to halve a sample of a million; 0.11 s to
+//! compare 65,536 pages, and 0.14 s when they have to be chosen from 262,144.
 
 pub mod compare;
 pub mod image;

@@ -214,6 +214,10 @@ fn pages_of_a_process_that_ended_are_gone() {
     let Some(family) = Family::start("exit", [100, 30, 20, 0]) else {
         return;
     };
+    // It has said where its pages are, and ends.
+    while Identity::of(family.pids[1]).is_some() {
+        std::thread::yield_now();
+    }
     let result = copied(&family, 1, 0..50).compare(&two(&family));
     let expected = Unchanged {
         gone_pages: 50,
@@ -306,6 +310,19 @@ fn comparing_leaves_the_memory_of_both_as_it_was() {
     assert_eq!(result[&1].compared_pages, 2500);
     let after = [memory_of(&family, top), memory_of(&family, child)];
     assert_eq!(before, after);
+}
+
+#[test]
+fn children_of_a_process_that_execs_have_the_memory_of_its_parent() {
+    let none = u32::MAX;
+    let mut processes = Processes::new();
+    processes.add(0, &entry(none, none, NO_SLOT));
+    let middle = processes.add(1, &entry(none, none, 0));
+    let last = processes.add(2, &entry(none, none, 1));
+    assert_eq!(processes.get(last).parent(), Some(middle));
+    processes.execed(middle, &entry(none, none, 0));
+    assert_eq!(processes.get(middle).parent(), None);
+    assert_eq!(processes.get(last).parent(), Some(0));
 }
 
 #[test]
