@@ -216,6 +216,7 @@ impl Aggregator {
                 let id = self.found(slot, &entry, tables);
                 self.processes.execed(id, &entry);
                 self.tracker.execed(slot, id, &mut self.processes, tables);
+                self.memory_gone(id);
             }
             Lifecycle::Exit => self.exited(slot, &entry, tables),
         }
@@ -239,8 +240,16 @@ impl Aggregator {
         {
             self.processes.update(id, entry);
             self.tracker.ended(id);
+            self.memory_gone(id);
             self.processes.release(slot);
             tables.processes.release(slot);
+        }
+    }
+
+    /// A process has no longer the memory that it had.
+    fn memory_gone(&mut self, process: ProcessId) {
+        if let Some(copied) = &mut self.copied {
+            copied.gone(process);
         }
     }
 

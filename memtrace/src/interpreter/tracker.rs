@@ -257,7 +257,7 @@ impl Tracker {
             Recognised::Refused { name, why } => State::Refused { name, why },
             Recognised::Python(instance) => {
                 let name = instance.name.clone();
-                let parent = processes.parent(process);
+                let parent = processes.get(process).parent();
                 match self.enter(instance, parent, to) {
                     Some(index) => State::Python { index, name },
                     None => State::Refused {

@@ -1,6 +1,8 @@
 //! Reading a traced process's memory.
 
-use std::io;
+use std::cell::OnceCell;
+use std::fs::File;
+use std::os::unix::fs::FileExt as _;
 
 /// Memory that can be read at addresses of a process. Implementations read from the process, from
 /// a relative that has the same memory, or from a test's bytes.
@@ -48,63 +50,46 @@ pub trait ReadMemory {
 
 /// A live process.
 ///
-/// A page that is not there yet may be brought in, as if the process had read it; nothing is
-/// written, and the process is not stopped.
-#[derive(Clone, Copy, Debug)]
+/// Read through /proc/PID/mem and not by `process_vm_readv`, which pins pages: since Linux 5.19 a
+/// page that is shared since a fork is copied for the process when it is pinned, so looking at it
+/// would be what it looks for. A page that is not there yet may be brought in, as if the process had
+/// read it; nothing is written, and the process is not stopped.
+#[derive(Debug)]
 pub struct ProcessMemory {
     pid: u32,
+    /// `None` when it cannot be opened: the process has gone.
+    file: OnceCell<Option<File>>,
 }
 
 impl ProcessMemory {
     /// The memory of `pid`.
     #[must_use]
     pub fn new(pid: u32) -> Self {
-        Self { pid }
+        Self {
+            pid,
+            file: OnceCell::new(),
+        }
     }
 
-    /// Reads as much as there is from `address` on; returns how many bytes.
-    ///
-    /// # Errors
-    ///
-    /// When nothing could be read: the process has gone, or nothing is mapped there.
-    pub fn read_some(&self, address: u64, buffer: &mut [u8]) -> io::Result<usize> {
-        let local = libc::iovec {
-            iov_base: buffer.as_mut_ptr().cast(),
-            iov_len: buffer.len(),
-        };
-        let remote = libc::iovec {
-            iov_base: address as usize as *mut libc::c_void,
-            iov_len: buffer.len(),
-        };
-        // SAFETY: the local vector is the buffer, which outlives the call; the remote one is only
-        // a number to this process.
-        let read = unsafe {
-            libc::process_vm_readv(
-                self.pid as i32,
-                &raw const local,
-                1,
-                &raw const remote,
-                1,
-                0,
-            )
-        };
-        usize::try_from(read).map_err(|_| io::Error::last_os_error())
+    fn file(&self) -> Option<&File> {
+        let open = || File::open(format!("/proc/{}/mem", self.pid)).ok();
+        self.file.get_or_init(open).as_ref()
     }
 }
 
 impl ReadMemory for ProcessMemory {
     fn read(&self, address: u64, buffer: &mut [u8]) -> bool {
-        self.read_some(address, buffer)
-            .is_ok_and(|read| read == buffer.len())
+        self.file()
+            .is_some_and(|file| file.read_exact_at(buffer, address).is_ok())
     }
 }
 
 /// Memory of a process that may have ended: read from the first of its relatives that has it.
 ///
 /// A relative may have written since the fork, so what is read must be checked by who reads it.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct RelativesMemory {
-    pids: Vec<u32>,
+    relatives: Vec<ProcessMemory>,
 }
 
 impl RelativesMemory {
@@ -112,16 +97,15 @@ impl RelativesMemory {
     #[must_use]
     pub fn new(pids: impl IntoIterator<Item = u32>) -> Self {
         Self {
-            pids: pids.into_iter().collect(),
+            relatives: pids.into_iter().map(ProcessMemory::new).collect(),
         }
     }
 }
 
 impl ReadMemory for RelativesMemory {
     fn read(&self, address: u64, buffer: &mut [u8]) -> bool {
-        self.pids
-            .iter()
-            .any(|&pid| ProcessMemory::new(pid).read(address, buffer))
+        let mut relatives = self.relatives.iter();
+        relatives.any(|relative| relative.read(address, buffer))
     }
 }
 

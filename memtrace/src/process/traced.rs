@@ -248,12 +248,6 @@ impl Processes {
         process.parent.filter(|_| process.forked_ns.is_some())
     }
 
-    /// The traced process that this one was forked from, as far as is known.
-    #[must_use]
-    pub fn parent(&self, id: ProcessId) -> Option<ProcessId> {
-        self.list[id].parent
-    }
-
     /// Processes whose mappings have been read since the last call and that have not ended, with
     /// their slots.
     pub fn take_remapped(&mut self) -> Vec<(u32, ProcessId)> {

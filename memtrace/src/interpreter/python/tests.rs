@@ -158,8 +158,11 @@ fn take(code: u64, python: &Python, parts: bool) -> TakenCode {
     let part = |offset: u32, most: usize| {
         let address = memory.word(code + u64::from(offset)).unwrap();
         let mut bytes = vec![0; if parts { most } else { 0 }];
-        let read = memory.read_some(address, &mut bytes).unwrap_or(0);
-        bytes.truncate(read);
+        if !memory.read(address, &mut bytes) {
+            // Up to the end of the page, as the kernel side does.
+            bytes.truncate((4096 - address % 4096) as usize);
+            assert!(memory.read(address, &mut bytes));
+        }
         (address, bytes.into_boxed_slice())
     };
     TakenCode {
