@@ -10,13 +10,13 @@ use memtrace_common::record::{
     CODE_FILENAME_BYTES, CODE_LINES_BYTES, CODE_NAME_BYTES, CodeRecord, StackRecord,
 };
 
-use crate::{atomic, globals};
 use crate::cause::{TYPE_WORDS, TYPES, WINDOW};
 use crate::lineage::COUNTED;
 use crate::python::{self, CODE_WORDS, STATE_WORDS};
 use crate::stack::{WORDS, Walk};
 use crate::task::Task;
 use crate::window::Window;
+use crate::{atomic, globals};
 
 /// The traced processes. Memory-mapped by the loader, so that reading it costs no system call.
 #[btf_map]
@@ -176,7 +176,9 @@ struct Place {
 fn place_of(task: Task) -> Option<*mut Place> {
     // The verifier permits no arithmetic with an address, except the difference of two; this one
     // is from a place that stays where it is. Addresses are far apart, and differ in the middle.
-    let distance = task.address().wrapping_sub((&raw const globals::FOLLOW) as u64);
+    let distance = task
+        .address()
+        .wrapping_sub((&raw const globals::FOLLOW) as u64);
     let spread = (distance >> 6).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40;
     PLACES.get_ptr_mut(spread as u32 & (PLACES_LEN as u32 - 1))
 }

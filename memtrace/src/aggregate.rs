@@ -61,7 +61,6 @@ impl SeenKind {
         let seen = Seen {
             cause: self.cause,
             evidence: self.evidence,
-            origin: self.origin,
         };
         Kind {
             verdict: judge(seen, self.area.unwrap_or(Area::Gone), write, frames),

@@ -1,67 +1,345 @@
-//! stub
-use crate::process::maps::AddressSpace;
-use crate::profile::*;
-use memtrace_common::record::*;
+//! What a write was, where the kernel side has not decided it.
+//!
+//! The kernel side looks at the memory of CPython's objects at the moment of the fault
+//! ([`Evidence`]), and knows when the kernel itself wrote. For all else there is, in this order:
+//!
+//! 1. **who wrote**: the functions of allocators write their own bookkeeping;
+//! 2. **how**: an instruction that adds or subtracts one in place is taken to maintain a reference
+//!    count. A counter of anything else is the false positive; counters of locks and on stacks are
+//!    told apart;
+//! 3. **where**: what is left is data of whatever is mapped there.
+//!
+//! So a cause is only unknown when the fault's record is incomplete, or neither its instruction nor
+//! its mapping could be read.
+
+pub mod instruction;
+
+use std::fmt;
 use std::sync::Arc;
-/// x
+
+use memtrace_common::record::{Cause, Evidence};
+
+pub use self::instruction::{Instructions, Write};
+use crate::process::maps::{AddressSpace, MappingKind};
+use crate::profile::{CauseEvidence, Frame, Language, Unknown};
+use crate::symbolize::blame::{Role, role};
+
+/// What is mapped at the address written to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Area {
-    /// x
-    Gone,
-    /// x
+    /// What `brk` manages.
+    Heap,
+    /// The main thread's stack.
+    Stack,
+    /// Memory of no file.
     Anonymous,
+    /// A file, and what of its data follows it in memory (`.bss`).
+    FileData,
+    /// Anything else that the kernel maps.
+    Special,
+    /// Nothing, when the mappings were last read: it was mapped since.
+    Unmapped,
+    /// The mappings could not be read.
+    Gone,
 }
+
 impl Area {
-    /// x
-    pub fn of(_: &AddressSpace, _: u64) -> Self {
-        Self::Anonymous
+    /// What is at `address`.
+    #[must_use]
+    pub fn of(space: &AddressSpace, address: u64) -> Self {
+        if space.is_gone() {
+            return Self::Gone;
+        }
+        let Some(mapping) = space.find(address) else {
+            return Self::Unmapped;
+        };
+        match mapping.kind {
+            MappingKind::Heap => Self::Heap,
+            MappingKind::Stack => Self::Stack,
+            MappingKind::File(_) | MappingKind::Vdso(_) => Self::FileData,
+            MappingKind::Special(_) => Self::Special,
+            MappingKind::Anonymous => {
+                // The rest of a file's data is anonymous, and directly behind it.
+                let before = mapping.start.checked_sub(1).and_then(|at| space.find(at));
+                let follows_file =
+                    before.is_some_and(|before| matches!(before.kind, MappingKind::File(_)));
+                if follows_file && !mapping.executable {
+                    Self::FileData
+                } else {
+                    Self::Anonymous
+                }
+            }
+        }
     }
 }
-/// x
+
+/// What the kernel side said of a write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Write {
-    /// x
-    Store,
-}
-/// x
-#[derive(Default)]
-pub struct Instructions {}
-impl Instructions {
-    /// x
-    pub fn at(&mut self, _: &AddressSpace, _: u64) -> Write {
-        Write::Store
-    }
-}
-/// x
 pub struct Seen {
-    /// x
+    /// As far as it decided.
     pub cause: Cause,
-    /// x
+    /// What it saw.
     pub evidence: Evidence,
-    /// x
-    pub origin: Origin,
 }
-/// x
+
+/// What a write was, and how that is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Verdict {
-    /// x
+    /// What it was.
     pub cause: Cause,
-    /// x
+    /// What that was concluded from; `None` when it is unknown.
     pub evidence: Option<CauseEvidence>,
-    /// x
-    pub why: Option<&'static str>,
+    /// Why it is unknown; `None` when it is not.
+    pub why: Option<WhyUnknown>,
 }
-/// x
-pub fn judge(s: Seen, _: Area, _: Write, _: &[Arc<Frame>]) -> Verdict {
-    Verdict {
-        cause: s.cause,
-        evidence: (s.cause != Cause::Unknown).then_some(CauseEvidence::Structure),
-        why: (s.cause == Cause::Unknown).then_some(match s.evidence {
-            Evidence::None => "none",
-            Evidence::Block => "block",
-            Evidence::Elsewhere => "elsewhere",
-            Evidence::Unreadable => "unreadable",
-            _ => "other",
-        }),
+
+/// Why a cause is unknown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum WhyUnknown {
+    /// The end of the fault was not seen.
+    NoEnd,
+    /// The process had gone when its mappings were to be read.
+    Gone,
+    /// Neither the instruction nor what it wrote to is in a mapping that is known.
+    Nowhere,
+}
+
+impl fmt::Display for WhyUnknown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NoEnd => "the end of the fault was not seen",
+            Self::Gone => "the process had gone before its mappings were read",
+            Self::Nowhere => "the code that wrote, and what it wrote to, are in no known mapping",
+        })
+    }
+}
+
+impl Verdict {
+    fn known(cause: Cause, evidence: CauseEvidence) -> Self {
+        Self {
+            cause,
+            evidence: Some(evidence),
+            why: None,
+        }
+    }
+
+    fn unknown(why: WhyUnknown) -> Self {
+        Self {
+            cause: Cause::Unknown,
+            evidence: None,
+            why: Some(why),
+        }
+    }
+}
+
+/// Decides what a write was: `write` is what the instruction does, `frames` the stack, leaf first.
+#[must_use]
+pub fn judge(seen: Seen, area: Area, write: Write, frames: &[Arc<Frame>]) -> Verdict {
+    match seen.cause {
+        Cause::Unknown => {}
+        Cause::Kernel | Cause::Remote => {
+            return Verdict::known(seen.cause, CauseEvidence::Kernel);
+        }
+        decided => return Verdict::known(decided, CauseEvidence::Structure),
+    }
+    if frames
+        .iter()
+        .any(|frame| frame.unknown == Some(Unknown::NoEnd))
+    {
+        return Verdict::unknown(WhyUnknown::NoEnd);
+    }
+    let role = leaf_role(frames);
+    let on_stack = area == Area::Stack || write == Write::Push;
+    if role == Role::Allocator && !on_stack {
+        return Verdict::known(Cause::Allocator, CauseEvidence::Function);
+    }
+    let counts = matches!(write, Write::Count | Write::CountAtomic);
+    if counts && !on_stack && role == Role::Other {
+        return Verdict::known(Cause::Refcount, CauseEvidence::Instruction);
+    }
+    if seen.evidence == Evidence::Block {
+        return Verdict::known(Cause::Data, CauseEvidence::Structure);
+    }
+    match (area, write) {
+        (Area::Gone, Write::Unreadable) => Verdict::unknown(WhyUnknown::Gone),
+        (Area::Unmapped, Write::Unreadable) => Verdict::unknown(WhyUnknown::Nowhere),
+        (Area::Gone | Area::Unmapped, _) => Verdict::known(Cause::Data, CauseEvidence::Instruction),
+        _ => Verdict::known(Cause::Data, CauseEvidence::Mapping),
+    }
+}
+
+/// What the function that wrote is there for. Of a function without a name, in the C library, it is
+/// what the function is for that called it: static functions have no symbols once it is stripped.
+fn leaf_role(frames: &[Arc<Frame>]) -> Role {
+    let mut native = frames
+        .iter()
+        .take_while(|frame| frame.language == Language::Native)
+        // What is inlined is part of the function that it is in.
+        .filter(|frame| !frame.inlined);
+    let Some(leaf) = native.next() else {
+        return Role::Other;
+    };
+    let own = role(leaf);
+    if own != Role::Other || leaf.unknown != Some(Unknown::NoSymbol) {
+        return own;
+    }
+    let caller = native.find(|frame| frame.unknown.is_none());
+    let same = caller.filter(|caller| caller.module == leaf.module);
+    same.map_or(Role::Other, |caller| role(caller))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frame(function: &str, module: &str) -> Frame {
+        Frame {
+            function: function.into(),
+            file: None,
+            line: None,
+            module: Some(module.into()),
+            address: 1,
+            language: Language::Native,
+            inlined: false,
+            unknown: None,
+        }
+    }
+
+    fn unnamed(module: &str) -> Frame {
+        Frame {
+            unknown: Some(Unknown::NoSymbol),
+            ..frame("libc.so.6+0x123", module)
+        }
+    }
+
+    const LIBC: &str = "/usr/lib/x86_64-linux-gnu/libc.so.6";
+    const OPEN: Seen = Seen {
+        cause: Cause::Unknown,
+        evidence: Evidence::Elsewhere,
+    };
+
+    fn judged(seen: Seen, area: Area, write: Write, frames: Vec<Frame>) -> Verdict {
+        let frames: Vec<_> = frames.into_iter().map(Arc::new).collect();
+        judge(seen, area, write, &frames)
+    }
+
+    fn plain(area: Area, write: Write, frames: Vec<Frame>) -> (Cause, Option<CauseEvidence>) {
+        let verdict = judged(OPEN, area, write, frames);
+        assert_eq!(verdict.why.is_some(), verdict.cause == Cause::Unknown);
+        (verdict.cause, verdict.evidence)
+    }
+
+    #[test]
+    fn what_the_kernel_side_decided_stands() {
+        let free = || vec![frame("free", LIBC)];
+        for cause in [Cause::Refcount, Cause::Gc, Cause::Allocator, Cause::Object] {
+            let seen = Seen {
+                cause,
+                evidence: Evidence::Refcount,
+            };
+            let verdict = judged(seen, Area::Gone, Write::Unreadable, free());
+            let expected = Verdict::known(cause, CauseEvidence::Structure);
+            assert_eq!(verdict, expected);
+        }
+        let kernel = Seen {
+            cause: Cause::Kernel,
+            evidence: Evidence::None,
+        };
+        let verdict = judged(kernel, Area::Stack, Write::Other, free());
+        assert_eq!(
+            verdict,
+            Verdict::known(Cause::Kernel, CauseEvidence::Kernel)
+        );
+    }
+
+    #[test]
+    fn a_counter_in_place_is_a_reference_count() {
+        let program = || vec![frame("copy", "/srv/program")];
+        let counted = (Cause::Refcount, Some(CauseEvidence::Instruction));
+        for write in [Write::Count, Write::CountAtomic] {
+            for area in [Area::Heap, Area::Anonymous, Area::FileData, Area::Unmapped] {
+                assert_eq!(plain(area, write, program()), counted);
+            }
+            assert_eq!(plain(Area::Stack, write, program()).0, Cause::Data);
+            let lock = vec![frame("pthread_mutex_lock", LIBC)];
+            assert_eq!(plain(Area::Heap, write, lock).0, Cause::Data);
+        }
+    }
+
+    #[test]
+    fn allocators_write_their_own() {
+        let allocator = (Cause::Allocator, Some(CauseEvidence::Function));
+        for function in [
+            "malloc",
+            "_int_free",
+            "__libc_realloc",
+            "unlink_chunk.isra.0",
+        ] {
+            let frames = vec![frame(function, LIBC), frame("main", "/srv/program")];
+            assert_eq!(
+                plain(Area::Heap, Write::Store, frames),
+                allocator,
+                "{function}"
+            );
+        }
+        for function in [
+            "_PyObject_Malloc",
+            "pymalloc_free.isra.0",
+            "PyMem_Free",
+            "_PyObject_Free",
+        ] {
+            let frames = vec![frame(function, "/usr/bin/python3.11")];
+            assert_eq!(
+                plain(Area::Anonymous, Write::Store, frames),
+                allocator,
+                "{function}"
+            );
+        }
+        let stripped = vec![unnamed(LIBC), frame("free", LIBC)];
+        assert_eq!(plain(Area::Heap, Write::Store, stripped), allocator);
+        let jemalloc = vec![unnamed("/usr/lib/libjemalloc.so.2")];
+        assert_eq!(
+            plain(Area::Anonymous, Write::Count, jemalloc).0,
+            Cause::Allocator
+        );
+        // Its callers' registers.
+        let frames = vec![frame("malloc", LIBC)];
+        assert_eq!(plain(Area::Stack, Write::Push, frames).0, Cause::Data);
+    }
+
+    #[test]
+    fn what_is_left_is_data() {
+        let copy = vec![frame("__memmove_avx_unaligned_erms", LIBC)];
+        let mapped = (Cause::Data, Some(CauseEvidence::Mapping));
+        assert_eq!(plain(Area::Heap, Write::Block, copy), mapped);
+        assert_eq!(plain(Area::FileData, Write::Unreadable, vec![]), mapped);
+        let program = || vec![frame("f", "/srv/program")];
+        let by_instruction = (Cause::Data, Some(CauseEvidence::Instruction));
+        assert_eq!(
+            plain(Area::Unmapped, Write::Store, program()),
+            by_instruction
+        );
+        assert_eq!(plain(Area::Gone, Write::Store, program()), by_instruction);
+        let block = Seen {
+            evidence: Evidence::Block,
+            ..OPEN
+        };
+        let verdict = judged(block, Area::Anonymous, Write::Store, program());
+        assert_eq!(
+            verdict,
+            Verdict::known(Cause::Data, CauseEvidence::Structure)
+        );
+    }
+
+    #[test]
+    fn an_unknown_cause_has_a_reason() {
+        let why = |area, frames| judged(OPEN, area, Write::Unreadable, frames).why;
+        assert_eq!(why(Area::Gone, vec![]), Some(WhyUnknown::Gone));
+        assert_eq!(why(Area::Unmapped, vec![]), Some(WhyUnknown::Nowhere));
+        let no_end = Frame {
+            unknown: Some(Unknown::NoEnd),
+            ..frame("[unknown]", "")
+        };
+        assert_eq!(why(Area::Heap, vec![no_end]), Some(WhyUnknown::NoEnd));
     }
 }

@@ -28,8 +28,9 @@ pub struct Names {
     codes: HashMap<(InstanceId, u64, u64), Code>,
     /// By interpreter and address; `None` where there is no name to be had.
     types: HashMap<(InstanceId, u64), Option<TypeId>>,
-    type_names: Vec<Arc<str>>,
-    by_type_name: HashMap<Arc<str>, TypeId>,
+    /// Names of types, by number.
+    called: Vec<Arc<str>>,
+    by_name: HashMap<Arc<str>, TypeId>,
 }
 
 impl Names {
@@ -98,17 +99,17 @@ impl Names {
     /// When the number is not one that was handed out.
     #[must_use]
     pub fn type_name(&self, id: TypeId) -> &Arc<str> {
-        &self.type_names[id.0 as usize]
+        &self.called[id.0 as usize]
     }
 
     fn type_of(&mut self, name: &str) -> TypeId {
-        if let Some(&known) = self.by_type_name.get(name) {
+        if let Some(&known) = self.by_name.get(name) {
             return known;
         }
-        let id = TypeId(self.type_names.len() as u32);
+        let id = TypeId(self.called.len() as u32);
         let name: Arc<str> = name.into();
-        self.type_names.push(Arc::clone(&name));
-        self.by_type_name.insert(name, id);
+        self.called.push(Arc::clone(&name));
+        self.by_name.insert(name, id);
         id
     }
 }

@@ -183,6 +183,42 @@ fn is_code(frame: &Frame) -> bool {
     frame.unknown.is_none() || frame.module.is_some()
 }
 
+/// What a function is there for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// It manages memory for others.
+    Allocator,
+    /// It writes memory for its caller.
+    String,
+    /// It is the C library's and counts what is no reference: holders of a lock, a semaphore.
+    Lock,
+    /// Anything else.
+    Other,
+}
+
+/// What the function of a native frame is there for, by its name and library.
+#[must_use]
+pub fn role(frame: &Frame) -> Role {
+    let library = frame.module.as_deref().and_then(library);
+    let function = &*frame.function;
+    match library {
+        Some(Library::Allocator) => return Role::Allocator,
+        _ if frame.unknown.is_some() => return Role::Other,
+        Some(Library::C) if is_allocator(function) => return Role::Allocator,
+        Some(Library::C) if is_string(function) => return Role::String,
+        Some(Library::C) if is_lock(function) => return Role::Lock,
+        Some(Library::Cpp) if is_operator(function) => return Role::Allocator,
+        _ => {}
+    }
+    if is_python_allocator(function) {
+        Role::Allocator
+    } else if is_compiler_builtin(function) || is_processor_variant(function) {
+        Role::String
+    } else {
+        Role::Other
+    }
+}
+
 fn is_passed_over(frame: &Frame) -> bool {
     if frame.language != Language::Native {
         return false;
@@ -191,16 +227,7 @@ fn is_passed_over(frame: &Frame) -> bool {
     if frame.inlined && frame.file.as_deref().is_some_and(from_library) {
         return true;
     }
-    match frame.module.as_deref().and_then(library) {
-        Some(Library::Allocator) => return true,
-        _ if frame.unknown.is_some() => return false,
-        Some(Library::C) if is_string(&frame.function) || is_allocator(&frame.function) => {
-            return true;
-        }
-        Some(Library::Cpp) if is_operator(&frame.function) => return true,
-        _ => {}
-    }
-    is_compiler_builtin(&frame.function) || is_processor_variant(&frame.function)
+    matches!(role(frame), Role::Allocator | Role::String)
 }
 
 /// The library that a module is, by the name of its file.
@@ -262,6 +289,25 @@ fn is_string(function: &str) -> bool {
 fn is_allocator(function: &str) -> bool {
     let bare = bare(function).split('.').next().unwrap_or_default();
     ALLOCATOR.binary_search(&bare).is_ok()
+}
+
+/// `pthread_mutex_lock`, `__lll_lock_wait`, `sem_post@@GLIBC_2.34`.
+fn is_lock(function: &str) -> bool {
+    let bare = bare(function);
+    ["pthread_", "lll_", "sem_", "mtx_", "cnd_"]
+        .iter()
+        .any(|prefix| bare.starts_with(prefix))
+}
+
+/// CPython's own: `_PyObject_Malloc`, `pymalloc_free.isra.0`, `PyMem_Free`. Nothing else may use
+/// these names.
+fn is_python_allocator(function: &str) -> bool {
+    let bare = bare(function).split('.').next().unwrap_or_default();
+    let rest = ["PyObject_", "PyMem_Raw", "PyMem_"]
+        .iter()
+        .find_map(|prefix| bare.strip_prefix(prefix));
+    let called = |name: &str| ["Malloc", "Calloc", "Realloc", "Free", "Alloc"].contains(&name);
+    rest.is_some_and(called) || bare.starts_with("pymalloc_")
 }
 
 /// `operator new(unsigned long)`, `_ZdlPv`.
