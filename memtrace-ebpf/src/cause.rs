@@ -5,7 +5,7 @@
 use memtrace_common::interpreter::{FREE_THREADED, Interpreter, REFCOUNT_32};
 use memtrace_common::record::{Cause, Evidence};
 
-use crate::maps::{SCRATCH, Scratch};
+use crate::maps::{SCRATCH, Scratch, TYPES_SEEN};
 use crate::memory::{self, PAGE_SIZE, is_pointer};
 
 /// Words of [`Scratch::window`]: four before the address, and four from it on.
@@ -159,6 +159,10 @@ fn type_flags(python: &Interpreter, address: u64) -> u64 {
     }
     let flags = flags & !NO_TYPE;
     scratch.types[place] = (key, flags);
+    if TYPES_SEEN.get_ptr(key).is_none() {
+        let _ = TYPES_SEEN.insert(key, 1, 0);
+        scratch.wake = 1;
+    }
     flags
 }
 

@@ -85,6 +85,11 @@ pub static INTERPRETERS: Array<
 #[btf_map]
 pub static CODES_SENT: LruHashMap<u64, u64, 65_536> = LruHashMap::new();
 
+/// Types that have been seen, by interpreter and address. The loader is woken for a new one, to read
+/// its name while the process lives.
+#[btf_map]
+pub static TYPES_SEEN: LruHashMap<u64, u8, 16_384> = LruHashMap::new();
+
 /// Room for one stack per CPU: too large for a program's own stack.
 #[btf_map]
 pub static SCRATCH: PerCpuArray<Scratch, 1> = PerCpuArray::new();
@@ -103,6 +108,8 @@ pub struct Scratch {
     pub frames: [u64; WORDS],
     /// Fault records written on this CPU, to wake the loader now and then.
     pub records: u64,
+    /// Whether to wake the loader with the next one.
+    pub wake: u64,
     /// Where the walk over the stack is.
     pub walk: Walk,
     /// Where the walk over Python frames is.

@@ -392,11 +392,13 @@ fn wakeup() -> u32 {
         return BPF_RB_NO_WAKEUP;
     };
     // SAFETY: the lookup gave this CPU's value.
-    let records = unsafe {
+    let (records, wake) = unsafe {
         (*scratch).records = (*scratch).records.wrapping_add(1);
-        (*scratch).records
+        let wake = (*scratch).wake != 0;
+        (*scratch).wake = 0;
+        ((*scratch).records, wake)
     };
-    let due = records & u64::from(globals::WAKEUP_RECORDS.load() - 1) == 0;
+    let due = wake || records & u64::from(globals::WAKEUP_RECORDS.load() - 1) == 0;
     if due {
         BPF_RB_FORCE_WAKEUP
     } else {

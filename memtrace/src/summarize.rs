@@ -97,7 +97,11 @@ fn processes(folded: &Aggregator, run: &Run) -> Vec<Process> {
         .enumerate()
         .map(|(id, (traced, by_cause))| Process {
             interpreter: folded.tracker.seen(id),
-            unchanged: run.unchanged.get(&id).copied(),
+            unchanged: run
+                .unchanged
+                .get(&id)
+                .copied()
+                .filter(|unchanged| unchanged.compared_pages > 0),
             ..process(traced, by_cause, run)
         })
         .collect()

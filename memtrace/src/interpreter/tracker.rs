@@ -25,8 +25,8 @@ const FIRST_PAUSE: Duration = Duration::from_millis(2);
 /// The longest pause, for an interpreter that is there and has not initialised.
 const LONGEST_PAUSE: Duration = Duration::from_secs(4);
 
-/// A process in which none has shown up for this long after an exec is only looked at again when
-/// its mappings change.
+/// A process in which none that is known has shown up for this long after an exec is only looked at
+/// again when its mappings change.
 const PATIENCE: Duration = Duration::from_secs(4);
 
 /// Tells interpreters apart, also those that had the same table entry one after the other.
@@ -185,7 +185,8 @@ impl Tracker {
             self.look(due.slot, due.process, processes, to);
             let goes_on = match self.states.get(&due.process) {
                 Some(State::NotYet { .. }) => true,
-                Some(State::None) => due.since.elapsed() < PATIENCE,
+                // What is refused may only have been half initialised.
+                Some(State::None | State::Refused { .. }) => due.since.elapsed() < PATIENCE,
                 _ => false,
             };
             if goes_on {
@@ -229,8 +230,10 @@ impl Tracker {
 
     /// Whether looking at a process again can bring anything new.
     fn may_change(&self, process: ProcessId) -> bool {
-        let state = self.states.get(&process);
-        matches!(state, Some(State::None | State::NotYet { .. }))
+        !matches!(
+            self.states.get(&process),
+            None | Some(State::Python { .. } | State::Ended { .. })
+        )
     }
 
     fn look_again(&mut self, slot: u32, process: ProcessId) {

@@ -13,10 +13,17 @@ PAGES = 200
 # Runs in an interpreter of its own, which shares no objects with the others: it gets an address.
 INSIDE = """
 import ctypes
+import sys
+
+# Up to 3.11 a thread that has given the GIL up cannot be told to be in this interpreter.
+library = ctypes.PyDLL if sys.version_info < (3, 12) else ctypes.CDLL
+memset = library(None).memset
+memset.argtypes = ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t
+memset.restype = None
 
 def write_inside(address):
     for page in range(%(pages)d):
-        ctypes.memset(address + page * %(size)d, 1, 1)
+        memset(address + page * %(size)d, 1, 1)
 
 write_inside(%(address)d)
 """
@@ -82,7 +89,7 @@ def subinterpreters():
         "write_inside": {
             "function": "write_inside",
             "file": "<string>",
-            "line": 6,
+            "line": 13,
             "pages": PAGES,
         }
     }

@@ -45,14 +45,15 @@ fn modify(python: &Python) -> Result<(), Why> {
             way.pages,
             slack,
         );
+        // What it writes besides is of other causes: up to 3.8, zip's own tuple.
         if let Some(name) = &way.object_type {
             copies.mostly(0.95, &format!("{function}, {name}"), |site| {
-                site.object_type.as_deref() == Some(name)
+                site.cause != cause || site.object_type.as_deref() == Some(name)
             });
         }
         if let Some(offset) = way.field_offset {
             copies.mostly(0.95, &format!("{function}, offset {offset}"), |site| {
-                site.field_offset == Some(offset)
+                site.cause != cause || site.field_offset == Some(offset)
             });
         }
         if cause != CauseName::Refcount {

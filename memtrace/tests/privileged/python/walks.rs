@@ -177,7 +177,8 @@ fn collect_what_is_frozen(python: &Python) -> Result<(), Why> {
     let child = &truth.processes[0];
     let copies = Copies::of(&report, [child.pid]);
     let gc = copies.pages(|site| site.cause == CauseName::Gc);
-    assert!(gc <= NOISE, "{gc} pages by gc\n{}", copies.shown());
+    // 3.14 also marks what it reaches from the roots, frozen or not, before it looks at the rest.
+    assert!(gc <= 3 * NOISE, "{gc} pages by gc\n{}", copies.shown());
     assert!(
         copies.all() <= child.copied + NOISE_OF_A_FORK,
         "{}",
