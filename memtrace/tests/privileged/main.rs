@@ -9,6 +9,7 @@
 mod support;
 
 mod copies;
+mod counters;
 mod crowds;
 mod lifecycle;
 mod python;
