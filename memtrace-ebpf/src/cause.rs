@@ -110,7 +110,7 @@ fn read_window(scratch: &mut Scratch, at: u64) -> bool {
     // SAFETY: each read is of a constant size within the window.
     unsafe {
         let window = window.cast::<u64>();
-        if in_page >= 32 && in_page <= PAGE_SIZE - 32 {
+        if (32..=PAGE_SIZE - 32).contains(&in_page) {
             return memory::read(window, 64, at - 32);
         }
         if in_page < 32 {
@@ -199,7 +199,7 @@ fn is_count(python: &Interpreter, word: u64) -> bool {
 #[inline(always)]
 fn by_header(scratch: &Scratch, python: &Interpreter, address: u64) -> Option<Judged> {
     let [.., here, second, third, fourth] = scratch.window;
-    if address & 7 == 0 && type_flags(python, second) != NO_TYPE {
+    if address.is_multiple_of(8) && type_flags(python, second) != NO_TYPE {
         if is_count(python, here) {
             return Some(Judged::of(Cause::Refcount, Evidence::Refcount, second, 0));
         }
@@ -265,20 +265,20 @@ fn by_pool(scratch: &mut Scratch, python: &Interpreter, address: u64) -> Option<
     let is_pool = class < 32
         && last == size.wrapping_sub(block_size)
         && next <= size
-        && (used as u32) as u64 <= size / BLOCK_STEP;
+        && u64::from(used as u32) <= size / BLOCK_STEP;
     if !is_pool {
         return None;
     }
-    let in_pool = address - pool;
-    if in_pool < POOL_HEADER {
+    let from_pool = address - pool;
+    if from_pool < POOL_HEADER {
         return Some(Judged::of(
             Cause::Allocator,
             Evidence::PoolHeader,
             0,
-            in_pool,
+            from_pool,
         ));
     }
-    let in_block = (in_pool - POOL_HEADER) % block_size;
+    let in_block = (from_pool - POOL_HEADER) % block_size;
     Some(by_block(
         scratch,
         python,
@@ -325,12 +325,26 @@ fn by_block(
 
 /// Outside of pools: whether an object begins just before the address.
 #[inline(always)]
-fn by_object_before(scratch: &Scratch, python: &Interpreter, address: u64) -> Option<Judged> {
-    if python.flags & FREE_THREADED != 0 {
-        return None;
+fn by_object_before(scratch: &mut Scratch, python: &Interpreter, address: u64) -> Option<Judged> {
+    if address & (PAGE_SIZE - 1) < 32 {
+        // Left out so far; if it is not there, it stays zero.
+        let window = scratch.window.as_mut_ptr();
+        // SAFETY: the window has room for 64 bytes.
+        if !unsafe { memory::read(window, 32, (address & !7) - 32) } {
+            return None;
+        }
     }
     let [w0, w1, w2, w3, ..] = scratch.window;
     let in_word = address & 7;
+    if python.flags & FREE_THREADED != 0 {
+        // The header has four words; half of the second is the owner's count, the third that of
+        // other threads.
+        let field = |second: u64, class, offset: u64| {
+            (second >> 32 != 0 && type_flags(python, class) != NO_TYPE)
+                .then(|| Judged::of(Cause::Object, Evidence::Field, class, offset + in_word))
+        };
+        return field(w1, w3, 32).or_else(|| field(w0, w2, 40));
+    }
     let field = |count, class, offset: u64| {
         (is_count(python, count) && type_flags(python, class) != NO_TYPE)
             .then(|| Judged::of(Cause::Object, Evidence::Field, class, offset + in_word))

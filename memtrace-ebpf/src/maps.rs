@@ -256,7 +256,7 @@ impl Thread {
             }
             if read_volatile(owner) == address
                 || THREADS
-                    .insert(address, &self, u64::from(BPF_NOEXIST))
+                    .insert(address, self, u64::from(BPF_NOEXIST))
                     .is_err()
             {
                 return false;

@@ -70,5 +70,5 @@ pub fn mix(hash: u64, value: u64) -> u64 {
 /// Whether this can be the address of an object.
 #[inline(always)]
 pub fn is_pointer(word: u64) -> bool {
-    word & 7 == 0 && word >= 0x1_0000 && word >> 47 == 0
+    word.is_multiple_of(8) && word >= 0x1_0000 && word >> 47 == 0
 }

@@ -434,15 +434,15 @@ unsafe extern "C" fn identify_step(n: u32, _: *mut c_void) -> i64 {
 /// Sends a code object, unless it has been.
 #[inline(always)]
 fn send_code(scratch: &mut Scratch, code: u64, print: u64) {
+    const FIXED: u64 = (size_of::<CodeRecord>() + CODE_NAME_BYTES + CODE_FILENAME_BYTES) as u64;
     let interpreter = scratch.python.interpreter;
     // User addresses have 47 bits.
     let key = code | interpreter << 47;
-    // SAFETY: the value is read at once.
-    if CODES_SENT
-        .get_ptr(key)
-        .is_some_and(|sent| unsafe { *sent } == print)
-    {
-        return;
+    if let Some(sent) = CODES_SENT.get_ptr(key) {
+        // SAFETY: the lookup gave a live map value, which is read at once.
+        if unsafe { *sent } == print {
+            return;
+        }
     }
     let room = &mut scratch.code;
     let slot = scratch.record.slot;
@@ -455,7 +455,6 @@ fn send_code(scratch: &mut Scratch, code: u64, print: u64) {
     room.record.name_size = part(room.record.name, &mut room.name);
     room.record.filename_size = part(room.record.filename, &mut room.filename);
     room.record.lines_size = part(room.record.lines, &mut room.lines);
-    const FIXED: u64 = (size_of::<CodeRecord>() + CODE_NAME_BYTES + CODE_FILENAME_BYTES) as u64;
     let lines = black_box(u64::from(room.record.lines_size));
     if lines > CODE_LINES_BYTES as u64 {
         return;
