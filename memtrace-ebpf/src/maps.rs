@@ -10,9 +10,10 @@ use memtrace_common::record::{
     CODE_FILENAME_BYTES, CODE_LINES_BYTES, CODE_NAME_BYTES, CodeRecord, StackRecord,
 };
 
-use crate::cause::{TYPE_WORDS, TYPES, WINDOW};
+use crate::cause::{TYPES, WINDOW};
 use crate::lineage::COUNTED;
-use crate::python::{self, CODE_WORDS, STATE_WORDS};
+use crate::memory::Words;
+use crate::python;
 use crate::stack::{WORDS, Walk};
 use crate::task::Task;
 use crate::window::Window;
@@ -115,7 +116,7 @@ pub struct Scratch {
     /// Where the walk over Python frames is.
     pub python: python::Walk,
     /// A thread state.
-    pub state: [u64; STATE_WORDS],
+    pub state: Words,
     /// A code object, to be sent.
     pub code: CodeRoom,
     /// Memory around the address written to.
@@ -125,16 +126,16 @@ pub struct Scratch {
     /// Types that were seen lately: address and interpreter, and flags.
     pub types: [(u64, u64); TYPES],
     /// A type.
-    pub type_words: [u64; TYPE_WORDS],
+    pub type_words: Words,
     /// A piece of the target's memory, and room so that a field behind it is still within.
-    pub piece: [u64; (CHUNK / 8) as usize + 2],
+    pub piece: [u64; (CHUNK / 8) as usize + 16],
 }
 
 /// A code object and its record as it is sent.
 #[repr(C)]
 pub struct CodeRoom {
     /// The object itself.
-    pub words: [u64; CODE_WORDS],
+    pub words: Words,
     /// The record's fixed part; the others are right behind it.
     pub record: CodeRecord,
     /// Its name.

@@ -19,9 +19,9 @@ use crate::stack::WORDS;
 use crate::task::Task;
 
 /// Words of a thread state that are read: up to behind its thread's id.
-pub const STATE_WORDS: usize = 24;
+const STATE_WORDS: u64 = 24;
 /// Words of a code object that are read: up to behind its table of lines.
-pub const CODE_WORDS: usize = 20;
+const CODE_WORDS: u64 = 20;
 /// Words of a Python frame in a stack: see `PythonFrame`.
 const FRAME_WORDS: u64 = 3;
 
@@ -29,12 +29,14 @@ const FRAME_WORDS: u64 = 3;
 const WORD_MASK: u32 = 0x78;
 /// As above.
 const BYTE_MASK: u32 = 0x7f;
+/// Frames are aligned, and lie in one piece.
+const CHUNK_MASK: u64 = CHUNK - 8;
 /// Where in [`Scratch::piece`] the last frame can begin.
 const LAST_FRAME: u64 = CHUNK - 128;
-/// Frames that are read from before the innermost one at least.
+/// Bytes that are read before a frame when there is no better guess.
 const FEW_FRAMES: u64 = 256;
-/// Frames that are taken from a piece at once; the smallest ones have 80 bytes.
-const FRAMES_AT_ONCE: u32 = 48;
+/// Frames that are taken in one step. More would only take the verifier longer.
+const FRAMES_AT_ONCE: u32 = 16;
 
 /// Odd, so that no two instructions become the same.
 const INSTRUCTION_SPREAD: u64 = 0xc2b2_ae3d_27d4_eb4f;
@@ -60,9 +62,12 @@ pub struct Walk {
     hash: u64,
     /// `PYTHON_*`.
     flags: u64,
-    /// Bytes before the next frame that are worth reading with it, as far as the walk before this
-    /// one says: what is read costs, whether it is used or not.
-    span: u64,
+    /// The address that [`Scratch::piece`] was read from, and where in it the last frame begins.
+    piece: u64,
+    before: u64,
+    /// The last frame that was taken. The next walk reads as far as this: what is read costs,
+    /// whether it is used or not.
+    lowest: u64,
     /// The thread's own pointer, while its thread state is searched; then what was found.
     thread: u64,
 }
@@ -116,21 +121,27 @@ pub fn walk(scratch: &mut Scratch, python: &Interpreter, index: u64, len: u64, h
     start.end = len + MAX_PYTHON_FRAMES as u64 * FRAME_WORDS;
     start.hash = mix(hash, index);
     memory::set(&mut start.flags, 0);
+    // No piece yet: no frame is in it.
+    start.piece = u64::MAX;
+    memory::set(&mut start.before, 0);
     start.thread = Task::current().thread_pointer();
     scratch.python.frame = match first_frame(scratch, python) {
         Some(frame) => frame,
         None => return scratch.python.hash,
     };
     let step: unsafe extern "C" fn(u32, *mut c_void) -> i64 = step;
-    // SAFETY: the helper calls the function with the pointer given.
+    // SAFETY: the helper calls the function with the pointer given, and so does the call.
     unsafe {
-        // Each reads at least one frame; some may be the interpreter's own.
-        bpf_loop(
-            2 * MAX_PYTHON_FRAMES as u32,
-            step as *mut c_void,
-            core::ptr::null_mut(),
-            0,
-        );
+        // Most often one piece has them all. Each has at least one; some may be the interpreter's
+        // own.
+        if step(0, core::ptr::null_mut()) == 0 {
+            bpf_loop(
+                2 * MAX_PYTHON_FRAMES as u32,
+                step as *mut c_void,
+                core::ptr::null_mut(),
+                0,
+            );
+        }
     }
     if scratch.python.len > len {
         // Which code object is innermost decides the call site, and one that was freed can be
@@ -163,7 +174,7 @@ fn first_frame(scratch: &mut Scratch, python: &Interpreter) -> Option<u64> {
     if !has_state {
         return None;
     }
-    let frame: u64 = memory::at(&scratch.state, u64::from(python.frame))?;
+    let frame = memory::word_at(&scratch.state, python.frame);
     if python.frame_indirect == NO_FIELD || frame == 0 {
         Some(frame)
     } else {
@@ -175,10 +186,10 @@ fn first_frame(scratch: &mut Scratch, python: &Interpreter) -> Option<u64> {
 /// pointer, so it is right in a child too.
 #[inline(always)]
 fn read_state(scratch: &mut Scratch, python: &Interpreter, state: u64, thread: u64) -> bool {
-    // SAFETY: the buffer has that many words.
+    // SAFETY: the buffer has more than that many words.
     let read = is_pointer(state)
-        && unsafe { memory::read(scratch.state.as_mut_ptr(), STATE_WORDS as u64 * 8, state) };
-    read && memory::at(&scratch.state, u64::from(python.thread_id)) == Some(thread)
+        && unsafe { memory::read(scratch.state.as_mut_ptr(), STATE_WORDS * 8, state) };
+    read && memory::word_at(&scratch.state, python.thread_id) == thread
 }
 
 /// Searches all thread states for that of the running thread; 0 when there is none. Only where the
@@ -243,32 +254,21 @@ unsafe extern "C" fn step(_: u32, _: *mut c_void) -> i64 {
     if scratch.python.frame == 0 {
         return 1;
     }
-    let Some(before) = read_piece(scratch, python, scratch.python.frame) else {
+    let walk = &mut scratch.python;
+    if walk.frame.wrapping_sub(walk.piece) > walk.before && read_piece(scratch, python).is_none() {
         scratch.python.flags |= u64::from(PYTHON_DAMAGED);
         return 1;
-    };
-    let innermost = scratch.python.frame;
-    let lowest = take_frames(scratch, python, before);
-    // Another piece is rarely needed, and then all of it.
-    scratch.python.span = LAST_FRAME;
-    let next = scratch.python.frame;
-    if next != 0 {
-        return i64::from(scratch.python.flags != 0);
     }
-    // For the next walk.
-    if innermost - lowest < LAST_FRAME {
-        scratch.python.span = innermost - lowest + FEW_FRAMES;
-    }
-    1
+    take_frames(scratch, python);
+    i64::from(scratch.python.flags != 0 || scratch.python.frame == 0)
 }
 
-/// Takes the next frame and those in the `before` bytes before it, which were read with it; returns
-/// the last one's address.
+/// Takes frames of the piece of memory that was read.
 ///
 /// This is the innermost loop, run for each frame of each copy: what it needs is in registers, and
 /// a frame is one check of bounds.
 #[inline(always)]
-fn take_frames(scratch: &mut Scratch, python: &Interpreter, before: u64) -> u64 {
+fn take_frames(scratch: &mut Scratch, python: &Interpreter) {
     let code_at = python.frame_code & WORD_MASK;
     let previous_at = python.frame_previous & WORD_MASK;
     let instruction_at = python.frame_instruction & WORD_MASK;
@@ -284,8 +284,8 @@ fn take_frames(scratch: &mut Scratch, python: &Interpreter, before: u64) -> u64 
     } else {
         256
     };
+    let Walk { piece, before, .. } = scratch.python;
     let mut frame = scratch.python.frame;
-    let piece = frame - before;
     let mut lowest = frame;
     let mut hash = scratch.python.hash;
     let mut len = scratch.python.len;
@@ -294,12 +294,9 @@ fn take_frames(scratch: &mut Scratch, python: &Interpreter, before: u64) -> u64 
         if at > before {
             break;
         }
-        let at = black_box(at);
-        if at > LAST_FRAME {
-            break;
-        }
-        let at = at & !7;
-        // SAFETY: the buffer has room for a frame behind `LAST_FRAME`, and fields are within it.
+        // The verifier sees this bound.
+        let at = at & CHUNK_MASK;
+        // SAFETY: the buffer has room for a frame behind its last word, and fields are within it.
         let (code, previous, instruction, owner) = unsafe {
             let base = scratch.piece.as_ptr().byte_add(at as usize);
             let instruction = base.byte_add(instruction_at as usize);
@@ -342,28 +339,41 @@ fn take_frames(scratch: &mut Scratch, python: &Interpreter, before: u64) -> u64 
     scratch.python.frame = frame;
     scratch.python.hash = hash;
     scratch.python.len = len;
-    lowest
+    scratch.python.lowest = lowest;
 }
 
-/// Reads a frame and what is before it; returns how many bytes before it. In chunks, callers'
-/// frames are there. What is in the page before may not be there, and a read that fails is slow.
+/// Reads the next frame and what is before it: in chunks, callers' frames are there, as far down as
+/// those of the walk before this one were. What is in the page before may not be there, and a read
+/// that fails is slow.
 #[inline(always)]
-fn read_piece(scratch: &mut Scratch, python: &Interpreter, frame: u64) -> Option<u64> {
+fn read_piece(scratch: &mut Scratch, python: &Interpreter) -> Option<()> {
+    let frame = scratch.python.frame;
     let in_page = frame & (PAGE_SIZE - 1);
-    let span = scratch.python.span & !7;
-    let before = if python.flags & FRAMES_IN_CHUNKS == 0 {
-        0
-    } else if in_page < span {
-        in_page
-    } else {
-        span
-    };
+    let mut before = frame.wrapping_sub(scratch.python.lowest);
+    if frame < scratch.python.lowest {
+        before = FEW_FRAMES;
+    }
+    if before > in_page {
+        before = in_page;
+    }
+    if before > LAST_FRAME {
+        before = LAST_FRAME;
+    }
+    if python.flags & FRAMES_IN_CHUNKS == 0 {
+        before = 0;
+    }
+    let before = before & !7;
     let size = black_box(before + u64::from(python.frame_size));
     if size > CHUNK {
         return None;
     }
-    // SAFETY: the buffer has `CHUNK` bytes.
-    unsafe { memory::read(scratch.piece.as_mut_ptr(), size, frame - before) }.then_some(before)
+    // SAFETY: the buffer has more than `CHUNK` bytes.
+    if !unsafe { memory::read(scratch.piece.as_mut_ptr(), size, frame - before) } {
+        return None;
+    }
+    scratch.python.piece = frame - before;
+    scratch.python.before = before;
+    Some(())
 }
 
 /// What tells a code object from others that were or will be at its address: where its names and
@@ -376,19 +386,19 @@ fn print(scratch: &mut Scratch, python: &Interpreter, code: u64) -> u64 {
 #[inline(always)]
 fn try_print(scratch: &mut Scratch, python: &Interpreter, code: u64) -> Option<u64> {
     let buffer = scratch.code.words.as_mut_ptr();
-    // SAFETY: the buffer has that many words.
-    if !is_pointer(code) || !unsafe { memory::read(buffer, CODE_WORDS as u64 * 8, code) } {
+    // SAFETY: the buffer has more than that many words.
+    if !is_pointer(code) || !unsafe { memory::read(buffer, CODE_WORDS * 8, code) } {
         return None;
     }
     let words = &scratch.code.words;
-    let class: u64 = memory::at(words, u64::from(python.object_type))?;
+    let class = memory::word_at(words, python.object_type);
     if python.code_type != 0 && class != python.code_type {
         return None;
     }
-    let name: u64 = memory::at(words, u64::from(python.code_qualname))?;
-    let filename: u64 = memory::at(words, u64::from(python.code_filename))?;
-    let lines: u64 = memory::at(words, u64::from(python.code_lines))?;
-    let first_line: u32 = memory::at(words, u64::from(python.code_first_line))?;
+    let name = memory::word_at(words, python.code_qualname);
+    let filename = memory::word_at(words, python.code_filename);
+    let lines = memory::word_at(words, python.code_lines);
+    let first_line = memory::half_at(words, python.code_first_line);
     let record = &mut scratch.code.record;
     record.name = name;
     record.filename = filename;
