@@ -26,7 +26,7 @@ use crate::options::{Python, Unwind};
 static OBJECT: &[u8] =
     aya::include_bytes_aligned!(concat!(env!("CARGO_MANIFEST_DIR"), "/bpf/memtrace.bpf.o"));
 
-/// Bytes of the ring buffer: 262,144 copies, which even a storm on all of a small machine's CPUs
+/// Bytes of the ring buffer: 233,016 copies, which even a storm on all of a small machine's CPUs
 /// takes a third of a second to make. Twice that is mapped into memtrace's memory.
 const RING_BYTES: u32 = 16 << 20;
 
