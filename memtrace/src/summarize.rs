@@ -1,6 +1,7 @@
 //! From everything that was folded to the [`Profile`] that reports show.
 
 use std::collections::{BTreeMap, HashMap};
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use memtrace_common::process::{Counters, Health};
@@ -204,7 +205,9 @@ fn call_sites(mut folded: Aggregator) -> Vec<CallSite> {
             let Some(kind) = cell.kind else { continue };
             // Stacks that differ in an instruction only are the same by now.
             let known = stacks.entry((site, kind)).or_default();
-            let (pages, truncated) = known.entry(Arc::clone(&stack.frames)).or_default();
+            let (pages, truncated) = known
+                .entry(Interned(Arc::clone(&stack.frames)))
+                .or_default();
             *pages += cell.pages;
             *truncated |= stack.truncated;
         }
@@ -250,25 +253,51 @@ fn call_sites(mut folded: Aggregator) -> Vec<CallSite> {
     call_sites
 }
 
+/// Frames of which equal ones are the same object, so that their addresses tell them apart.
+struct Interned(Arc<[Arc<Frame>]>);
+
+impl Interned {
+    fn addresses(&self) -> impl Iterator<Item = *const Frame> {
+        self.0.iter().map(Arc::as_ptr)
+    }
+}
+
+impl PartialEq for Interned {
+    fn eq(&self, other: &Self) -> bool {
+        self.addresses().eq(other.addresses())
+    }
+}
+
+impl Eq for Interned {}
+
+impl Hash for Interned {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.addresses().for_each(|address| address.hash(state));
+    }
+}
+
 /// Pages by stack, and whether the stack was cut.
-type Stacks = HashMap<Arc<[Arc<Frame>]>, (u64, bool)>;
+type Stacks = HashMap<Interned, (u64, bool)>;
 
 /// The most pages first.
 fn by_pages(stacks: Stacks) -> Vec<StackPages> {
     let mut stacks: Vec<_> = stacks
         .into_iter()
-        .map(|(frames, (pages, truncated))| StackPages {
+        .map(|(Interned(frames), (pages, truncated))| StackPages {
             pages,
             truncated,
             frames,
         })
         .collect();
-    let key = |stack: &StackPages| -> Vec<_> {
-        let names = stack.frames.iter().map(|frame| Arc::clone(&frame.function));
-        names.collect()
-    };
-    stacks.sort_by(|a, b| b.pages.cmp(&a.pages).then_with(|| key(a).cmp(&key(b))));
+    stacks.sort_by(|a, b| {
+        let by_pages = b.pages.cmp(&a.pages);
+        by_pages.then_with(|| names(a).cmp(names(b)))
+    });
     stacks
+}
+
+fn names(stack: &StackPages) -> impl Iterator<Item = &str> {
+    stack.frames.iter().map(|frame| &*frame.function)
 }
 
 /// Copies whose records were lost are counted all the same: a call site for each origin.

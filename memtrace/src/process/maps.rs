@@ -102,6 +102,18 @@ impl AddressSpace {
         self.mappings.as_deref().unwrap_or_default()
     }
 
+    /// Whether the same is mapped at the same addresses.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        let (own, others) = (self.mappings(), other.mappings());
+        self.is_gone() == other.is_gone()
+            && own.len() == others.len()
+            && own
+                .iter()
+                .zip(others)
+                .all(|(own, other)| own.is_same(other))
+    }
+
     /// The mapping that covers `address`.
     #[must_use]
     pub fn find(&self, address: u64) -> Option<&Mapping> {
@@ -114,6 +126,17 @@ impl AddressSpace {
 }
 
 impl Mapping {
+    fn is_same(&self, other: &Self) -> bool {
+        let kind = |mapping: &Self| {
+            let module = mapping.module().map(|module| module.id());
+            (std::mem::discriminant(&mapping.kind), module)
+        };
+        let range = |mapping: &Self| (mapping.start, mapping.end, mapping.offset);
+        range(self) == range(other)
+            && self.executable == other.executable
+            && kind(self) == kind(other)
+    }
+
     /// The mapped file, the kernel's shared object included.
     #[must_use]
     pub fn module(&self) -> Option<&Arc<Module>> {

@@ -334,9 +334,13 @@ impl Processes {
             if process.exited_ns.is_none()
                 && let Ok(space) = AddressSpace::read(process.pid, &mut self.modules)
             {
-                self.list[id].space = Some((SpaceId::Snapshot(self.snapshots), space));
-                self.snapshots += 1;
-                self.remapped.push(id);
+                let known = self.list[id].space.as_ref();
+                // A new number would make all stacks new.
+                if known.is_none_or(|(_, known)| !known.is_same(&space)) {
+                    self.list[id].space = Some((SpaceId::Snapshot(self.snapshots), space));
+                    self.snapshots += 1;
+                    self.remapped.push(id);
+                }
                 return;
             }
             next = process.parent;
