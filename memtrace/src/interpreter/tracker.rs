@@ -14,6 +14,7 @@ use memtrace_common::process::ProcessSlot;
 
 use super::{Instance, Interpreters, Recognised};
 use crate::probe::SharedArray;
+use crate::process::maps::AddressSpace;
 use crate::process::memory::ProcessMemory;
 use crate::process::traced::{ProcessId, Processes};
 use crate::profile::InterpreterSeen;
@@ -125,7 +126,7 @@ impl Tracker {
             return;
         }
         self.states.insert(process, State::None);
-        self.look(slot, process, processes, to);
+        self.look_known(slot, process, processes, to);
         if self.may_change(process) {
             self.look_again(slot, process);
         }
@@ -139,7 +140,7 @@ impl Tracker {
         self.leave(process);
         to.processes.set_interpreter(slot, 0);
         self.states.insert(process, State::None);
-        self.look(slot, process, processes, to);
+        self.look_known(slot, process, processes, to);
         if self.may_change(process) {
             self.look_again(slot, process);
         }
@@ -162,7 +163,7 @@ impl Tracker {
     pub fn remapped(&mut self, processes: &mut Processes, to: Tables) {
         for (slot, process) in processes.take_remapped() {
             if self.may_change(process) {
-                self.look(slot, process, processes, to);
+                self.look_known(slot, process, processes, to);
             }
         }
     }
@@ -181,8 +182,9 @@ impl Tracker {
                 self.due.push(due);
                 continue;
             }
-            processes.reread(due.process);
-            self.look(due.slot, due.process, processes, to);
+            if let Some(space) = processes.present_space(due.process) {
+                self.look(due.slot, due.process, &space, processes, to);
+            }
             let goes_on = match self.states.get(&due.process) {
                 Some(State::NotYet { .. }) => true,
                 // What is refused may only have been half initialised.
@@ -248,13 +250,24 @@ impl Tracker {
         });
     }
 
-    fn look(&mut self, slot: u32, process: ProcessId, processes: &mut Processes, to: Tables) {
+    /// Looks at a process by the mappings that it had when they were last read.
+    fn look_known(&mut self, slot: u32, process: ProcessId, processes: &Processes, to: Tables) {
+        if let Some(space) = processes.known_space(process) {
+            self.look(slot, process, &space, processes, to);
+        }
+    }
+
+    fn look(
+        &mut self,
+        slot: u32,
+        process: ProcessId,
+        space: &AddressSpace,
+        processes: &Processes,
+        to: Tables,
+    ) {
         let pid = processes.get(process).pid;
-        let Some(space) = processes.known_space(process) else {
-            return;
-        };
         let memory = ProcessMemory::new(pid);
-        let state = match self.recogniser.recognise(&space, &memory) {
+        let state = match self.recogniser.recognise(space, &memory) {
             Recognised::None => State::None,
             Recognised::NotYet { name } => State::NotYet { name },
             Recognised::Refused { name, why } => State::Refused { name, why },

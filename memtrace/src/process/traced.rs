@@ -286,10 +286,10 @@ impl Processes {
         self.list[id].space.as_ref().map(|(_, space)| space)
     }
 
-    /// Reads a process's mappings again, if it lives.
-    pub fn reread(&mut self, id: ProcessId) {
-        self.list[id].refresh = (Instant::now(), FIRST_PAUSE);
-        self.refresh(id);
+    /// A process's mappings at this moment. They are not kept for its stacks: records that are still
+    /// to come may be of the program that it was before.
+    pub fn present_space(&mut self, id: ProcessId) -> Option<AddressSpace> {
+        AddressSpace::read(self.list[id].pid, &mut self.modules).ok()
     }
 
     /// Which snapshot of mappings a process has.
