@@ -259,7 +259,9 @@ impl Session {
                         self.folded.catch_up(probe.tables(), settled);
                     }
                     self.folded.look_for_interpreters(probe.tables());
-                    if std::mem::take(&mut records) + taken < CALM {
+                    // Nor while a program starts: what it is, is to be known before it forks.
+                    let starting = self.folded.tracker.next_due().is_some();
+                    if std::mem::take(&mut records) + taken < CALM && !starting {
                         self.folded.resolve(RESOLVE_BUDGET);
                     }
                     self.progress.update(&self.folded.processes, host::page_size());

@@ -16,15 +16,19 @@ use super::{Instance, Interpreters, Recognised};
 use crate::probe::SharedArray;
 use crate::process::maps::AddressSpace;
 use crate::process::memory::ProcessMemory;
-use crate::process::traced::{ProcessId, Processes};
+use crate::process::traced::{ProcessId, Processes, clock_ns};
 use crate::profile::InterpreterSeen;
 use crate::report::escape::escape;
 
 /// How soon a process is looked at again; twice as long each time.
 const FIRST_PAUSE: Duration = Duration::from_millis(2);
 
-/// The longest pause, for an interpreter that is there and has not initialised.
-const LONGEST_PAUSE: Duration = Duration::from_secs(4);
+/// The longest pause while a program starts: what it forks first is to be known. A look takes about
+/// 0.15 ms.
+const START_PAUSE: Duration = Duration::from_millis(20);
+
+/// The pause after that, for an interpreter that is there and has not initialised.
+const LONG_PAUSE: Duration = Duration::from_secs(1);
 
 /// A process in which none that is known has shown up for this long after an exec is only looked at
 /// again when its mappings change.
@@ -127,7 +131,11 @@ impl Tracker {
         }
         self.states.insert(process, State::None);
         self.look_known(slot, process, processes, to);
-        if self.may_change(process) {
+        let age_ns =
+            clock_ns(libc::CLOCK_MONOTONIC).saturating_sub(processes.get(process).started_ns);
+        let is_starting = u128::from(age_ns) < PATIENCE.as_nanos();
+        let is_half_there = matches!(self.states.get(&process), Some(State::NotYet { .. }));
+        if self.may_change(process) && (is_starting || is_half_there) {
             self.look_again(slot, process);
         }
     }
@@ -192,7 +200,11 @@ impl Tracker {
                 _ => false,
             };
             if goes_on {
-                due.pause = (2 * due.pause).min(LONGEST_PAUSE);
+                due.pause = if due.since.elapsed() < PATIENCE {
+                    (2 * due.pause).min(START_PAUSE)
+                } else {
+                    LONG_PAUSE
+                };
                 due.at = Instant::now() + due.pause;
                 self.due.push(due);
             }
