@@ -52,3 +52,7 @@ globals! {
 pub const UNWIND_OFF: u8 = 0;
 /// [`UNWIND`]: follow frame pointers.
 pub const UNWIND_FP: u8 = 1;
+/// [`UNWIND`]: by tables.
+pub const UNWIND_DWARF: u8 = 2;
+/// [`UNWIND`]: by tables, and by frame pointers through code that has none.
+pub const UNWIND_AUTO: u8 = 3;

@@ -1,7 +1,8 @@
 //! The whole contract between memtrace's BPF programs and its loader.
 //!
 //! Everything that crosses the boundary is declared here once: the records of the ring buffer
-//! ([`record`]), the table of traced processes ([`process`]), and the configuration that the
+//! ([`record`]), the table of traced processes ([`process`]), what is known of their interpreters and
+//! of their code ([`interpreter`], [`unwind`]), and the configuration that the
 //! loader writes into the object before loading it ([`config`]). All types are `repr(C)`, of
 //! fixed-width integers, without implicit padding; their layout is asserted at compile time, and
 //! numbers that name a choice are decoded with a checked conversion.
@@ -11,6 +12,7 @@ pub mod config;
 pub mod interpreter;
 pub mod process;
 pub mod record;
+pub mod unwind;
 
 /// Gives a `u8`-coded choice its checked decoding: `from_code` returns `None` for a number that
 /// this version does not know.

@@ -7,7 +7,8 @@
 
 use crate::{assert_layout, coded};
 
-/// The most frames that a stack holds; a deeper one is cut and marked [`STACK_TRUNCATED`].
+/// The most frames that a stack holds; a deeper one is cut and marked
+/// [`StackEnd::Depth`](crate::unwind::StackEnd::Depth).
 pub const MAX_FRAMES: usize = 127;
 
 coded! {
@@ -96,8 +97,6 @@ pub const FAULT_NO_END: u8 = 1;
 pub const FAULT_MAJOR: u8 = 2;
 /// Flag of a [`FaultRecord`]: the process had no stack taken (`--unwind off`).
 pub const FAULT_NO_STACK: u8 = 4;
-/// Flag of a [`StackRecord`]: there were more frames than [`MAX_FRAMES`].
-pub const STACK_TRUNCATED: u8 = 1;
 /// Flag of a [`StackRecord`]: there were more Python frames than
 /// [`MAX_PYTHON_FRAMES`](crate::interpreter::MAX_PYTHON_FRAMES).
 pub const PYTHON_TRUNCATED: u8 = 2;
@@ -152,7 +151,7 @@ assert_layout!(FaultRecord, size = 64);
 pub struct StackRecord {
     /// [`RecordKind::Stack`].
     pub kind: u8,
-    /// `STACK_*` and `PYTHON_*` bits.
+    /// `PYTHON_*` bits.
     pub flags: u8,
     /// How many native frames follow, at most [`MAX_FRAMES`].
     pub frames: u16,
@@ -165,8 +164,10 @@ pub struct StackRecord {
     pub python_frames: u16,
     /// The process's entry in the table of interpreters; 0 without one.
     pub interpreter: u16,
+    /// Why the native frames end, a [`StackEnd`](crate::unwind::StackEnd), coded.
+    pub end: u8,
     /// Reserved, zero.
-    pub reserved: u32,
+    pub reserved: [u8; 3],
 }
 assert_layout!(StackRecord, size = 24);
 

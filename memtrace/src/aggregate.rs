@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use memtrace_common::process::{MAX_PROCESSES, ProcessSlot, SLOT_EXITED};
 use memtrace_common::record::{Cause, Evidence, Origin};
+use memtrace_common::unwind::StackEnd;
 
 use crate::cause::{Area, Instructions, Seen, Verdict, Write, judge};
 use crate::collect::{Event, Fault, Lifecycle, TakenCode, TakenStack};
@@ -485,7 +486,9 @@ impl Aggregator {
             None => true,
             // Where there are Python frames, they say where the stack begins.
             Some(Arrived { stack, .. }) if !stack.python.is_empty() => stack.python_truncated,
-            Some(Arrived { stack, .. }) => stack.truncated || code.len() < addresses.len(),
+            Some(Arrived { stack, .. }) => {
+                stack.end != StackEnd::FramePointers || code.len() < addresses.len()
+            }
         };
         stack.frames = frames
             .into_iter()

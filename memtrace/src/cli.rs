@@ -93,8 +93,10 @@ pub struct Cli {
 
     /// How call stacks are found
     ///
-    /// Frame pointers are followed through code that was built with them; a stack ends early in
-    /// code that was not. "off" names the faulting function only and costs least.
+    /// "auto" uses the unwind tables that compilers put into programs and libraries (.eh_frame,
+    /// .debug_frame), and frame pointers through code that has none, such as a JIT's. "dwarf" and
+    /// "fp" use one of the two; a stack ends where that leads no further. "off" names the faulting
+    /// function only and costs least.
     #[arg(long, value_name = "HOW", default_value = "auto")]
     unwind: UnwindArg,
 
@@ -165,14 +167,14 @@ enum ByArg {
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum UnwindArg {
-    /// The best that this version has: fp
+    /// By unwind tables, and by frame pointers through code that has none
     Auto,
-    /// Follow frame pointers
+    /// By unwind tables only
+    Dwarf,
+    /// Follow frame pointers only
     Fp,
     /// Take no stacks
     Off,
-    #[value(hide = true)]
-    Dwarf,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -228,7 +230,7 @@ impl TryFrom<Cli> for Options {
                 top: cli.top as usize,
             },
             backend: backend(cli.backend)?,
-            unwind: unwind(cli.unwind)?,
+            unwind: unwind(cli.unwind),
             python: match cli.python {
                 PythonArg::Auto => Python::Auto,
                 PythonArg::Off => Python::Off,
@@ -302,15 +304,12 @@ fn by(by: ByArg) -> By {
     }
 }
 
-fn unwind(unwind: UnwindArg) -> Result<Unwind, String> {
+fn unwind(unwind: UnwindArg) -> Unwind {
     match unwind {
-        UnwindArg::Auto | UnwindArg::Fp => Ok(Unwind::FramePointers),
-        UnwindArg::Off => Ok(Unwind::Off),
-        UnwindArg::Dwarf => Err(
-            "this version of memtrace cannot unwind by DWARF tables; use \
-                                 --unwind fp, which follows frame pointers, or --unwind off"
-                .to_owned(),
-        ),
+        UnwindArg::Auto => Unwind::Auto,
+        UnwindArg::Dwarf => Unwind::Dwarf,
+        UnwindArg::Fp => Unwind::FramePointers,
+        UnwindArg::Off => Unwind::Off,
     }
 }
 

@@ -7,8 +7,9 @@ use memtrace_common::interpreter::MAX_PYTHON_FRAMES;
 use memtrace_common::record::{
     CODE_FILENAME_BYTES, CODE_LINES_BYTES, CODE_NAME_BYTES, Cause, CodeRecord, Evidence,
     FAULT_NO_END, FRAME_IS_ENTRY, FaultRecord, MAX_FRAMES, Origin, PYTHON_DAMAGED,
-    PYTHON_TRUNCATED, ProcessRecord, PythonFrame, RecordKind, STACK_TRUNCATED, StackRecord,
+    PYTHON_TRUNCATED, ProcessRecord, PythonFrame, RecordKind, StackRecord,
 };
+use memtrace_common::unwind::StackEnd;
 
 /// One copied page, decoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,7 +51,7 @@ pub enum Lifecycle {
 }
 
 /// A stack as it was taken.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct TakenStack {
     /// Return addresses, the leaf's instruction first.
     pub native: Box<[u64]>,
@@ -58,8 +59,8 @@ pub struct TakenStack {
     pub python: Box<[TakenFrame]>,
     /// The table entry of the interpreter that ran them; 0 without one.
     pub interpreter: u32,
-    /// Whether there were more native frames.
-    pub truncated: bool,
+    /// Why the native frames end where they do.
+    pub end: StackEnd,
     /// Whether there were more Python frames, or they could not be read to the end.
     pub python_truncated: bool,
 }
@@ -189,7 +190,7 @@ fn decode_stack(bytes: &[u8]) -> Option<Event> {
             native: addresses.chunks_exact(8).map(read_word).collect(),
             python: python.collect::<Option<_>>()?,
             interpreter: u32::from(record.interpreter),
-            truncated: record.flags & STACK_TRUNCATED != 0,
+            end: StackEnd::from_code(record.end)?,
             python_truncated: record.flags & (PYTHON_TRUNCATED | PYTHON_DAMAGED) != 0,
         },
     })
@@ -359,13 +360,14 @@ mod tests {
     fn a_stack_has_as_many_frames_as_it_says() {
         let record = StackRecord {
             kind: RecordKind::Stack.code(),
-            flags: STACK_TRUNCATED,
+            flags: 0,
             frames: 2,
             slot: 1,
             id: 3,
             python_frames: 1,
             interpreter: 4,
-            reserved: 0,
+            end: StackEnd::Depth.code(),
+            reserved: [0; 3],
         };
         let mut bytes = bytes_of(&record);
         let words = [1u64, 0x0102_0304_0506_0708, 0x7001, 5, 6, 99];
@@ -379,7 +381,7 @@ mod tests {
                 is_entry: true,
             }]),
             interpreter: 4,
-            truncated: true,
+            end: StackEnd::Depth,
             python_truncated: false,
         };
         let expected = Event::Stack {

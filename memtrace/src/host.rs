@@ -26,10 +26,13 @@ pub fn describe(options: &Options) -> Host {
         page_size: page_size(),
         backend: "tracepoint".to_owned(),
         unwind: match options.unwind {
+            Unwind::Auto => "auto",
+            Unwind::Dwarf => "dwarf",
             Unwind::FramePointers => "fp",
             Unwind::Off => "off",
         }
         .to_owned(),
+        unwind_why: None,
         python: match options.python {
             Python::Auto => "auto",
             Python::Off => "off",

@@ -21,6 +21,7 @@ pub mod session;
 pub mod summarize;
 pub mod symbolize;
 pub mod unchanged;
+pub mod unwind;
 
 use anyhow::{Context as _, Result};
 

@@ -115,6 +115,10 @@ pub enum Python {
 /// How stacks are taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unwind {
+    /// By the unwind tables of the files that have them, by frame pointers through other code.
+    Auto,
+    /// By unwind tables only.
+    Dwarf,
     /// Follow frame pointers.
     FramePointers,
     /// Take no stacks.

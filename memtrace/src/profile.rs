@@ -39,6 +39,10 @@ pub struct Profile {
     pub call_sites: Vec<CallSite>,
     /// By pages, the most first; empty while object types are not looked at.
     pub types: Vec<TypeRow>,
+    /// The files whose code traced processes had mapped, by path, and how stacks were taken through
+    /// each; empty when stacks were not taken.
+    #[serde(default)]
+    pub modules: Vec<ModuleUnwind>,
     /// What would help; empty while nothing is proposed.
     pub advice: Vec<Advice>,
     /// What the reader must know before trusting the figures, besides [`Totals::lost`].
@@ -56,8 +60,11 @@ pub struct Host {
     pub page_size: u64,
     /// How copies were seen: `tracepoint`.
     pub backend: String,
-    /// How stacks were taken: `fp` or `off`.
+    /// How stacks were taken: `auto`, `dwarf`, `fp` or `off`.
     pub unwind: String,
+    /// Why stacks were taken otherwise than was asked for; absent when they were not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unwind_why: Option<String>,
     /// Whether Python frames were taken: `auto` or `off`.
     #[serde(default)]
     pub python: String,
@@ -277,11 +284,42 @@ pub struct Site {
 pub struct StackPages {
     /// Copied pages.
     pub pages: u64,
-    /// Whether there were more frames than could be taken.
+    /// Whether frames are missing at the root.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub truncated: bool,
+    /// Why they are; absent where they are not, or not for a single reason.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub truncated_why: Option<Truncated>,
     /// Leaf first; inlined functions come before the one that they are inlined into.
     pub frames: Arc<[Arc<Frame>]>,
+}
+
+/// Why frames are missing at a stack's root.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Truncated {
+    /// There were more than are taken.
+    Depth,
+    /// The address of the last one was in no code that was known to be mapped.
+    NoMapping,
+    /// The unwind tables of its file had not been built yet.
+    TablesNotBuilt,
+    /// Its file has no unwind tables, and frame pointers were not to be followed.
+    NoTables,
+    /// There was no room for the unwind tables of its file.
+    NoRoom,
+    /// The unwind tables of its file do not cover it.
+    Gap,
+    /// Its unwind table has a rule that is not supported.
+    Unsupported,
+    /// The stack could not be read there.
+    Unreadable,
+    /// What was read is no stack.
+    Damaged,
+    /// There were more Python frames than are taken, or they could not be read.
+    Python,
+    /// The stack was not taken, or got lost.
+    NotTaken,
 }
 
 /// One function in a stack.
@@ -432,6 +470,36 @@ pub fn type_rows(call_sites: &[CallSite]) -> Vec<TypeRow> {
     // Stable, so rows of equal pages stay by name and cause.
     rows.sort_by_key(|row| std::cmp::Reverse(row.pages));
     rows
+}
+
+/// How stacks were taken through one file's code.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModuleUnwind {
+    /// As the processes mapped it, escaped; `[vdso]` is the kernel's.
+    pub path: Arc<str>,
+    /// In hexadecimal; `None` where the file has none.
+    pub build_id: Option<String>,
+    /// By what.
+    pub unwind: UnwoundBy,
+    /// What the tables were built from: `.eh_frame`, `.debug_frame` or both; `None` without tables.
+    pub source: Option<String>,
+    /// Rows of the tables, of 8 bytes each.
+    pub rows: u64,
+    /// Why there are no tables, or not all; absent when there is nothing to say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
+}
+
+/// What a module's frames are found by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum UnwoundBy {
+    /// Tables of the file.
+    Tables,
+    /// Frame pointers.
+    FramePointers,
+    /// Nothing: a stack ends there.
+    Nothing,
 }
 
 /// Something that would make a process copy less.

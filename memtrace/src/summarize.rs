@@ -13,7 +13,8 @@ use crate::distribution::Distribution;
 use crate::process::traced::{ProcessId, Traced};
 use crate::profile::{
     ByCause, ByOrigin, CallSite, CauseName, CommandExit, Frame, Host, Language, Lost, NotCopied,
-    OriginName, Process, Profile, SCHEMA, Site, StackPages, Totals, Unchanged, Unknown, type_rows,
+    OriginName, Process, Profile, SCHEMA, Site, StackPages, Totals, Truncated, Unchanged, Unknown,
+    type_rows,
 };
 use crate::report::escape::escape;
 
@@ -69,6 +70,7 @@ pub fn summarize(folded: Aggregator, run: Run) -> Profile {
         by_pages.then_with(|| key(a).cmp(&key(b)))
     });
     Profile {
+        modules: Vec::new(),
         schema: SCHEMA.to_owned(),
         memtrace: env!("CARGO_PKG_VERSION").to_owned(),
         host: run.host,
@@ -286,6 +288,7 @@ fn by_pages(stacks: Stacks) -> Vec<StackPages> {
         .map(|(Interned(frames), (pages, truncated))| StackPages {
             pages,
             truncated,
+            truncated_why: None,
             frames,
         })
         .collect();
@@ -351,6 +354,7 @@ fn lost_sites(processes: &[Traced]) -> Vec<CallSite> {
                 stacks: vec![StackPages {
                     pages,
                     truncated: true,
+                    truncated_why: Some(Truncated::NotTaken),
                     frames,
                 }],
             }

@@ -68,7 +68,7 @@ fn defaults_are_those_of_the_help() {
         }
     );
     assert_eq!(options.backend, Backend::Auto);
-    assert_eq!(options.unwind, Unwind::FramePointers);
+    assert_eq!(options.unwind, Unwind::Auto);
     assert_eq!(options.verbosity, 0);
 }
 

@@ -250,6 +250,8 @@ fn load(kernel: &KernelTypes, settings: Settings, btf: &Btf) -> Result<Ebpf> {
     ];
     let follow = u8::from(settings.follow);
     let unwind = match settings.unwind {
+        Unwind::Auto => config::UNWIND_AUTO,
+        Unwind::Dwarf => config::UNWIND_DWARF,
         Unwind::FramePointers => config::UNWIND_FP,
         Unwind::Off => config::UNWIND_OFF,
     };

@@ -48,6 +48,7 @@ pub(crate) fn sample() -> Profile {
         },
     ];
     summed(Profile {
+        modules: Vec::new(),
         schema: SCHEMA.to_owned(),
         memtrace: "0.1.0".to_owned(),
         host: Host {
@@ -57,6 +58,7 @@ pub(crate) fn sample() -> Profile {
             backend: "tracepoint".to_owned(),
             python: "auto".to_owned(),
             unwind: "fp".to_owned(),
+            unwind_why: None,
             blind_spots: vec![
                 "Pages that another process writes through ptrace, /proc/PID/mem or \
                  process_vm_writev, and pages that a device writes by direct I/O, are copied \

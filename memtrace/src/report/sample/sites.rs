@@ -278,6 +278,7 @@ pub(super) fn call_site(
         stacks: vec![StackPages {
             pages,
             truncated: false,
+            truncated_why: None,
             frames: frames.into_iter().map(Arc::new).collect(),
         }],
     }

@@ -243,6 +243,7 @@ mod tests {
         let pages = StackPages {
             pages: 1,
             truncated: false,
+            truncated_why: None,
             frames: languages
                 .chars()
                 .map(|letter| Arc::new(frame(letter)))
