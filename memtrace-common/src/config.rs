@@ -44,6 +44,8 @@ globals! {
     UNWIND,
     /// `u8`: 1 when Python frames are taken.
     PYTHON,
+    /// `u8`: 1 when the kernel has the helper `bpf_loop` (5.17).
+    HAS_LOOP,
     /// `u32`: fault records on one CPU after which the loader is woken; a power of two.
     WAKEUP_RECORDS,
 }

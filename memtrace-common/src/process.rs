@@ -50,12 +50,15 @@ pub struct ProcessSlot {
     /// Its entry in the table of interpreters; 0 when it has none, or none is known. Written by
     /// the loader, inherited at fork, and 0 again after exec.
     pub interpreter: u64,
+    /// Its set of mappings, a [`SetHandle`](crate::unwind::SetHandle); 0 while none is known. Written
+    /// and inherited likewise.
+    pub mappings: u64,
     /// Name of the thread group's leader at fork or exec, as the kernel keeps it.
     pub comm: [u8; 16],
     /// What was counted for it.
     pub counters: Counters,
 }
-assert_layout!(ProcessSlot, size = 200);
+assert_layout!(ProcessSlot, size = 208);
 
 /// Faults of one process, each counted in exactly one field, except [`Counters::lost`] and
 /// [`Counters::no_end`].

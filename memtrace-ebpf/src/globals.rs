@@ -46,5 +46,6 @@ globals! {
     FOLLOW: u8,
     UNWIND: u8,
     PYTHON: u8,
+    HAS_LOOP: u8,
     WAKEUP_RECORDS: u32,
 }

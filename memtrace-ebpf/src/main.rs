@@ -1,7 +1,7 @@
 //! memtrace's BPF programs: entry points only.
 //!
 //! Who is traced is decided in [`lineage`]; what a fault was in [`window`]; what the kernel said
-//! about its page in [`origin`]; where it came from in [`stack`] and [`python`]; what was written in
+//! about its page in [`origin`]; where it came from in [`stack`], [`unwind`] and [`python`]; what was written in
 //! [`cause`]. [`maps`] has every map and its size. Offsets and switches are globals that the loader sets, see [`globals`].
 #![no_std]
 #![no_main]
@@ -21,6 +21,7 @@ mod origin;
 mod python;
 mod stack;
 mod task;
+mod unwind;
 mod window;
 
 use aya_ebpf::macros::{btf_tracepoint, perf_event};

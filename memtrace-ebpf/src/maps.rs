@@ -9,13 +9,15 @@ use memtrace_common::process::{Health, MAX_PROCESSES, ProcessSlot};
 use memtrace_common::record::{
     CODE_FILENAME_BYTES, CODE_LINES_BYTES, CODE_NAME_BYTES, CodeRecord, StackRecord,
 };
+use memtrace_common::unwind::{MAPPINGS_LEN, MAX_RULES, Mapping, Rule};
 
 use crate::cause::{TYPES, WINDOW};
 use crate::lineage::COUNTED;
 use crate::memory::Words;
 use crate::python;
-use crate::stack::{WORDS, Walk};
+use crate::stack::WORDS;
 use crate::task::Task;
+use crate::unwind::{CHECKS, Check, KNOWN_ROWS, KnownRow, Seen, Walk};
 use crate::window::Window;
 use crate::{atomic, globals};
 
@@ -91,6 +93,19 @@ pub static CODES_SENT: LruHashMap<u64, u64, 65_536> = LruHashMap::new();
 #[btf_map]
 pub static TYPES_SEEN: LruHashMap<u64, u8, 16_384> = LruHashMap::new();
 
+/// Rows of all unwind tables. Memory-mapped; written by the loader, which also sets the size.
+#[btf_map]
+pub static ROWS: Array<u64, 1, { BPF_F_MMAPABLE as usize }> = Array::new();
+
+/// Rules that do not fit in a row, of all unwind tables. Memory-mapped; written by the loader.
+#[btf_map]
+pub static RULES: Array<Rule, { MAX_RULES as usize }, { BPF_F_MMAPABLE as usize }> = Array::new();
+
+/// Sets of mappings. Memory-mapped; written by the loader.
+#[btf_map]
+pub static MAPPINGS: Array<Mapping, { MAPPINGS_LEN as usize }, { BPF_F_MMAPABLE as usize }> =
+    Array::new();
+
 /// Room for one stack per CPU: too large for a program's own stack.
 #[btf_map]
 pub static SCRATCH: PerCpuArray<Scratch, 1> = PerCpuArray::new();
@@ -99,6 +114,10 @@ pub static SCRATCH: PerCpuArray<Scratch, 1> = PerCpuArray::new();
 pub const PIECE: u64 = 1024;
 /// Bytes of Python frames that are read at once, at most.
 pub const CHUNK: u64 = 4096;
+
+/// Rows that were found lately, per CPU.
+#[btf_map]
+pub static KNOWN: PerCpuArray<[KnownRow; KNOWN_ROWS], 1> = PerCpuArray::new();
 
 /// What [`SCRATCH`] holds: a record as it is sent.
 #[repr(C)]
@@ -113,6 +132,10 @@ pub struct Scratch {
     pub wake: u64,
     /// Where the walk over the stack is.
     pub walk: Walk,
+    /// The walk that the native frames are of.
+    pub seen: Seen,
+    /// What it read of the stack.
+    pub checks: [Check; CHECKS],
     /// Where the walk over Python frames is.
     pub python: python::Walk,
     /// A thread state.

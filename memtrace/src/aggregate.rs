@@ -18,18 +18,23 @@ use crate::collect::{Event, Fault, Lifecycle, TakenCode, TakenStack};
 use crate::distribution::Distribution;
 use crate::interpreter::Instance;
 use crate::interpreter::names::{Names, TypeId};
-use crate::interpreter::tracker::{InstanceId, Tables, Tracker};
-use crate::probe::SharedArray;
+use crate::interpreter::tracker::{InstanceId, Tracker};
+use crate::options::Unwind;
+use crate::probe::{SharedArray, Tables};
 use crate::process::maps::AddressSpace;
 use crate::process::memory::RelativesMemory;
 use crate::process::traced::{ProcessId, Processes, SpaceId};
-use crate::profile::{Frame, Language, Site, Unchanged, Unknown};
+use crate::profile::{Frame, Language, Site, Truncated, Unchanged, Unknown};
 use crate::symbolize::merge::{Native, PythonFrame, merge};
 use crate::symbolize::{Symbolizer, blame};
 use crate::unchanged::CopiedPages;
+use crate::unwind::Unwinder;
 
 /// Stacks that are symbolized together, which is faster than one by one.
 const STACKS_AT_ONCE: usize = 64;
+
+/// For how long the unwind tables of the processes to be traced are waited for at most.
+const PREPARATION: Duration = Duration::from_secs(2);
 
 /// What tells the faults of one call site apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -98,8 +103,8 @@ pub struct Stack {
     key: StackKey,
     /// Named functions, leaf first; empty until it is symbolized.
     pub frames: Arc<[Arc<Frame>]>,
-    /// Whether frames are missing at its root.
-    pub truncated: bool,
+    /// Why frames are missing at its root, if they are.
+    pub truncated: Option<Truncated>,
     /// Its faults, by kind.
     pub cells: Vec<CellIndex>,
     /// The blamed call site, once it is symbolized.
@@ -127,6 +132,24 @@ pub struct Cell {
     pub pages: u64,
     /// Where the rest is summed up.
     sum: SumIndex,
+}
+
+/// What a stack's end says of it; `None` when it is the end of the stack itself, as far as can be
+/// known.
+fn truncated(end: StackEnd) -> Option<Truncated> {
+    match end {
+        StackEnd::Outermost | StackEnd::FramePointers => None,
+        StackEnd::Depth => Some(Truncated::Depth),
+        StackEnd::Off => Some(Truncated::NotTaken),
+        StackEnd::NoMapping => Some(Truncated::NoMapping),
+        StackEnd::NoRowsYet => Some(Truncated::TablesNotBuilt),
+        StackEnd::NoTable => Some(Truncated::NoTables),
+        StackEnd::NoRoom => Some(Truncated::NoRoom),
+        StackEnd::Gap => Some(Truncated::Gap),
+        StackEnd::Unsupported => Some(Truncated::Unsupported),
+        StackEnd::Unreadable => Some(Truncated::Unreadable),
+        StackEnd::Damaged => Some(Truncated::Damaged),
+    }
 }
 
 /// Index into [`Aggregator::cells`].
@@ -161,6 +184,8 @@ pub struct Aggregator {
     pub sums: Vec<Sum>,
     /// Which process has which interpreter.
     pub tracker: Tracker,
+    /// Which process has which unwind tables.
+    pub unwinder: Unwinder,
     /// Names of Python's functions and types.
     pub names: Names,
     /// Which pages were copied; `None` when they are not to be compared.
@@ -182,12 +207,24 @@ impl Aggregator {
     /// Nothing seen yet. `python` says whether interpreters are looked for, `unchanged` whether
     /// copied pages are to be compared.
     #[must_use]
-    pub fn new(python: bool, unchanged: bool) -> Self {
+    pub fn new(unwind: Unwind, python: bool, unchanged: bool) -> Self {
         Self {
+            unwinder: Unwinder::new(unwind),
             tracker: Tracker::new(python),
             copied: unchanged.then(CopiedPages::default),
             ..Self::default()
         }
+    }
+
+    /// Builds what will be needed of the processes that are to be traced, and waits for it a little:
+    /// their first stacks are then whole.
+    pub fn prepare(&mut self, pids: &[u32]) {
+        for &pid in pids {
+            if let Some(space) = self.processes.space_of(pid) {
+                self.unwinder.prepare(&space);
+            }
+        }
+        self.unwinder.wait(PREPARATION);
     }
 
     /// Takes one record.
@@ -195,6 +232,11 @@ impl Aggregator {
         match event {
             Event::Fault(fault) => self.fault(&fault, tables),
             Event::Stack { id, stack } => {
+                if stack.end == StackEnd::NoMapping
+                    && let Some(process) = self.processes.by_slot(stack.slot)
+                {
+                    self.unwinder.stumbled(process, &mut self.processes, tables);
+                }
                 let python = self.tracker.instance(stack.interpreter);
                 let python = python.map(|(id, instance)| (id, Arc::clone(instance)));
                 self.taken.insert(id, Arrived { stack, python });
@@ -216,6 +258,7 @@ impl Aggregator {
                 let id = self.found(slot, &entry, tables);
                 self.processes.execed(id, &entry);
                 self.tracker.execed(slot, id, &mut self.processes, tables);
+                self.unwinder.execed(slot, id, &self.processes, tables);
                 self.memory_gone(id);
             }
             Lifecycle::Exit => self.exited(slot, &entry, tables),
@@ -229,6 +272,7 @@ impl Aggregator {
         }
         let id = self.processes.add(slot, entry);
         self.tracker.add(slot, id, &mut self.processes, tables);
+        self.unwinder.add(slot, id, &self.processes, tables);
         id
     }
 
@@ -240,6 +284,7 @@ impl Aggregator {
         {
             self.processes.update(id, entry);
             self.tracker.ended(id);
+            self.unwinder.ended(id);
             self.memory_gone(id);
             self.processes.release(slot);
             tables.processes.release(slot);
@@ -257,6 +302,12 @@ impl Aggregator {
     pub fn look_for_interpreters(&mut self, tables: Tables) {
         self.tracker.tick(&mut self.processes, tables);
         self.tracker.remapped(&mut self.processes, tables);
+    }
+
+    /// Keeps the unwind tables of processes up to date. `is_quiet` says that all records there were
+    /// have been read.
+    pub fn look_for_code(&mut self, is_quiet: bool, tables: Tables) {
+        self.unwinder.tick(&mut self.processes, is_quiet, tables);
     }
 
     /// Takes from the table what lost records would have said: processes that are there and were
@@ -383,7 +434,7 @@ impl Aggregator {
         self.stacks.push(Stack {
             key: key.1,
             frames: Arc::default(),
-            truncated: false,
+            truncated: None,
             cells: Vec::new(),
             site: None,
             lost: false,
@@ -476,19 +527,26 @@ impl Aggregator {
         let code = up_to_what_is_no_code(&space, addresses);
         let native = self.symbolizer.symbolize(&space, code);
         let python = taken.map_or_else(Vec::new, |taken| python_frames(&self.names, taken));
-        let mut frames = merge(native, python, Native::Guessed);
+        let trust = match taken {
+            Some(Arrived { stack, .. }) if self.unwinder.is_exact(stack.end) => Native::Exact,
+            _ => Native::Guessed,
+        };
+        let mut frames = merge(native, python, trust);
         let site = blame(&frames);
         if taken.is_none() {
             frames.push(missing_callers(why));
         }
         stack.lost = taken.is_none() && why == Unknown::StackLost;
         stack.truncated = match taken {
-            None => true,
-            // Where there are Python frames, they say where the stack begins.
-            Some(Arrived { stack, .. }) if !stack.python.is_empty() => stack.python_truncated,
-            Some(Arrived { stack, .. }) => {
-                stack.end != StackEnd::FramePointers || code.len() < addresses.len()
+            None => Some(Truncated::NotTaken),
+            Some(Arrived { stack, .. }) if stack.python_truncated => Some(Truncated::Python),
+            // Where there are Python frames and native ones are guessed, those say where the stack
+            // begins.
+            Some(Arrived { stack, .. }) if !stack.python.is_empty() && trust == Native::Guessed => {
+                None
             }
+            Some(_) if code.len() < addresses.len() => Some(Truncated::NoMapping),
+            Some(Arrived { stack, .. }) => truncated(stack.end),
         };
         stack.frames = frames
             .into_iter()

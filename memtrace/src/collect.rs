@@ -59,6 +59,8 @@ pub struct TakenStack {
     pub python: Box<[TakenFrame]>,
     /// The table entry of the interpreter that ran them; 0 without one.
     pub interpreter: u32,
+    /// The process that it was taken in: its index in the process table.
+    pub slot: u32,
     /// Why the native frames end where they do.
     pub end: StackEnd,
     /// Whether there were more Python frames, or they could not be read to the end.
@@ -190,6 +192,7 @@ fn decode_stack(bytes: &[u8]) -> Option<Event> {
             native: addresses.chunks_exact(8).map(read_word).collect(),
             python: python.collect::<Option<_>>()?,
             interpreter: u32::from(record.interpreter),
+            slot: record.slot,
             end: StackEnd::from_code(record.end)?,
             python_truncated: record.flags & (PYTHON_TRUNCATED | PYTHON_DAMAGED) != 0,
         },
@@ -381,6 +384,7 @@ mod tests {
                 is_entry: true,
             }]),
             interpreter: 4,
+            slot: 1,
             end: StackEnd::Depth,
             python_truncated: false,
         };

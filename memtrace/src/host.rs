@@ -3,7 +3,7 @@
 use std::ffi::CStr;
 use std::time::SystemTime;
 
-use crate::options::{Options, Python, Target, Unwind};
+use crate::options::{Python, Target, Unwind};
 use crate::profile::Host;
 use crate::report::escape::escape;
 
@@ -18,22 +18,22 @@ const BLIND_SPOTS: [&str; 4] = [
 
 /// Describes this machine and how copies are seen.
 #[must_use]
-pub fn describe(options: &Options) -> Host {
+pub fn describe((unwind, unwind_why): (Unwind, Option<String>), python: Python) -> Host {
     let (kernel, arch) = uname();
     Host {
         kernel,
         arch,
         page_size: page_size(),
         backend: "tracepoint".to_owned(),
-        unwind: match options.unwind {
+        unwind: match unwind {
             Unwind::Auto => "auto",
             Unwind::Dwarf => "dwarf",
             Unwind::FramePointers => "fp",
             Unwind::Off => "off",
         }
         .to_owned(),
-        unwind_why: None,
-        python: match options.python {
+        unwind_why,
+        python: match python {
             Python::Auto => "auto",
             Python::Off => "off",
         }

@@ -42,7 +42,7 @@ pub fn run(options: &Options) -> Result<()> {
     let started_at = host::now_rfc3339();
     let traced = runtime.block_on(session::trace(options))?;
     let run = Run {
-        host: host::describe(options),
+        host: host::describe(traced.unwind, traced.python),
         command: host::command_line(&options.target),
         command_exit: traced.command_exit,
         started_at,

@@ -16,9 +16,9 @@ use crate::aggregate::Aggregator;
 use crate::collect::Collector;
 use crate::command::{Held, Running};
 use crate::host;
-use crate::options::{Options, Python, Target};
+use crate::options::{Options, Python, Target, Unwind};
 use crate::preflight;
-use crate::probe::{Probe, Settings};
+use crate::probe::{Probe, Settings, has_loop};
 use crate::process::pidfd::PidFd;
 use crate::process::traced::{ProcessId, clock_ns};
 use crate::profile::{CommandExit, Unchanged};
@@ -64,6 +64,10 @@ pub struct Traced {
     pub health: memtrace_common::process::Health,
     /// Records that could not be decoded.
     pub undecodable: u64,
+    /// How stacks were taken, and why otherwise than was asked for.
+    pub unwind: (Unwind, Option<String>),
+    /// Whether Python frames were taken.
+    pub python: Python,
     /// How COMMAND ended.
     pub command_exit: Option<CommandExit>,
 }
@@ -72,10 +76,28 @@ pub struct Traced {
 pub async fn trace(options: &Options) -> Result<Traced> {
     // Before anything is attached, so that Ctrl-C never leaves a half-made report.
     let mut stop = StopSignals::new()?;
+    let has_loop = has_loop();
+    let (unwind, unwind_why) = if has_loop {
+        (options.unwind, None)
+    } else {
+        without_loop(options.unwind)
+    };
+    let python = if has_loop {
+        options.python
+    } else {
+        Python::Off
+    };
+    let takes_python = python == Python::Auto;
+    let mut folded = Aggregator::new(unwind, takes_python, options.unchanged);
+    if let Target::Attach { pids, .. } = &options.target {
+        folded.prepare(pids);
+    }
     let settings = Settings {
+        rows: folded.unwinder.rows_wanted(),
         follow: options.follow,
-        unwind: options.unwind,
-        python: options.python,
+        has_loop,
+        unwind,
+        python,
         log: match options.verbosity {
             0 | 1 => None,
             2 => Some(log::Level::Debug),
@@ -97,7 +119,7 @@ pub async fn trace(options: &Options) -> Result<Traced> {
         .collect::<Result<Vec<_>>>()?;
     // Here and not around the whole: a COMMAND that is not there is no fault of the kernel.
     let mut probe = Probe::attach(settings).map_err(|error| preflight::explain(error, options))?;
-    let mut session = Session::new(&mut probe, options)?;
+    let mut session = Session::new(&mut probe, folded)?;
     stay_ahead();
     let started_ns = clock_ns(libc::CLOCK_MONOTONIC);
     let found = probe.trace(&pids)?;
@@ -123,8 +145,22 @@ pub async fn trace(options: &Options) -> Result<Traced> {
         unchanged,
         health: probe.health(),
         undecodable: session.records.get_ref().undecodable(),
+        unwind: (unwind, unwind_why),
+        python,
         command_exit: ending.command_exit,
     })
+}
+
+/// How stacks are taken on a kernel without `bpf_loop`, and what the report says of it.
+fn without_loop(asked: Unwind) -> (Unwind, Option<String>) {
+    match asked {
+        Unwind::Auto | Unwind::Dwarf => {
+            let why = "this kernel has no bpf_loop (Linux 5.17 has), which unwinding by tables and \
+                       taking Python frames need; frame pointers were followed";
+            (Unwind::FramePointers, Some(why.to_owned()))
+        }
+        Unwind::FramePointers | Unwind::Off => (asked, None),
+    }
 }
 
 /// Asks to be run before the target where both want the same CPU: what is taken too late is lost,
@@ -172,7 +208,7 @@ struct Session {
 }
 
 impl Session {
-    fn new(probe: &mut Probe, options: &Options) -> Result<Self> {
+    fn new(probe: &mut Probe, folded: Aggregator) -> Result<Self> {
         let collector = Collector::new(probe.events()?);
         let logger = if log::log_enabled!(log::Level::Debug) {
             // SAFETY: the logger keeps its descriptor open, and the same one, until it is dropped.
@@ -181,7 +217,7 @@ impl Session {
             None
         };
         Ok(Self {
-            folded: Aggregator::new(options.python == Python::Auto, options.unchanged),
+            folded,
             // SAFETY: the collector keeps its descriptor open, and the same one, until it is
             // dropped.
             records: unsafe { AsyncFd::register_with_interest(collector, Interest::READABLE) }?,
@@ -248,6 +284,9 @@ impl Session {
                 () = soon(self.folded.tracker.next_due()) => {
                     self.folded.look_for_interpreters(probe.tables());
                 }
+                built = self.folded.unwinder.built() => {
+                    self.folded.unwinder.take(built, probe.tables());
+                }
                 () = log_records(&mut self.logger) => {}
                 _ = tick.tick() => {
                     let taken = self.drain(probe);
@@ -259,6 +298,7 @@ impl Session {
                         self.folded.catch_up(probe.tables(), settled);
                     }
                     self.folded.look_for_interpreters(probe.tables());
+                    self.folded.look_for_code(taken < BATCH, probe.tables());
                     // Nor while a program starts: what it is, is to be known before it forks.
                     let starting = self.folded.tracker.next_due().is_some();
                     if std::mem::take(&mut records) + taken < CALM && !starting {

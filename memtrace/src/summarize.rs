@@ -53,6 +53,7 @@ pub fn summarize(folded: Aggregator, run: Run) -> Profile {
     let totals = totals(&processes, &folded, &run);
     let mut warnings = warnings(&folded, &run);
     warnings.extend(run.notes);
+    let modules = folded.unwinder.modules();
     let mut call_sites = call_sites(folded);
     for site in &mut call_sites {
         site.bytes = site.pages * page_size;
@@ -70,7 +71,7 @@ pub fn summarize(folded: Aggregator, run: Run) -> Profile {
         by_pages.then_with(|| key(a).cmp(&key(b)))
     });
     Profile {
-        modules: Vec::new(),
+        modules,
         schema: SCHEMA.to_owned(),
         memtrace: env!("CARGO_PKG_VERSION").to_owned(),
         host: run.host,
@@ -211,7 +212,7 @@ fn call_sites(mut folded: Aggregator) -> Vec<CallSite> {
                 .entry(Interned(Arc::clone(&stack.frames)))
                 .or_default();
             *pages += cell.pages;
-            *truncated |= stack.truncated;
+            truncated.add(stack.truncated);
         }
     }
     let all = folded.processes.all();
@@ -279,7 +280,23 @@ impl Hash for Interned {
 }
 
 /// Pages by stack, and whether the stack was cut.
-type Stacks = HashMap<Interned, (u64, bool)>;
+type Stacks = HashMap<Interned, (u64, Reasons)>;
+
+/// Whether and why stacks that look the same are truncated.
+#[derive(Default)]
+struct Reasons {
+    first: Option<Truncated>,
+    differ: bool,
+}
+
+impl Reasons {
+    fn add(&mut self, why: Option<Truncated>) {
+        if let (Some(first), Some(why)) = (self.first, why) {
+            self.differ |= first != why;
+        }
+        self.first = self.first.or(why);
+    }
+}
 
 /// The most pages first.
 fn by_pages(stacks: Stacks) -> Vec<StackPages> {
@@ -287,8 +304,8 @@ fn by_pages(stacks: Stacks) -> Vec<StackPages> {
         .into_iter()
         .map(|(Interned(frames), (pages, truncated))| StackPages {
             pages,
-            truncated,
-            truncated_why: None,
+            truncated: truncated.first.is_some(),
+            truncated_why: truncated.first.filter(|_| !truncated.differ),
             frames,
         })
         .collect();

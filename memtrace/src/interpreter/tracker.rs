@@ -9,11 +9,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use log::info;
-use memtrace_common::interpreter::{Interpreter, MAX_INTERPRETERS};
-use memtrace_common::process::ProcessSlot;
+use memtrace_common::interpreter::MAX_INTERPRETERS;
 
 use super::{Instance, Interpreters, Recognised};
-use crate::probe::SharedArray;
+use crate::probe::Tables;
 use crate::process::maps::AddressSpace;
 use crate::process::memory::ProcessMemory;
 use crate::process::traced::{ProcessId, Processes, clock_ns};
@@ -36,15 +35,6 @@ const PATIENCE: Duration = Duration::from_secs(4);
 
 /// Tells interpreters apart, also those that had the same table entry one after the other.
 pub type InstanceId = u32;
-
-/// The kernel side's tables, which the tracker fills in.
-#[derive(Clone, Copy)]
-pub struct Tables<'probe> {
-    /// The traced processes.
-    pub processes: &'probe SharedArray<ProcessSlot>,
-    /// Their interpreters.
-    pub interpreters: &'probe SharedArray<Interpreter>,
-}
 
 /// The interpreters of all traced processes.
 #[derive(Default)]

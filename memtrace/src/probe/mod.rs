@@ -8,7 +8,8 @@ use std::io::Read as _;
 use anyhow::{Context as _, Result, bail, ensure};
 use aya::maps::{HashMap, Map, MapData, RingBuf};
 use aya::programs::perf_event::{PerfEventConfig, PerfEventScope, SamplePolicy, SoftwareEvent};
-use aya::programs::{BtfTracePoint, Iter, PerfEvent, Program, ProgramError};
+use aya::programs::{BtfTracePoint, Iter, PerfEvent, Program, ProgramError, ProgramType};
+use aya::sys::{BpfHelper, is_helper_supported};
 use aya::util::online_cpus;
 use aya::{Btf, Ebpf, EbpfLoader};
 use aya_log::EbpfLogger;
@@ -16,10 +17,10 @@ use log::{debug, info};
 use memtrace_common::config;
 use memtrace_common::interpreter::{Interpreter, MAX_INTERPRETERS};
 use memtrace_common::process::{Health, MAX_PROCESSES, ProcessSlot};
+use memtrace_common::unwind::{MAPPINGS_LEN, MAX_RULES, Mapping, Row, Rule};
 
 use self::btf::KernelTypes;
 pub use self::shared::SharedArray;
-use crate::interpreter::tracker::Tables;
 use crate::options::{Python, Unwind};
 
 /// The object built by `cargo xtask ebpf`, aligned as its parser needs it.
@@ -53,10 +54,14 @@ const TRACEPOINTS: [&str; 9] = [
 /// How the BPF side is to work.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
+    /// Whether the kernel has `bpf_loop`; see [`has_loop`].
+    pub has_loop: bool,
     /// Whether descendants are traced too.
     pub follow: bool,
     /// How stacks are taken.
     pub unwind: Unwind,
+    /// Rows of unwind tables that there is room for.
+    pub rows: u32,
     /// Whether Python frames are taken.
     pub python: Python,
     /// What the BPF side logs; `None` is nothing.
@@ -72,7 +77,26 @@ pub struct Probe {
     pub processes: SharedArray<ProcessSlot>,
     /// What the BPF side knows of interpreters, by the index that a process's slot refers to.
     interpreters: SharedArray<Interpreter>,
+    /// Rows, rules and mapping sets of unwind tables.
+    rows: SharedArray<Row>,
+    rules: SharedArray<Rule>,
+    mappings: SharedArray<Mapping>,
     health: SharedArray<Health>,
+}
+
+/// The kernel side's tables, which the loader fills in.
+#[derive(Clone, Copy)]
+pub struct Tables<'probe> {
+    /// The traced processes.
+    pub processes: &'probe SharedArray<ProcessSlot>,
+    /// Their interpreters.
+    pub interpreters: &'probe SharedArray<Interpreter>,
+    /// Rows of the unwind tables of all files.
+    pub rows: &'probe SharedArray<Row>,
+    /// Rules that do not fit in a row.
+    pub rules: &'probe SharedArray<Rule>,
+    /// Sets of mappings.
+    pub mappings: &'probe SharedArray<Mapping>,
 }
 
 impl Probe {
@@ -107,6 +131,9 @@ impl Probe {
             found: array(&ebpf, "FOUND", 1)?,
             processes: array(&ebpf, "PROCESSES", MAX_PROCESSES as usize)?,
             interpreters: array(&ebpf, "INTERPRETERS", MAX_INTERPRETERS as usize)?,
+            rows: array(&ebpf, "ROWS", settings.rows as usize)?,
+            rules: array(&ebpf, "RULES", MAX_RULES as usize)?,
+            mappings: array(&ebpf, "MAPPINGS", MAPPINGS_LEN as usize)?,
             health: array(&ebpf, "HEALTH", 1)?,
             ebpf: Some(ebpf),
         })
@@ -161,12 +188,15 @@ impl Probe {
         Ok(RingBuf::try_from(map)?)
     }
 
-    /// The tables of processes and of their interpreters.
+    /// What the loader writes for the BPF side.
     #[must_use]
     pub fn tables(&self) -> Tables<'_> {
         Tables {
             processes: &self.processes,
             interpreters: &self.interpreters,
+            rows: &self.rows,
+            rules: &self.rules,
+            mappings: &self.mappings,
         }
     }
 
@@ -189,6 +219,19 @@ impl Probe {
     fn ebpf(&mut self) -> Result<&mut Ebpf> {
         self.ebpf.as_mut().context("the BPF programs are detached")
     }
+}
+
+/// Set in the environment: do as on a kernel without `bpf_loop`. For memtrace's own tests, which have
+/// no such kernel.
+const WITHOUT_LOOP: &str = "MEMTRACE_TEST_WITHOUT_BPF_LOOP";
+
+/// Whether the kernel has the helper `bpf_loop` (Linux 5.17), which unwinding by tables and taking
+/// Python frames need.
+#[must_use]
+pub fn has_loop() -> bool {
+    // Where the question cannot be answered, loading the programs will answer it.
+    std::env::var_os(WITHOUT_LOOP).is_none()
+        && is_helper_supported(ProgramType::PerfEvent, BpfHelper::BPF_FUNC_loop).unwrap_or(true)
 }
 
 /// The kernel's types took tens of megabytes, which are not needed while tracing.
@@ -256,11 +299,14 @@ fn load(kernel: &KernelTypes, settings: Settings, btf: &Btf) -> Result<Ebpf> {
         Unwind::Off => config::UNWIND_OFF,
     };
     let python = u8::from(settings.python == Python::Auto);
+    let has_loop = u8::from(settings.has_loop);
     let log_level = settings.log.map_or(0, |level| level as u8);
     let mut loader = EbpfLoader::new();
     loader
         .btf(Some(btf))
         .map_max_entries("EVENTS", RING_BYTES)
+        .map_max_entries("ROWS", settings.rows)
+        .override_global(config::HAS_LOOP, &has_loop, true)
         .override_global(config::FOLLOW, &follow, true)
         .override_global(config::UNWIND, &unwind, true)
         .override_global(config::PYTHON, &python, true)

@@ -12,6 +12,7 @@ use anyhow::{Context as _, Result};
 use aya::maps::MapData;
 use memtrace_common::interpreter::Interpreter;
 use memtrace_common::process::{Health, ProcessSlot, SLOT_EXITED, SLOT_FREE, SLOT_LIVE};
+use memtrace_common::unwind::{Mapping, Row, Rule, SetHandle};
 
 /// A type of which every bit pattern is a value, as the BPF side lays it out.
 ///
@@ -25,6 +26,12 @@ unsafe impl Shared for ProcessSlot {}
 unsafe impl Shared for Health {}
 // SAFETY: as above.
 unsafe impl Shared for Interpreter {}
+// SAFETY: as above.
+unsafe impl Shared for Row {}
+// SAFETY: as above.
+unsafe impl Shared for Rule {}
+// SAFETY: as above.
+unsafe impl Shared for Mapping {}
 // SAFETY: an integer.
 unsafe impl Shared for u64 {}
 
@@ -79,13 +86,33 @@ impl<T: Shared> SharedArray<T> {
     }
 }
 
-impl SharedArray<Interpreter> {
+/// A [`Shared`] type that only the loader writes.
+pub trait Written: Shared {}
+
+impl Written for Interpreter {}
+impl Written for Row {}
+impl Written for Rule {}
+impl Written for Mapping {}
+
+impl<T: Written> SharedArray<T> {
     /// Fills in an entry, to which no process may refer yet. Nothing happens beyond the end.
-    pub fn write(&self, index: usize, value: &Interpreter) {
+    pub fn write(&self, index: usize, value: &T) {
         if index < self.len {
             // SAFETY: within the mapping, and aligned.
             unsafe { self.base.add(index).write_volatile(*value) };
         }
+    }
+
+    /// How many entries there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
     }
 }
 
@@ -122,6 +149,18 @@ impl SharedArray<ProcessSlot> {
                 AtomicU64::from_ptr(&raw mut (*self.base.as_ptr().add(slot as usize)).interpreter)
             };
             field.store(u64::from(index), Ordering::Release);
+        }
+    }
+
+    /// Says which set of mappings the process in `slot` has. Its children to come inherit it.
+    pub fn set_mappings(&self, slot: u32, set: SetHandle) {
+        if (slot as usize) < self.len {
+            // SAFETY: as above.
+            let field = unsafe {
+                AtomicU64::from_ptr(&raw mut (*self.base.as_ptr().add(slot as usize)).mappings)
+            };
+            // What the set consists of was written before.
+            field.store(set.0, Ordering::Release);
         }
     }
 

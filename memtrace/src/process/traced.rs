@@ -292,6 +292,11 @@ impl Processes {
         AddressSpace::read(self.list[id].pid, &mut self.modules).ok()
     }
 
+    /// The present mappings of a process that need not be traced.
+    pub fn space_of(&mut self, pid: u32) -> Option<AddressSpace> {
+        AddressSpace::read(pid, &mut self.modules).ok()
+    }
+
     /// Which snapshot of mappings a process has.
     #[must_use]
     pub fn space_id(&self, id: ProcessId) -> SpaceId {

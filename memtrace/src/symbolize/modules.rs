@@ -216,13 +216,13 @@ impl Module {
     }
 
     /// How the file is laid out; `None` when it is not open or not an ELF file.
-    pub(super) fn layout(&self) -> Option<&Layout> {
+    pub(crate) fn layout(&self) -> Option<&Layout> {
         let file = self.file()?;
         self.layout.get_or_init(|| Layout::read(file)).as_ref()
     }
 
     /// The file that has this one's debug information and symbols, found by its build id.
-    pub(super) fn debug_file(&self) -> Option<&File> {
+    pub(crate) fn debug_file(&self) -> Option<&File> {
         let opened = self.debug_file.get_or_init(|| {
             let id = self.layout()?.build_id.as_ref()?;
             let (first, rest) = id.split_first()?;
