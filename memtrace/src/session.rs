@@ -110,6 +110,7 @@ pub async fn trace(options: &Options) -> Result<Traced> {
         }
         Target::Launch { command } => {
             let held = Held::spawn(command)?;
+            folded.unwinder.held = Some(held.pid());
             (vec![held.pid()], Some(held))
         }
     };

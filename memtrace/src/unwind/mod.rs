@@ -9,6 +9,7 @@ pub mod arch;
 pub mod build;
 mod builder;
 pub mod cache;
+mod format;
 mod ranges;
 mod store;
 pub mod table;
@@ -81,6 +82,8 @@ pub struct Unwinder {
     /// and how long the pause is then.
     stumbled: HashMap<ProcessId, (Instant, Duration)>,
     is_full: bool,
+    /// A process that is still memtrace's own program: COMMAND, before its exec.
+    pub held: Option<u32>,
 }
 
 /// A mapped file.
@@ -138,6 +141,7 @@ impl Unwinder {
             starting: Vec::new(),
             stumbled: HashMap::new(),
             is_full: false,
+            held: None,
         }
     }
 
@@ -183,7 +187,8 @@ impl Unwinder {
 
     /// Takes a process that was found or forked.
     pub fn add(&mut self, slot: u32, process: ProcessId, processes: &Processes, to: Tables) {
-        if !self.uses_tables() || self.members.contains_key(&process) {
+        let is_held = self.held == Some(processes.get(process).pid);
+        if !self.uses_tables() || is_held || self.members.contains_key(&process) {
             return;
         }
         let parents = processes.forked_from(process).and_then(|parent| {
@@ -205,6 +210,7 @@ impl Unwinder {
         if !self.uses_tables() {
             return;
         }
+        self.held = self.held.filter(|&held| held != processes.get(process).pid);
         self.leave(process);
         if let Some(space) = processes.known_space(process) {
             self.enter(slot, process, &space, to);

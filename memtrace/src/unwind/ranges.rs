@@ -1,20 +1,113 @@
-//! stub
-use std::time::Instant;
+//! Which indices of a shared array are in use, in ranges.
+//!
+//! What is given back may still be read by a BPF program for a moment, and a process that was forked
+//! with it may still be to come: it is free only a while later.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::{Duration, Instant};
+
+/// For how long a range that was given back is not given away.
+pub const QUARANTINE: Duration = Duration::from_secs(1);
+
+/// Free ranges of indices.
 pub struct Ranges {
-    next: u32,
-    len: u32,
+    /// Length by first index; neighbours are merged.
+    free: BTreeMap<u32, u32>,
+    /// First index, length, and when it was given back.
+    quarantine: VecDeque<(u32, u32, Instant)>,
 }
+
 impl Ranges {
+    /// All indices below `len` are free.
+    #[must_use]
     pub fn new(len: u32) -> Self {
-        Self { next: 0, len }
-    }
-    pub fn take(&mut self, n: u32, _: Instant) -> Option<u32> {
-        if self.len - self.next < n {
-            return None;
+        Self {
+            free: (len > 0).then_some((0, len)).into_iter().collect(),
+            quarantine: VecDeque::new(),
         }
-        let at = self.next;
-        self.next += n;
-        Some(at)
     }
-    pub fn give(&mut self, _: u32, _: u32, _: Instant) {}
+
+    /// Takes `len` indices that lie behind one another, and returns the first; `None` when there are
+    /// none. What was given back [`QUARANTINE`] before `now` is free.
+    pub fn take(&mut self, len: u32, now: Instant) -> Option<u32> {
+        while let Some(&(first, len, since)) = self.quarantine.front()
+            && now.saturating_duration_since(since) >= QUARANTINE
+        {
+            self.quarantine.pop_front();
+            self.merge(first, len);
+        }
+        let (&first, &room) = self
+            .free
+            .iter()
+            .find(|&(_, &room)| len > 0 && room >= len)?;
+        self.free.remove(&first);
+        if room > len {
+            self.free.insert(first + len, room - len);
+        }
+        Some(first)
+    }
+
+    /// Gives back a range that was taken, whole.
+    pub fn give(&mut self, first: u32, len: u32, now: Instant) {
+        self.quarantine.push_back((first, len, now));
+    }
+
+    fn merge(&mut self, mut first: u32, mut len: u32) {
+        if let Some(behind) = self.free.remove(&(first + len)) {
+            len += behind;
+        }
+        let before = self.free.range(..first).next_back();
+        if let Some((&start, &before)) = before
+            && start + before == first
+        {
+            self.free.remove(&start);
+            (first, len) = (start, before + len);
+        }
+        self.free.insert(first, len);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        /// Against a model: who has each index.
+        #[test]
+        fn no_index_is_given_away_twice(
+            steps in proptest::collection::vec((any::<bool>(), 1_u32..40, 0_u64..1500), 1..200),
+        ) {
+            let mut ranges = Ranges::new(100);
+            let mut now = Instant::now();
+            let mut taken: Vec<(u32, u32)> = Vec::new();
+            let mut resting: Vec<(u32, u32, Instant)> = Vec::new();
+            for (give, len, pause) in steps {
+                now += Duration::from_millis(pause);
+                if give && !taken.is_empty() {
+                    let (first, len) = taken.remove(len as usize % taken.len());
+                    ranges.give(first, len, now);
+                    resting.push((first, len, now));
+                    continue;
+                }
+                resting.retain(|&(_, _, since)| now - since < QUARANTINE);
+                let used = |index: u32| {
+                    let mut both = taken.iter().copied().chain(resting.iter().map(|r| (r.0, r.1)));
+                    both.any(|(first, len)| (first..first + len).contains(&index))
+                };
+                let fits = |first: u32| (first..first + len).all(|index| index < 100 && !used(index));
+                let expected = (0..100).find(|&first| fits(first));
+                prop_assert_eq!(ranges.take(len, now), expected);
+                taken.extend(expected.map(|first| (first, len)));
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_is_no_range() {
+        assert_eq!(Ranges::new(0).take(1, Instant::now()), None);
+        assert_eq!(Ranges::new(5).take(0, Instant::now()), None);
+        assert_eq!(Ranges::new(5).take(6, Instant::now()), None);
+    }
 }
