@@ -38,6 +38,8 @@ globals! {
     REGS_FP,
     /// `u32`: offset of `pt_regs.sp`.
     REGS_SP,
+    /// `u32`: offset of the other register that unwinding knows, `pt_regs.bx`.
+    REGS_OTHER,
     /// `u8`: 1 when children are traced too.
     FOLLOW,
     /// `u8`: how stacks are taken, `UNWIND_*`.

@@ -6,7 +6,8 @@
 //! [`SetHandle`]. The loader writes all of it; the BPF side only reads.
 //!
 //! Registers go by what they are for and not by an architecture's numbers: *stack pointer*, *frame
-//! pointer*, *return address*. The *canonical frame address* (CFA) is what the stack pointer will be
+//! pointer*, *return address*, and one *other* register by which the C library's dynamic linker finds
+//! its frame where it aligns the stack (`rbx` on x86-64). The *canonical frame address* (CFA) is what the stack pointer will be
 //! in the caller. On x86-64 the return address always lies right below it.
 
 use crate::assert_layout;
@@ -33,7 +34,7 @@ pub struct Row {
     /// in bytes, which is a multiple of 8.
     pub cfa: u16,
     /// Where the caller's frame pointer is: [`FP_SAME`], [`FP_LOST`], or in memory at this offset
-    /// from the CFA, a multiple of 8.
+    /// from the CFA, a multiple of 8. And [`OTHER_SAME`].
     pub fp: i16,
 }
 assert_layout!(Row, size = 8);
@@ -64,6 +65,9 @@ pub const FP_SAME: i16 = 0;
 /// [`Row::fp`]: the caller's frame pointer cannot be told.
 pub const FP_LOST: i16 = 1;
 
+/// Bit of [`Row::fp`]: the other register has not been changed. Without it, it cannot be told.
+pub const OTHER_SAME: i16 = 2;
+
 /// A rule that does not fit in a row: large offsets, and functions that align their stack.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(C, align(8))]
@@ -75,8 +79,8 @@ pub struct Rule {
     pub fp_offset: i32,
     /// `RULE_*` bits.
     pub flags: u32,
-    /// Reserved, zero.
-    pub reserved: u32,
+    /// Where the caller's other register is, in bytes from the CFA.
+    pub other_offset: i32,
 }
 assert_layout!(Rule, size = 16);
 
@@ -91,6 +95,13 @@ pub const RULE_FP_SAVED: u32 = 4;
 pub const RULE_FP_FROM_FP: u32 = 8;
 /// [`Rule::flags`]: the caller's frame pointer cannot be told.
 pub const RULE_FP_LOST: u32 = 16;
+
+/// [`Rule::flags`]: the base of the CFA is the other register.
+pub const RULE_BASE_OTHER: u32 = 32;
+/// [`Rule::flags`]: the caller's other register is in memory at [`Rule::other_offset`].
+pub const RULE_OTHER_SAVED: u32 = 64;
+/// [`Rule::flags`]: the other register has not been changed. Without either, it cannot be told.
+pub const RULE_OTHER_SAME: u32 = 128;
 
 /// Code that is mapped in an address space.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]

@@ -43,6 +43,7 @@ globals! {
     REGS_IP: u32,
     REGS_FP: u32,
     REGS_SP: u32,
+    REGS_OTHER: u32,
     FOLLOW: u8,
     UNWIND: u8,
     PYTHON: u8,

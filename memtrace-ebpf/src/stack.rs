@@ -47,6 +47,7 @@ pub fn take(
                 ip: regs.rip,
                 fp: regs.rbp,
                 sp: regs.rsp,
+                other: regs.rbx,
             }
         }
     };

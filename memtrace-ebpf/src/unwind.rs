@@ -11,8 +11,9 @@ use memtrace_common::config::{UNWIND_AUTO, UNWIND_FP, UNWIND_OFF};
 use memtrace_common::record::MAX_FRAMES;
 use memtrace_common::unwind::{
     CFA_END, CFA_FP, CFA_GAP, CFA_KIND, CFA_PLT, CFA_RULE, CFA_SIGNAL, CFA_SP, FP_LOST, FP_SAME,
-    MAX_MAPPINGS, MAX_ROWS, Mapping, NO_ROWS_NONE, NO_ROWS_YET, RULE_BASE_FP, RULE_DEREF,
-    RULE_FP_FROM_FP, RULE_FP_LOST, RULE_FP_SAVED, SetHandle, StackEnd,
+    MAX_MAPPINGS, MAX_ROWS, Mapping, NO_ROWS_NONE, NO_ROWS_YET, OTHER_SAME, RULE_BASE_FP,
+    RULE_BASE_OTHER, RULE_DEREF, RULE_FP_FROM_FP, RULE_FP_LOST, RULE_FP_SAVED, RULE_OTHER_SAME,
+    RULE_OTHER_SAVED, SetHandle, StackEnd,
 };
 
 use crate::globals;
@@ -47,10 +48,13 @@ const SIGNAL_IP: u64 = 168;
 /// need not follow each of the steps.
 #[repr(C)]
 pub struct Walk {
-    /// The frame that was found last: its address, stack pointer and frame pointer.
+    /// The frame that was found last: its address, stack pointer, frame pointer and other register.
     pc: u64,
     sp: u64,
     fp: u64,
+    other: u64,
+    /// 1 when a frame was found by the other register.
+    by_other: u64,
     /// 1 when the address is one to which a call returns, 0 when it is an instruction itself.
     is_return: u64,
     /// The process's set of mappings.
@@ -109,7 +113,7 @@ pub struct KnownRow {
 /// the stack's hash, and how many frames there are.
 #[inline(always)]
 pub fn walk(scratch: &mut Scratch, registers: Registers, set: u64) -> (u64, u64) {
-    let Registers { ip, fp, sp } = registers;
+    let Registers { ip, fp, sp, other } = registers;
     let walk = &mut scratch.walk;
     // No piece yet: nothing is in it.
     memory::set(&mut walk.piece, 0);
@@ -131,6 +135,8 @@ pub fn walk(scratch: &mut Scratch, registers: Registers, set: u64) -> (u64, u64)
     walk.pc = ip;
     walk.sp = sp;
     walk.fp = fp;
+    walk.other = other;
+    memory::set(&mut walk.by_other, 0);
     memory::set(&mut walk.is_return, 0);
     walk.set = set;
     // No mapping yet.
@@ -147,7 +153,9 @@ pub fn walk(scratch: &mut Scratch, registers: Registers, set: u64) -> (u64, u64)
     }
     let walk = &scratch.walk;
     let hash = mix(walk.hash, walk.len | walk.end << 8);
-    if walk.checks < CHECKS as u64 {
+    // Where it depends on one more register, which changes often and matters seldom, it is not
+    // remembered.
+    if walk.checks < CHECKS as u64 && walk.by_other == 0 {
         let seen = &mut scratch.seen;
         seen.ip = ip;
         seen.sp = sp;
@@ -223,6 +231,7 @@ fn try_step(scratch: &mut Scratch) -> Result<(), StackEnd> {
         pc,
         sp,
         fp,
+        other,
         is_return,
         ..
     } = scratch.walk;
@@ -232,7 +241,13 @@ fn try_step(scratch: &mut Scratch) -> Result<(), StackEnd> {
     let by_frame_pointer = row == FRAME_POINTER_ROW;
     let kind = (row >> 32) as u16 & CFA_KIND;
     let argument = u64::from((row >> 32) as u16 & !CFA_KIND);
-    let fp_rule = (row >> 48) as i16;
+    let fp_rule = (row >> 48) as i16 & !OTHER_SAME;
+    let mut caller_other = if (row >> 48) as i16 & OTHER_SAME == 0 {
+        0
+    } else {
+        other
+    };
+    let mut other_at = 0;
     // Where the caller's frame pointer is in memory, or 0; and the caller's when it is not there.
     let mut fp_at = 0;
     let mut caller_fp = if fp_rule == FP_LOST { 0 } else { fp };
@@ -254,10 +269,13 @@ fn try_step(scratch: &mut Scratch) -> Result<(), StackEnd> {
         let rule = RULES
             .get((argument >> 3) as u32)
             .ok_or(StackEnd::Unsupported)?;
-        let base = if rule.flags & RULE_BASE_FP == 0 {
-            sp
-        } else {
+        let base = if rule.flags & RULE_BASE_OTHER != 0 {
+            scratch.walk.by_other = 1;
+            other
+        } else if rule.flags & RULE_BASE_FP != 0 {
             fp
+        } else {
+            sp
         };
         let place = base.wrapping_add_signed(i64::from(rule.cfa_offset));
         if rule.flags & RULE_DEREF == 0 {
@@ -271,6 +289,11 @@ fn try_step(scratch: &mut Scratch) -> Result<(), StackEnd> {
             fp_at = base.wrapping_add_signed(i64::from(rule.fp_offset));
         } else if rule.flags & RULE_FP_LOST != 0 {
             caller_fp = 0;
+        }
+        if rule.flags & RULE_OTHER_SAVED != 0 {
+            other_at = cfa.wrapping_add_signed(i64::from(rule.other_offset));
+        } else if rule.flags & RULE_OTHER_SAME != 0 {
+            caller_other = other;
         }
     } else {
         return Err(StackEnd::Unsupported);
@@ -294,6 +317,9 @@ fn try_step(scratch: &mut Scratch) -> Result<(), StackEnd> {
     if fp_at != 0 {
         caller_fp = checked_word(scratch, fp_at).ok_or(unreadable)?;
     }
+    if other_at != 0 {
+        caller_other = checked_word(scratch, other_at).ok_or(unreadable)?;
+    }
     let return_address = checked_word(scratch, cfa - 8).ok_or(unreadable)?;
     if return_address == 0 {
         return Err(if by_frame_pointer {
@@ -303,6 +329,7 @@ fn try_step(scratch: &mut Scratch) -> Result<(), StackEnd> {
         });
     }
     scratch.walk.is_return = 1;
+    scratch.walk.other = caller_other;
     push(scratch, return_address, cfa, caller_fp)
 }
 
@@ -314,6 +341,7 @@ fn interrupted(scratch: &mut Scratch, sp: u64) -> Result<(), StackEnd> {
         checked_word(scratch, sp.wrapping_add(SIGNAL_SP)).ok_or(StackEnd::Unreadable)?;
     let ip = checked_word(scratch, sp.wrapping_add(SIGNAL_IP)).ok_or(StackEnd::Unreadable)?;
     scratch.walk.is_return = 0;
+    scratch.walk.other = 0;
     push(scratch, ip, caller_sp, fp)
 }
 

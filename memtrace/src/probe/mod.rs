@@ -287,6 +287,7 @@ fn load(kernel: &KernelTypes, settings: Settings, btf: &Btf) -> Result<Ebpf> {
             task(&["thread"])? + kernel.offset("thread_struct", &["fsbase"])?,
         ),
         (config::REGS_SP, kernel.offset("pt_regs", &["sp"])?),
+        (config::REGS_OTHER, kernel.offset("pt_regs", &["bx"])?),
         (config::REGS_IP, kernel.offset("pt_regs", &["ip"])?),
         (config::REGS_FP, kernel.offset("pt_regs", &["bp"])?),
         (config::WAKEUP_RECORDS, WAKEUP_RECORDS),

@@ -71,6 +71,20 @@ impl Layout {
         Some(segment.address.wrapping_add(file_offset - segment.offset))
     }
 
+    /// What to add to file offsets of code in the `size` bytes from `file_offset` on, which are mapped
+    /// in one, to get the addresses that the file itself gives. (A segment need not begin where a page
+    /// does, so what is at `file_offset` itself may be another one's.)
+    #[must_use]
+    pub fn shift_of(&self, file_offset: u64, size: u64) -> Option<u64> {
+        let end = file_offset.saturating_add(size);
+        let segment = self.segments.iter().find(|segment| {
+            segment.executable
+                && segment.offset < end
+                && file_offset < segment.offset.saturating_add(segment.size)
+        })?;
+        Some(segment.address.wrapping_sub(segment.offset))
+    }
+
     fn read_segments(&mut self, file: &File, header: &Header) -> Option<()> {
         let wide = header.wide;
         for entry in header

@@ -16,6 +16,9 @@ pub struct Architecture {
     pub stack_pointer: Register,
     /// The register that code with frame pointers keeps them in.
     pub frame_pointer: Register,
+    /// One more, by which hand-written code of the C library's dynamic linker finds its frame where it
+    /// aligns the stack.
+    pub other: Register,
     /// The column of the return address.
     pub return_address: Register,
     /// Where the return address is, from the CFA.
@@ -29,6 +32,7 @@ pub const X86_64: Architecture = Architecture {
     machine: elf::EM_X86_64,
     stack_pointer: Register(7),
     frame_pointer: Register(6),
+    other: Register(3),
     return_address: Register(16),
     return_address_offset: -8,
     // uc_mcontext.gregs[REG_RSP] in the kernel's ucontext.

@@ -15,8 +15,8 @@ use gimli::{
 };
 use memtrace_common::unwind::{
     CFA_END, CFA_FP, CFA_GAP, CFA_PLT, CFA_RULE, CFA_SIGNAL, CFA_SP, CFA_UNSUPPORTED, FP_LOST,
-    FP_SAME, MAX_ROWS, MAX_RULES, RULE_BASE_FP, RULE_DEREF, RULE_FP_FROM_FP, RULE_FP_LOST,
-    RULE_FP_SAVED, Row, Rule,
+    FP_SAME, MAX_ROWS, MAX_RULES, OTHER_SAME, RULE_BASE_FP, RULE_BASE_OTHER, RULE_DEREF,
+    RULE_FP_FROM_FP, RULE_FP_LOST, RULE_FP_SAVED, RULE_OTHER_SAME, RULE_OTHER_SAVED, Row, Rule,
 };
 use object::read::elf::{FileHeader as _, ProgramHeader as _};
 use object::{Object as _, ObjectSection as _, ReadCache, ReadRef as _, elf};
@@ -167,6 +167,7 @@ impl Input {
             rules: Vec::new(),
             numbers: HashMap::new(),
             functions: 0,
+            follows_other: false,
             damaged: 0,
             end: Instant::now() + MAX_TIME,
         };
@@ -174,6 +175,12 @@ impl Input {
         if let Some(section) = &self.eh_frame {
             let frames = EhFrame::from(EndianSlice::new(&section.bytes, LittleEndian));
             rows.take(&frames, &[])?;
+            if rows.follows_other {
+                // Hardly any file has such a row. All have to be read with that in mind.
+                rows.entries.clear();
+                (rows.functions, rows.damaged) = (0, 0);
+                rows.take(&frames, &[])?;
+            }
             rows.sort();
             if !rows.entries.is_empty() {
                 source = Source::EhFrame;
@@ -271,6 +278,8 @@ struct Rows<'input> {
     functions: u64,
     damaged: u64,
     end: Instant,
+    /// Whether to say of each row what became of the other register: some row needs it.
+    follows_other: bool,
 }
 
 impl Rows<'_> {
@@ -444,40 +453,56 @@ impl Rows<'_> {
             _ => return plain(CFA_UNSUPPORTED),
         };
         let is_fp = register == arch.frame_pointer;
-        if !is_fp && register != arch.stack_pointer {
+        let base = if is_fp {
+            RULE_BASE_FP
+        } else if register == arch.other {
+            self.follows_other = true;
+            RULE_BASE_OTHER
+        } else if register == arch.stack_pointer {
+            0
+        } else {
             return plain(CFA_UNSUPPORTED);
-        }
+        };
+        let other = if self.follows_other {
+            Other::of(row, arch)
+        } else {
+            Other::Lost
+        };
         let kind = if is_fp { CFA_FP } else { CFA_SP };
         let short = u16::try_from(offset).ok().filter(|offset| offset & 7 == 0);
-        match (short, saved.short(), flags) {
-            (Some(offset), Some(fp), 0) => Row {
+        let is_short = flags == 0 && base != RULE_BASE_OTHER;
+        match (short, saved.short(), other.short()) {
+            (Some(offset), Some(fp), Some(other)) if is_short => Row {
                 pc,
                 cfa: offset | kind,
-                fp,
+                fp: fp | other,
             },
-            _ => self
-                .long(offset, flags | if is_fp { RULE_BASE_FP } else { 0 }, saved)
-                .map_or_else(
-                    || plain(CFA_UNSUPPORTED),
-                    |number| plain(number << 3 | CFA_RULE),
-                ),
+            _ => self.long(offset, flags | base, saved, other).map_or_else(
+                || plain(CFA_UNSUPPORTED),
+                |number| plain(number << 3 | CFA_RULE),
+            ),
         }
     }
 
     /// The number of a rule that does not fit in a row; `None` when it is too large, or there are too
     /// many.
-    fn long(&mut self, offset: i64, flags: u32, saved: Saved) -> Option<u16> {
+    fn long(&mut self, offset: i64, flags: u32, saved: Saved, other: Other) -> Option<u16> {
         let (fp_offset, fp_flags) = match saved {
             Saved::Same => (0, 0),
             Saved::Lost => (0, RULE_FP_LOST),
             Saved::At(offset) => (offset, RULE_FP_SAVED),
             Saved::FromFp(offset) => (offset, RULE_FP_SAVED | RULE_FP_FROM_FP),
         };
+        let (other_offset, other_flags) = match other {
+            Other::Same => (0, RULE_OTHER_SAME),
+            Other::Lost => (0, 0),
+            Other::At(offset) => (offset, RULE_OTHER_SAVED),
+        };
         let rule = Rule {
             cfa_offset: offset.try_into().ok()?,
             fp_offset: fp_offset.try_into().ok()?,
-            flags: flags | fp_flags,
-            reserved: 0,
+            flags: flags | fp_flags | other_flags,
+            other_offset: other_offset.try_into().ok()?,
         };
         if let Some(&known) = self.numbers.get(&rule) {
             return Some(known);
@@ -533,6 +558,34 @@ impl Saved {
                 .ok()
                 .filter(|offset| offset & 7 == 0 && *offset != FP_SAME),
             Self::FromFp(_) => None,
+        }
+    }
+}
+
+/// Where the caller's other register is.
+#[derive(Clone, Copy)]
+enum Other {
+    Same,
+    Lost,
+    /// From the CFA.
+    At(i64),
+}
+
+impl Other {
+    fn of(row: &UnwindTableRow<usize>, arch: &Architecture) -> Self {
+        match row.register(arch.other) {
+            None | Some(RegisterRule::SameValue) => Self::Same,
+            Some(RegisterRule::Offset(offset)) => Self::At(offset),
+            _ => Self::Lost,
+        }
+    }
+
+    /// As a row has it, if it fits.
+    fn short(self) -> Option<i16> {
+        match self {
+            Self::Same => Some(OTHER_SAME),
+            Self::Lost => Some(0),
+            Self::At(_) => None,
         }
     }
 }

@@ -16,7 +16,7 @@ const VERSION: u32 = 1;
 /// Bytes of magic, version, source, counts, base, damaged, identity.
 const HEADER: usize = 8 + 4 + 4 + 4 + 4 + 8 + 8 + 32;
 const ROW: usize = 8;
-const RULE: usize = 12;
+const RULE: usize = 16;
 const CHECKSUM: usize = 4;
 
 /// Bytes of the largest file that can be one.
@@ -60,6 +60,7 @@ pub fn encode(identity: &[u8; 32], table: &Table) -> Vec<u8> {
         bytes.extend_from_slice(&rule.cfa_offset.to_le_bytes());
         bytes.extend_from_slice(&rule.fp_offset.to_le_bytes());
         bytes.extend_from_slice(&rule.flags.to_le_bytes());
+        bytes.extend_from_slice(&rule.other_offset.to_le_bytes());
     }
     let checksum = crc32fast::hash(&bytes);
     bytes.extend_from_slice(&checksum.to_le_bytes());
@@ -126,7 +127,7 @@ fn rule(bytes: &[u8; RULE]) -> Rule {
         cfa_offset: i32::from_le_bytes(part(0)),
         fp_offset: i32::from_le_bytes(part(4)),
         flags: u32::from_le_bytes(part(8)),
-        reserved: 0,
+        other_offset: i32::from_le_bytes(part(12)),
     }
 }
 

@@ -459,13 +459,15 @@ impl Unwinder {
                     }
                     &State::Table(id) => {
                         let (source, ..) = self.store.facts(id);
-                        let address = module
+                        let size = mapping.end - mapping.start;
+                        let shift = module
                             .layout()
-                            .and_then(|layout| layout.address_of(mapping.offset));
-                        if let (Some(address), true) = (address, source != Source::None) {
+                            .and_then(|layout| layout.shift_of(mapping.offset, size));
+                        if let (Some(shift), true) = (shift, source != Source::None) {
                             (entry.first, entry.rows) = self.store.place(id, self.quiet, to);
+                            let file_start = mapping.start.wrapping_sub(mapping.offset);
                             let base = self.store.base(id);
-                            entry.bias = mapping.start.wrapping_sub(address).wrapping_add(base);
+                            entry.bias = file_start.wrapping_sub(shift).wrapping_add(base);
                             tables.push(id);
                         }
                     }

@@ -24,7 +24,7 @@ fn table(rows: u32) -> Table {
             cfa_offset: 70_000,
             fp_offset: -16,
             flags: 5,
-            reserved: 0,
+            other_offset: -56,
         }],
         ..Table::default()
     }
