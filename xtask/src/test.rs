@@ -23,7 +23,14 @@ const PYTHONS: &str = "MEMTRACE_PYTHON_ROOTS";
 const PYTHON_TOOLS: &str = "MEMTRACE_PYTHON_TOOLS";
 
 /// Programs that some tests run, and Debian's packages with them.
-const PROGRAMS: [(&str, &str); 3] = [("gcc", "gcc"), ("g++", "g++"), ("python3", "python3")];
+const PROGRAMS: [(&str, &str); 6] = [
+    ("gcc", "gcc"),
+    ("g++", "g++"),
+    ("python3", "python3"),
+    ("gdb", "gdb"),
+    ("redis-server", "redis-server"),
+    ("ruby", "ruby"),
+];
 
 /// Run every test, those that need root too.
 #[derive(clap::Args)]

@@ -589,3 +589,6 @@ impl Other {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -16,3 +16,4 @@ mod python;
 mod refusals;
 mod servers;
 mod symbols;
+mod unwind;

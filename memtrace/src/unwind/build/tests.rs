@@ -1,0 +1,339 @@
+use std::io::Write as _;
+use std::os::unix::fs::FileExt as _;
+use std::process::Command;
+
+use gimli::{Register, UnwindSection as _};
+use memtrace_common::unwind::CFA_KIND;
+use proptest::prelude::*;
+use proptest::test_runner::TestRunner;
+
+use super::*;
+
+/// Libraries and programs of most machines; those that are not there are left out.
+const FILES: [&str; 7] = [
+    "/usr/bin/python3",
+    "/usr/bin/perl",
+    "/usr/bin/bash",
+    "/lib/x86_64-linux-gnu/libc.so.6",
+    "/lib/x86_64-linux-gnu/libm.so.6",
+    "/lib64/ld-linux-x86-64.so.2",
+    "/usr/lib/x86_64-linux-gnu/libstdc++.so.6",
+];
+
+fn input(path: &str) -> Option<Input> {
+    let file = File::open(path)
+        .inspect_err(|_| eprintln!("skipped in part: there is no {path}"))
+        .ok()?;
+    Some(Input::read(&file, None).expect("an ELF file"))
+}
+
+/// The row that holds at an address, as the kernel side finds it.
+fn row_at(table: &Table, address: u64) -> Option<Row> {
+    let pc = u32::try_from(address.checked_sub(table.base)?).ok()?;
+    let after = table.rows.partition_point(|row| row.pc <= pc);
+    after.checked_sub(1).map(|at| table.rows[at])
+}
+
+/// What a row says: base register and offset of the CFA, whether it is in memory; and where the frame
+/// pointer is.
+type Meaning = Option<(Register, i64, bool, RegisterRule<usize>)>;
+
+fn meaning(table: &Table, row: Row) -> Meaning {
+    use super::super::arch::X86_64 as arch;
+    let saved = |fp: i16| match fp & !OTHER_SAME {
+        FP_SAME => RegisterRule::SameValue,
+        FP_LOST => RegisterRule::Architectural,
+        offset => RegisterRule::Offset(offset.into()),
+    };
+    let argument = row.cfa & !CFA_KIND;
+    match row.cfa & CFA_KIND {
+        CFA_SP => Some((arch.stack_pointer, argument.into(), false, saved(row.fp))),
+        CFA_FP => Some((arch.frame_pointer, argument.into(), false, saved(row.fp))),
+        CFA_RULE => {
+            let rule = table.rules[usize::from(argument >> 3)];
+            let register = if rule.flags & RULE_BASE_OTHER != 0 {
+                arch.other
+            } else if rule.flags & RULE_BASE_FP != 0 {
+                arch.frame_pointer
+            } else {
+                arch.stack_pointer
+            };
+            let fp = if rule.flags & RULE_FP_LOST != 0 || rule.flags & RULE_FP_FROM_FP != 0 {
+                RegisterRule::Architectural
+            } else if rule.flags & RULE_FP_SAVED != 0 {
+                RegisterRule::Offset(rule.fp_offset.into())
+            } else {
+                RegisterRule::SameValue
+            };
+            let in_memory = rule.flags & RULE_DEREF != 0;
+            Some((register, rule.cfa_offset.into(), in_memory, fp))
+        }
+        _ => None,
+    }
+}
+
+/// Compares with gimli's own search and evaluation at one address.
+fn agrees(input: &Input, table: &Table, address: u64) -> Result<(), TestCaseError> {
+    use super::super::arch::X86_64 as arch;
+    let bytes = &input.eh_frame.as_ref().expect("it has one").bytes;
+    let frames = EhFrame::from(EndianSlice::new(bytes, LittleEndian));
+    let mut context = UnwindContext::new();
+    let theirs = frames.unwind_info_for_address(&input.bases, &mut context, address, |f, b, o| {
+        f.cie_from_offset(b, o)
+    });
+    let ours = row_at(table, address);
+    let kind = ours.map_or(CFA_GAP, |row| row.cfa & CFA_KIND);
+    let Ok(theirs) = theirs else {
+        prop_assert_eq!(kind, CFA_GAP, "{:#x}: {:?}", address, ours);
+        return Ok(());
+    };
+    let meaning = ours.and_then(|row| meaning(table, row));
+    let ends = theirs.register(arch.return_address) == Some(RegisterRule::Undefined);
+    prop_assert_eq!(kind == CFA_END, ends, "{:#x}: {:?}", address, ours);
+    if ends {
+        return Ok(());
+    }
+    match (theirs.cfa(), meaning) {
+        (CfaRule::RegisterAndOffset { register, offset }, Some((ours, at, in_memory, fp))) => {
+            prop_assert_eq!(
+                (*register, *offset, false),
+                (ours, at, in_memory),
+                "{:#x}",
+                address
+            );
+            let theirs = match theirs.register(arch.frame_pointer) {
+                None | Some(RegisterRule::SameValue) => RegisterRule::SameValue,
+                Some(RegisterRule::Offset(offset)) => RegisterRule::Offset(offset),
+                Some(_) => RegisterRule::Architectural,
+            };
+            prop_assert_eq!(theirs, fp, "{:#x}", address);
+        }
+        (CfaRule::RegisterAndOffset { register, .. }, None) => {
+            let known = [arch.stack_pointer, arch.frame_pointer, arch.other];
+            prop_assert!(!known.contains(register), "{:#x}: {:?}", address, ours);
+            prop_assert_eq!(kind, CFA_UNSUPPORTED);
+        }
+        (CfaRule::Expression(_), meaning) => {
+            let special = [CFA_PLT, CFA_SIGNAL, CFA_UNSUPPORTED].contains(&kind);
+            let in_memory = meaning.is_some_and(|(_, _, in_memory, _)| in_memory);
+            prop_assert!(special || in_memory, "{:#x}: {:?}", address, ours);
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn rows_say_what_gimli_says_at_any_address() {
+    for path in FILES {
+        let Some(input) = input(path) else { continue };
+        let table = input.build().expect("a table");
+        assert_eq!(table.damaged, 0, "{path}");
+        let code = input.code.clone();
+        let anywhere = (any::<prop::sample::Index>(), any::<prop::sample::Index>());
+        let mut runner = TestRunner::new(ProptestConfig::with_cases(60));
+        let result = runner.run(&anywhere, |(segment, place)| {
+            let (start, end) = code[segment.index(code.len())];
+            agrees(
+                &input,
+                &table,
+                start + place.index((end - start) as usize) as u64,
+            )?;
+            // And where rows begin, and just before.
+            let row = table.rows[place.index(table.rows.len())];
+            let address = table.base + u64::from(row.pc);
+            agrees(&input, &table, address)?;
+            agrees(&input, &table, address.saturating_sub(1))
+        });
+        result.unwrap_or_else(|error| panic!("{path}: {error}"));
+    }
+}
+
+#[test]
+fn tables_are_sorted_and_each_row_matters() {
+    for path in FILES {
+        let Some(input) = input(path) else { continue };
+        let Table { rows, rules, .. } = input.build().expect("a table");
+        assert!(rows.is_sorted_by(|row, next| row.pc < next.pc), "{path}");
+        let same = rows
+            .windows(2)
+            .find(|two| (two[0].cfa, two[0].fp) == (two[1].cfa, two[1].fp));
+        assert_eq!(same, None, "{path}");
+        assert_eq!(rows.last().map(|row| row.cfa), Some(CFA_GAP), "{path}");
+        let mut used = rows.iter().filter(|row| row.cfa & CFA_KIND == CFA_RULE);
+        assert!(
+            used.all(|row| usize::from(row.cfa >> 3) < rules.len()),
+            "{path}"
+        );
+        let odd = rows.iter().filter(|row| row.cfa == CFA_UNSUPPORTED).count();
+        assert!(
+            odd * 300 < rows.len(),
+            "{path}: {odd} of {} are not supported",
+            rows.len()
+        );
+    }
+}
+
+/// How many rows of a kind a file has.
+fn count(table: &Table, kind: u16) -> usize {
+    let rows = table.rows.iter();
+    rows.filter(|row| row.cfa & CFA_KIND == kind).count()
+}
+
+#[test]
+fn a_c_library_has_all_special_rules() {
+    let Some(libc) = input(FILES[3]) else { return };
+    let table = libc.build().expect("a table");
+    assert_eq!(table.source, Source::EhFrame);
+    assert!(count(&table, CFA_SIGNAL) >= 1, "__restore_rt");
+    assert!(count(&table, CFA_PLT) >= 1, "its linkage table");
+    assert!(count(&table, CFA_END) >= 1, "clone");
+    let Some(linker) = input(FILES[5]) else {
+        return;
+    };
+    let table = linker.build().expect("a table");
+    let base = |rule: &Rule| rule.flags & RULE_BASE_OTHER != 0;
+    assert!(table.rules.iter().any(base), "_dl_runtime_resolve");
+}
+
+#[test]
+fn frames_that_are_large_or_aligned_have_rules() {
+    let compiler = Command::new("gcc").arg("--version").output();
+    if compiler.is_err() {
+        eprintln!("skipped: there is no gcc");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let (source, object) = (folder.path().join("a.c"), folder.path().join("a.so"));
+    let text = "void use(void *);
+        void large(void) { char room[200000]; use(room); }
+#ifndef PLAIN
+        __asm__(\".globl aligned\\naligned: .cfi_startproc\\npush %rbp\\n\"
+        \".cfi_escape 0x0f,0x03,0x76,0x78,0x06\\n.cfi_escape 0x10,0x06,0x02,0x76,0x00\\n\"
+        \"pop %rbp\\nret\\n.cfi_endproc\");
+#endif
+";
+    std::fs::write(&source, text).unwrap();
+    for (extra, source_of) in [
+        (&["-fasynchronous-unwind-tables"][..], Source::EhFrame),
+        (
+            &["-fno-asynchronous-unwind-tables", "-g", "-nostdlib"][..],
+            Source::DebugFrame,
+        ),
+    ] {
+        let built = Command::new("gcc")
+            .args(["-O2", "-fPIC", "-shared", "-fomit-frame-pointer", "-o"])
+            .args([&object, &source])
+            .args(extra)
+            .status();
+        assert!(built.unwrap().success());
+        let input = Input::read(&File::open(&object).unwrap(), None).unwrap();
+        let table = input.build().unwrap();
+        assert_eq!(table.source, source_of);
+        let large = |rule: &Rule| rule.cfa_offset > 200_000;
+        assert!(table.rules.iter().any(large), "{:?}", table.rules);
+        // What compilers say of functions that align their stack: the CFA is in memory.
+        let aligned = |rule: &Rule| {
+            let wanted = RULE_DEREF | RULE_BASE_FP | RULE_FP_SAVED | RULE_FP_FROM_FP;
+            rule.flags & wanted == wanted
+        };
+        let has_aligned = table.rules.iter().any(aligned);
+        // The assembler writes it to `.eh_frame` only.
+        assert_eq!(
+            has_aligned,
+            source_of != Source::DebugFrame,
+            "{:?}",
+            table.rules
+        );
+    }
+}
+
+#[test]
+fn what_is_no_program_is_refused_in_words() {
+    let mut file = tempfile::tempfile().unwrap();
+    file.write_all(b"#!/bin/sh\n").unwrap();
+    let Err(Refused(why)) = Input::read(&file, None) else {
+        panic!("taken")
+    };
+    assert!(why.contains("not an ELF file"), "{why}");
+    let mut bytes = start_of("/lib64/ld-linux-x86-64.so.2", 4 << 20);
+    bytes[18] = 183;
+    let Err(Refused(why)) = read(&bytes) else {
+        panic!("taken")
+    };
+    assert!(why.contains("183"), "{why}");
+}
+
+fn start_of(path: &str, most: usize) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let file = File::open(path).unwrap();
+    file.take(most as u64).read_to_end(&mut bytes).unwrap();
+    bytes
+}
+
+fn read(bytes: &[u8]) -> Result<Input, Refused> {
+    let file = tempfile::tempfile().unwrap();
+    file.write_all_at(bytes, 0).unwrap();
+    Input::read(&file, None)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+    /// Anything may be damaged: headers, sections, the end missing.
+    #[test]
+    fn damaged_files_are_survived(
+        places in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..60),
+        cut in any::<Option<prop::sample::Index>>(),
+        headers in any::<bool>(),
+    ) {
+        let mut bytes = start_of("/lib64/ld-linux-x86-64.so.2", 4 << 20);
+        if let Some(cut) = cut {
+            bytes.truncate(cut.index(bytes.len()));
+        }
+        for (place, value) in places {
+            let most = if headers { bytes.len().min(1024) } else { bytes.len() };
+            if most > 0 {
+                bytes[place.index(most)] = value;
+            }
+        }
+        if let Ok(input) = read(&bytes)
+            && let Ok(table) = input.build()
+        {
+            prop_assert!(table.rows.len() <= 2 * bytes.len());
+            prop_assert!(table.rows.is_sorted_by(|row, next| row.pc < next.pc));
+        }
+    }
+
+    #[test]
+    fn any_section_is_survived(bytes in proptest::collection::vec(any::<u8>(), 0..2000)) {
+        let code = vec![(0x1000, 0x8000_0000)];
+        let section = |bytes| Some(Section { address: 0x10_0000, bytes });
+        let input = Input {
+            architecture: &super::super::arch::X86_64,
+            build_id: None,
+            code,
+            eh_frame: section(bytes.clone()),
+            debug_frame: section(bytes),
+            bases: BaseAddresses::default(),
+            text: 0,
+            got: 0,
+        };
+        if let Ok(table) = input.build() {
+            prop_assert!(table.rows.len() <= 8000);
+        }
+    }
+}
+
+#[test]
+fn another_file_with_the_same_build_id_has_another_name() {
+    let Some(first) = input(FILES[3]) else { return };
+    let Some(mut second) = input(FILES[3]) else {
+        return;
+    };
+    assert_eq!(first.identity(), second.identity());
+    assert!(first.build_id().is_some());
+    if let Some(section) = &mut second.eh_frame {
+        section.bytes[100] ^= 1;
+    }
+    assert_eq!(first.build_id(), second.build_id());
+    assert_ne!(first.identity(), second.identity());
+}
