@@ -206,11 +206,9 @@ fn frames_that_are_large_or_aligned_have_rules() {
     let (source, object) = (folder.path().join("a.c"), folder.path().join("a.so"));
     let text = "void use(void *);
         void large(void) { char room[200000]; use(room); }
-#ifndef PLAIN
         __asm__(\".globl aligned\\naligned: .cfi_startproc\\npush %rbp\\n\"
         \".cfi_escape 0x0f,0x03,0x76,0x78,0x06\\n.cfi_escape 0x10,0x06,0x02,0x76,0x00\\n\"
         \"pop %rbp\\nret\\n.cfi_endproc\");
-#endif
 ";
     std::fs::write(&source, text).unwrap();
     for (extra, source_of) in [
@@ -236,14 +234,7 @@ fn frames_that_are_large_or_aligned_have_rules() {
             let wanted = RULE_DEREF | RULE_BASE_FP | RULE_FP_SAVED | RULE_FP_FROM_FP;
             rule.flags & wanted == wanted
         };
-        let has_aligned = table.rules.iter().any(aligned);
-        // The assembler writes it to `.eh_frame` only.
-        assert_eq!(
-            has_aligned,
-            source_of != Source::DebugFrame,
-            "{:?}",
-            table.rules
-        );
+        assert!(table.rules.iter().any(aligned), "{:?}", table.rules);
     }
 }
 
