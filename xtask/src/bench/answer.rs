@@ -26,6 +26,21 @@ struct CallSite {
     cause: String,
     object_type: Option<String>,
     pages: u64,
+    #[serde(default)]
+    stacks: Vec<Stack>,
+}
+
+#[derive(Deserialize)]
+struct Stack {
+    pages: u64,
+    #[serde(default)]
+    truncated: bool,
+    frames: Vec<Frame>,
+}
+
+#[derive(Deserialize)]
+struct Frame {
+    function: String,
 }
 
 #[derive(Deserialize)]
@@ -51,6 +66,18 @@ pub fn memtrace(report: impl Read) -> Option<String> {
         file.rsplit('/').next().unwrap_or(file),
         site.line.map_or("?".into(), |line| line.to_string()),
     )))
+}
+
+/// The part of memtrace's copies whose stack leads to the program's start.
+pub fn whole_share(report: impl Read) -> Option<f64> {
+    let report: Report = serde_json::from_reader(report).ok()?;
+    let stacks = report.call_sites.iter().flat_map(|site| &site.stacks);
+    let is_whole = |stack: &&Stack| {
+        let first = stack.frames.last();
+        !stack.truncated && first.is_some_and(|frame| frame.function == "_start")
+    };
+    let whole: u64 = stacks.filter(is_whole).map(|stack| stack.pages).sum();
+    Some(whole as f64 / report.totals.copied_pages as f64)
 }
 
 /// The largest entry of a map of stacks that bpftrace printed.

@@ -15,6 +15,7 @@ mod python;
 mod storm;
 mod summary;
 mod tracer;
+mod unwind;
 
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
@@ -37,6 +38,8 @@ enum Bench {
     Storm(storm::Args),
     /// Children read preloaded Python objects, at known depths of calls
     Python(python::Args),
+    /// A program without frame pointers copies at known depths of calls
+    Unwind(unwind::Args),
 }
 
 /// What every bench takes.
@@ -70,6 +73,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let common = match &args.bench {
         Bench::Storm(storm) => &storm.common,
         Bench::Python(python) => &python.common,
+        Bench::Unwind(unwind) => &unwind.common,
     };
     let programs = Programs::build(common)?;
     if !host::is_root() {
@@ -78,6 +82,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     match &args.bench {
         Bench::Storm(storm) => storm::run(storm, &programs),
         Bench::Python(python) => python::run(python, &programs),
+        Bench::Unwind(unwind) => unwind::run(unwind, &programs),
     }
 }
 

@@ -38,6 +38,8 @@ pub enum Tracer {
     Memtrace(&'static str),
     /// Every fault with its stack, as a sample.
     Perf,
+    /// Every fault with a copy of its stack, as a sample.
+    PerfDwarf,
     /// Every fault counted by stack, in the kernel.
     Bpftrace,
     /// Where Python's time goes, sampled, with native frames.
@@ -50,6 +52,7 @@ impl Tracer {
         match self {
             Self::Memtrace(unwind) => format!("memtrace --unwind {unwind}"),
             Self::Perf => "perf record -c1 -g -e page-faults".into(),
+            Self::PerfDwarf => "perf record -c1 --call-graph dwarf -e page-faults".into(),
             Self::Bpftrace => "bpftrace page_fault_user [ustack]".into(),
             Self::PySpy => "py-spy record --native --subprocesses".into(),
         }
@@ -59,7 +62,7 @@ impl Tracer {
     pub fn missing(self) -> Option<String> {
         let program = match self {
             Self::Memtrace(_) => return None,
-            Self::Perf => "perf",
+            Self::Perf | Self::PerfDwarf => "perf",
             Self::Bpftrace => "bpftrace",
             Self::PySpy if tools::program("py-spy").is_some() => return None,
             Self::PySpy => return Some(format!("py-spy is not installed; {}", tools::REMEDY)),
@@ -108,13 +111,15 @@ impl Tracer {
                 ]);
                 command
             }
-            Self::Perf => {
+            Self::Perf | Self::PerfDwarf => {
+                let how = if self == Self::Perf { "fp" } else { "dwarf" };
                 let mut command = Command::new("perf");
                 command
                     .args([
                         "record",
                         "-c1",
-                        "-g",
+                        "--call-graph",
+                        how,
                         "-e",
                         "page-faults",
                         "-p",
@@ -172,6 +177,8 @@ pub struct Finished {
     pub seen: Option<u64>,
     /// Those lost, where the tracer says how many.
     pub lost: Option<u64>,
+    /// Of all copies, those whose stack leads to the program's start, where the tracer says so.
+    pub whole_share: Option<f64>,
     /// What it says of the place where most of it happened, in a few words.
     pub answer: Option<String>,
     /// User and system time of its own.
@@ -185,6 +192,11 @@ pub struct Finished {
 }
 
 impl Running {
+    /// The tracer's pid.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Ctrl-C; waits for the report.
     pub fn finish(mut self) -> Result<Finished> {
         let begin = Instant::now();
@@ -201,7 +213,8 @@ impl Running {
         let (peak_rss, peak_anonymous) = self.watch.peaks();
         let interrupted = status.signal() == Some(libc::SIGINT);
         // perf ends itself by the signal that it was sent, once its file is complete.
-        let ended_well = status.success() || (interrupted && self.tracer == Tracer::Perf);
+        let is_perf = matches!(self.tracer, Tracer::Perf | Tracer::PerfDwarf);
+        let ended_well = status.success() || (interrupted && is_perf);
         if !ended_well {
             bail!(
                 "{} failed, {status}: {}",
@@ -213,6 +226,7 @@ impl Running {
         Ok(Finished {
             seen,
             lost,
+            whole_share: self.whole_share(),
             answer: self.answer(),
             cpu: duration(usage.ru_utime) + duration(usage.ru_stime),
             peak_rss,
@@ -292,7 +306,7 @@ impl Running {
                 let lost = totals.lost.values().sum();
                 Ok((Some(totals.copied_pages), Some(lost)))
             }
-            Tracer::Perf => {
+            Tracer::Perf | Tracer::PerfDwarf => {
                 let text = fs::read_to_string(&self.err)?;
                 Ok((number_before(&text, "samples)"), Some(perf_lost(&text))))
             }
@@ -308,10 +322,17 @@ impl Running {
         }
     }
 
+    fn whole_share(&self) -> Option<f64> {
+        let Tracer::Memtrace(_) = self.tracer else {
+            return None;
+        };
+        answer::whole_share(BufReader::new(File::open(&self.out).ok()?))
+    }
+
     fn answer(&self) -> Option<String> {
         match self.tracer {
             Tracer::Memtrace(_) => answer::memtrace(BufReader::new(File::open(&self.out).ok()?)),
-            Tracer::Perf => None,
+            Tracer::Perf | Tracer::PerfDwarf => None,
             Tracer::Bpftrace => answer::bpftrace(&fs::read_to_string(&self.out).ok()?),
             Tracer::PySpy => answer::folded(&fs::read_to_string(self.py_spy_file()).ok()?),
         }

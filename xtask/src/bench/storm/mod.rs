@@ -391,6 +391,7 @@ mod tests {
 
     fn run(ns: f64, seen: u64, lost: Option<u64>) -> Run {
         let tracer = Finished {
+            whole_share: None,
             seen: Some(seen),
             lost,
             answer: None,
