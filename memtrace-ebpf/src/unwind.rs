@@ -17,7 +17,7 @@ use memtrace_common::unwind::{
 };
 
 use crate::globals;
-use crate::maps::{KNOWN, MAPPINGS, PIECE, ROWS, RULES, SCRATCH, Scratch};
+use crate::maps::{CHUNK, KNOWN, MAPPINGS, PIECE, ROWS, RULES, SCRATCH, Scratch};
 use crate::memory::{self, PAGE_SIZE, mix};
 use crate::task::Registers;
 
@@ -87,6 +87,8 @@ pub struct Seen {
     len: u64,
     hash: u64,
     end: u64,
+    /// Where the outermost frame begins: one past the highest address that was read, as a rule.
+    top: u64,
     /// Words to compare; 0 when nothing is remembered.
     checks: u64,
 }
@@ -164,6 +166,7 @@ pub fn walk(scratch: &mut Scratch, registers: Registers, set: u64) -> (u64, u64)
         seen.len = walk.len;
         seen.hash = hash;
         seen.end = walk.end;
+        seen.top = walk.sp;
         seen.checks = walk.checks;
     }
     (hash, walk.len)
@@ -200,7 +203,8 @@ unsafe extern "C" fn compare(_: u32, _: *mut c_void) -> i64 {
             return 1;
         }
         let Check { address, value } = scratch.checks[at as usize & (CHECKS - 1)];
-        if stack_word(scratch, address) != Some(value) {
+        let most = scratch.seen.top.wrapping_sub(address);
+        if stack_word(scratch, address, most) != Some(value) {
             return 1;
         }
         scratch.walk.compared = at + 1;
@@ -365,19 +369,20 @@ fn push(scratch: &mut Scratch, pc: u64, sp: u64, fp: u64) -> Result<(), StackEnd
 /// [`stack_word`], which is to be compared when this walk is to be repeated.
 #[inline(always)]
 fn checked_word(scratch: &mut Scratch, address: u64) -> Option<u64> {
-    let value = stack_word(scratch, address)?;
-    let at = scratch.walk.checks;
+    let value = stack_word(scratch, address, PIECE)?;
+    let walk = &mut scratch.walk;
+    let at = walk.checks;
     scratch.checks[at as usize & (CHECKS - 1)] = Check { address, value };
-    scratch.walk.checks = at + 1;
+    walk.checks = at + 1;
     Some(value)
 }
 
-/// The word of the stack at `address`.
+/// The word of the stack at `address`; if it has to be read, with up to `most` bytes from there on.
 ///
 /// The target's memory is read in pieces: a read costs about 28 ns, one of [`PIECE`] bytes less
 /// than twice that, and holds several frames.
 #[inline(always)]
-fn stack_word(scratch: &mut Scratch, address: u64) -> Option<u64> {
+fn stack_word(scratch: &mut Scratch, address: u64, most: u64) -> Option<u64> {
     let walk = &mut scratch.walk;
     let mut at = address.wrapping_sub(walk.piece);
     if address < walk.piece || at + 8 > walk.size {
@@ -386,12 +391,19 @@ fn stack_word(scratch: &mut Scratch, address: u64) -> Option<u64> {
         let in_page = PAGE_SIZE - (address & (PAGE_SIZE - 1));
         let size = if address & 7 != 0 {
             8
-        } else if in_page < PIECE {
+        } else if in_page < most {
             in_page
         } else {
-            PIECE
+            most
         };
-        // SAFETY: the buffer has `PIECE` bytes.
+        let size = if size > CHUNK {
+            CHUNK
+        } else if size < 8 {
+            8
+        } else {
+            size
+        };
+        // SAFETY: the buffer has `CHUNK` bytes.
         if !unsafe { memory::read(scratch.piece.as_mut_ptr(), size, address) } {
             walk.size = 0;
             return None;
@@ -403,7 +415,7 @@ fn stack_word(scratch: &mut Scratch, address: u64) -> Option<u64> {
     // Never true. The verifier wants to see it of the very register that is used, which the
     // compiler must not replace by another.
     let at = black_box(at);
-    if at > PIECE - 8 {
+    if at > CHUNK - 8 {
         return None;
     }
     // SAFETY: within the buffer, by the check above.
