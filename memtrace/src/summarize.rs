@@ -52,6 +52,8 @@ pub fn summarize(folded: Aggregator, run: Run) -> Profile {
     let processes = processes(&folded, &run);
     let totals = totals(&processes, &folded, &run);
     let mut warnings = warnings(&folded, &run);
+    warnings.extend(run.host.unwind_why.clone());
+    warnings.extend(run.host.unwind_why.clone());
     warnings.extend(run.notes);
     let modules = folded.unwinder.modules();
     let mut call_sites = call_sites(folded);
@@ -59,6 +61,7 @@ pub fn summarize(folded: Aggregator, run: Run) -> Profile {
         site.bytes = site.pages * page_size;
         site.share = site.pages as f64 / totals.copied_pages.max(1) as f64;
     }
+    warnings.extend(cut_stacks(&call_sites, totals.copied_pages));
     let key = |site: &CallSite| {
         (
             site.cause as u8,
@@ -403,6 +406,39 @@ fn warnings(folded: &Aggregator, run: &Run) -> Vec<String> {
         "records could not be decoded: this memtrace and its BPF object do not fit together",
     );
     warnings
+}
+
+/// What to say when a notable part of the copies has stacks that end early for want of tables.
+fn cut_stacks(call_sites: &[CallSite], copied_pages: u64) -> Option<String> {
+    let mut by_reason: BTreeMap<Truncated, u64> = BTreeMap::new();
+    for stack in call_sites.iter().flat_map(|site| &site.stacks) {
+        if let Some(why) = stack.truncated_why {
+            *by_reason.entry(why).or_default() += stack.pages;
+        }
+    }
+    let (why, pages) = by_reason.into_iter().max_by_key(|&(_, pages)| pages)?;
+    if pages * 100 < copied_pages.max(1) {
+        return None;
+    }
+    let text = match why {
+        Truncated::NoMapping => {
+            "in code that had just been mapped when they were made, or in none: memtrace reads a \
+             process's mappings again then, so later ones are whole"
+        }
+        Truncated::TablesNotBuilt => {
+            "in a file whose unwind tables were still being built: the next trace has them"
+        }
+        Truncated::NoTables => {
+            "in code without unwind tables; --unwind auto follows frame pointers there"
+        }
+        Truncated::Gap | Truncated::Unsupported => {
+            "in code that its unwind tables do not cover, which is mostly written by hand"
+        }
+        Truncated::NoRoom => "in files for whose unwind tables there was no room",
+        Truncated::Unreadable | Truncated::Damaged => "where the stack could not be followed",
+        Truncated::Depth | Truncated::Python | Truncated::NotTaken => return None,
+    };
+    Some(format!("{pages} copied pages have stacks that end {text}"))
 }
 
 fn cause_of(causes: &mut ByCause, cause: Cause) -> &mut u64 {

@@ -371,6 +371,7 @@ mod tests {
                 {
                   "pages": 180,
                   "truncated": true,
+                  "truncated_why": "no_tables",
                   "frames": [
                     {"function": "libssl.so.3+0x4a1f0", "file": null, "line": null, "module": "/usr/lib/x86_64-linux-gnu/libssl.so.3", "address": 139716164190208, "language": "native", "inlined": false, "unknown": "no_symbol"},
                     {"function": "[unknown]", "file": null, "line": null, "module": null, "address": 139716164190208, "language": "native", "inlined": false, "unknown": "anonymous"}
@@ -496,6 +497,31 @@ mod tests {
               "cause": "refcount",
               "pages": 9,
               "bytes": 36864
+            }
+          ],
+          "modules": [
+            {
+              "path": "/usr/bin/python3.13",
+              "build_id": "0a1b2c3d",
+              "unwind": "tables",
+              "source": ".eh_frame",
+              "rows": 64575
+            },
+            {
+              "path": "/opt/engine.so",
+              "build_id": null,
+              "unwind": "frame_pointers",
+              "source": null,
+              "rows": 0,
+              "why": "it has no unwind tables"
+            },
+            {
+              "path": "/opt/huge.so",
+              "build_id": "0a1b2c3d",
+              "unwind": "nothing",
+              "source": ".eh_frame and .debug_frame",
+              "rows": 9000000,
+              "why": "there was no room for its tables"
             }
           ],
           "advice": [],

@@ -4,7 +4,8 @@
 
 use crate::profile::{
     ByCause, ByOrigin, CallSite, CauseName, CommandExit, Frame, Host, InterpreterSeen, Lost,
-    NotCopied, OriginName, Process, Profile, SCHEMA, Totals, Unchanged, Unknown, type_rows,
+    ModuleUnwind, NotCopied, OriginName, Process, Profile, SCHEMA, Totals, Unchanged, Unknown,
+    UnwoundBy, type_rows,
 };
 
 mod sites;
@@ -48,7 +49,7 @@ pub(crate) fn sample() -> Profile {
         },
     ];
     summed(Profile {
-        modules: Vec::new(),
+        modules: modules(),
         schema: SCHEMA.to_owned(),
         memtrace: "0.1.0".to_owned(),
         host: Host {
@@ -246,4 +247,39 @@ fn process(pid: u32, parent: u32, comm: &str, forked: Option<f64>, exited: Optio
         interpreter: None,
         memory: None,
     }
+}
+
+/// One of each kind.
+fn modules() -> Vec<ModuleUnwind> {
+    let module = |path: &str, unwind, source: Option<&str>, rows, why: Option<&str>| ModuleUnwind {
+        path: path.into(),
+        build_id: source.map(|_| "0a1b2c3d".to_owned()),
+        unwind,
+        source: source.map(str::to_owned),
+        rows,
+        why: why.map(str::to_owned),
+    };
+    vec![
+        module(
+            "/usr/bin/python3.13",
+            UnwoundBy::Tables,
+            Some(".eh_frame"),
+            64_575,
+            None,
+        ),
+        module(
+            "/opt/engine.so",
+            UnwoundBy::FramePointers,
+            None,
+            0,
+            Some("it has no unwind tables"),
+        ),
+        module(
+            "/opt/huge.so",
+            UnwoundBy::Nothing,
+            Some(".eh_frame and .debug_frame"),
+            9_000_000,
+            Some("there was no room for its tables"),
+        ),
+    ]
 }

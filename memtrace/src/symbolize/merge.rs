@@ -74,7 +74,14 @@ fn groups(frames: &[Frame]) -> impl Iterator<Item = &[Frame]> {
 fn is_loop(group: &[Frame]) -> bool {
     group
         .last()
-        .is_some_and(|frame| frame.language == Language::Native && &*frame.function == LOOP)
+        .is_some_and(|frame| frame.language == Language::Native && is_loop_name(&frame.function))
+}
+
+/// Compilers split functions, and say so behind the name: `.cold`, `.lto_priv.0`.
+fn is_loop_name(function: &str) -> bool {
+    function
+        .strip_prefix(LOOP)
+        .is_some_and(|part| part.is_empty() || part.starts_with('.'))
 }
 
 #[cfg(test)]
@@ -154,6 +161,17 @@ mod tests {
         assert_eq!(
             merged(native, &names, Native::Exact),
             "memcpy garbage more inner outer"
+        );
+    }
+
+    #[test]
+    fn a_part_that_the_compiler_split_off_is_the_loop_too() {
+        let cold = format!("{LOOP}.cold");
+        let native = stack(&["memcpy", &cold, "call", LOOP, "main"]);
+        let names = ["inner!", "outer!"];
+        assert_eq!(
+            merged(native, &names, Native::Exact),
+            "memcpy inner call outer main"
         );
     }
 

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use super::PAGE;
 use crate::distribution::Distribution;
 use crate::profile::{
-    CallSite, CauseEvidence, CauseName, Frame, Language, OriginName, Site, StackPages, Unknown,
+    CallSite, CauseEvidence, CauseName, Frame, Language, OriginName, Site, StackPages, Truncated,
+    Unknown,
 };
 
 const LIBPYTHON: &str = "/usr/lib/x86_64-linux-gnu/libpython3.11.so.1.0";
@@ -174,6 +175,7 @@ fn without_symbol() -> CallSite {
     site.origin = OriginName::File;
     site.cause_reason = Some("the instruction could not be read".to_owned());
     site.stacks[0].truncated = true;
+    site.stacks[0].truncated_why = Some(Truncated::NoTables);
     site
 }
 

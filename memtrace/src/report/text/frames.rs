@@ -69,9 +69,12 @@ pub(super) fn stack(
         .collect();
     let left_out = match (more, stack.truncated) {
         (0, false) => return text,
-        (0, true) => "... the stack was deeper than could be taken".to_owned(),
+        (0, true) => format!("... {}", words::truncated(stack.truncated_why)),
         (_, false) => format!("... {} more", count(more)),
-        (_, true) => format!("... {} more, and deeper than could be taken", count(more)),
+        (_, true) => {
+            let why = words::truncated(stack.truncated_why);
+            format!("... {} more; {why}", count(more))
+        }
     };
     let lead = lead(indent, mixed, false);
     text.push(screen.paint(DIM, &(lead + &left_out)));

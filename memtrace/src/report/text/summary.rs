@@ -154,6 +154,8 @@ fn how(profile: &Profile) -> String {
     let host = &profile.host;
     let stacks = match host.unwind.as_str() {
         "fp" => "stacks by frame pointer".to_owned(),
+        "auto" => "stacks by unwind tables".to_owned(),
+        "dwarf" => "stacks by unwind tables alone".to_owned(),
         "off" => "no stacks".to_owned(),
         other => format!("stacks by {other}"),
     };

@@ -201,7 +201,7 @@ fn text_at_80_columns() {
              stack:
                libssl.so.3+0x4a1f0 (no symbol)
                [unknown] (code made at run time)
-               ... the stack was deeper than could be taken
+               ... the code has no unwind tables
 
        2.0% ▏         560.0 KiB    140  idle  gunicorn.conf.py:12
              /srv/shop/gunicorn.conf.py:12

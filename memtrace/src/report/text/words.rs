@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 
-use crate::profile::{CauseName, OriginName, Unknown};
+use crate::profile::{CauseName, OriginName, Truncated, Unknown};
 
 /// `20.9 MiB`.
 pub(super) fn size(bytes: u64) -> String {
@@ -196,6 +196,23 @@ pub(super) fn unknown_mark(reason: Unknown) -> &'static str {
         Unknown::NoEnd => " (end of the fault not seen)",
         Unknown::CodeGone => " (code object not read)",
         Unknown::UnwindOff => " (stacks are off)",
+    }
+}
+
+/// Why a stack ends before the outermost function, as a clause.
+pub(super) fn truncated(why: Option<Truncated>) -> &'static str {
+    match why {
+        None | Some(Truncated::Depth | Truncated::Python | Truncated::NotTaken) => {
+            "the stack was deeper than could be taken"
+        }
+        Some(Truncated::NoMapping) => "its caller is in code that was not known to be mapped",
+        Some(Truncated::TablesNotBuilt) => "the unwind tables were not built yet",
+        Some(Truncated::NoTables) => "the code has no unwind tables",
+        Some(Truncated::NoRoom) => "there was no room for the unwind tables",
+        Some(Truncated::Gap) => "the unwind tables leave this code out",
+        Some(Truncated::Unsupported) => "the unwind tables have a rule that is not supported",
+        Some(Truncated::Unreadable) => "the stack could not be read further",
+        Some(Truncated::Damaged) => "what comes next is no stack",
     }
 }
 
