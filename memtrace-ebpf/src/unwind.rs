@@ -270,35 +270,7 @@ fn try_step(scratch: &mut Scratch) -> Result<(), StackEnd> {
     } else if kind == CFA_SIGNAL {
         return interrupted(scratch, sp);
     } else if kind == CFA_RULE {
-        let rule = RULES
-            .get((argument >> 3) as u32)
-            .ok_or(StackEnd::Unsupported)?;
-        let base = if rule.flags & RULE_BASE_OTHER != 0 {
-            scratch.walk.by_other = 1;
-            other
-        } else if rule.flags & RULE_BASE_FP != 0 {
-            fp
-        } else {
-            sp
-        };
-        let place = base.wrapping_add_signed(i64::from(rule.cfa_offset));
-        if rule.flags & RULE_DEREF == 0 {
-            cfa = place;
-        } else {
-            cfa = checked_word(scratch, place).ok_or(StackEnd::Unreadable)?;
-        }
-        if rule.flags & RULE_FP_SAVED != 0 {
-            let from_fp = rule.flags & RULE_FP_FROM_FP != 0;
-            let base = if from_fp { fp } else { cfa };
-            fp_at = base.wrapping_add_signed(i64::from(rule.fp_offset));
-        } else if rule.flags & RULE_FP_LOST != 0 {
-            caller_fp = 0;
-        }
-        if rule.flags & RULE_OTHER_SAVED != 0 {
-            other_at = cfa.wrapping_add_signed(i64::from(rule.other_offset));
-        } else if rule.flags & RULE_OTHER_SAME != 0 {
-            caller_other = other;
-        }
+        (cfa, fp_at, caller_fp, other_at, caller_other) = by_rule(scratch, argument >> 3)?;
     } else {
         return Err(StackEnd::Unsupported);
     }
@@ -335,6 +307,43 @@ fn try_step(scratch: &mut Scratch) -> Result<(), StackEnd> {
     scratch.walk.is_return = 1;
     scratch.walk.other = caller_other;
     push(scratch, return_address, cfa, caller_fp)
+}
+
+/// By a rule that does not fit in a row: CFA; where the caller's frame pointer is in memory, or 0, and
+/// else it itself; the same of the other register.
+#[inline(always)]
+fn by_rule(scratch: &mut Scratch, index: u64) -> Result<(u64, u64, u64, u64, u64), StackEnd> {
+    let Walk { sp, fp, other, .. } = scratch.walk;
+    let rule = RULES.get(index as u32).ok_or(StackEnd::Unsupported)?;
+    let has = |flag| rule.flags & flag != 0;
+    let base = if has(RULE_BASE_OTHER) {
+        scratch.walk.by_other = 1;
+        other
+    } else if has(RULE_BASE_FP) {
+        fp
+    } else {
+        sp
+    };
+    let place = base.wrapping_add_signed(i64::from(rule.cfa_offset));
+    let cfa = if has(RULE_DEREF) {
+        checked_word(scratch, place).ok_or(StackEnd::Unreadable)?
+    } else {
+        place
+    };
+    let fp_at = if has(RULE_FP_SAVED) {
+        let base = if has(RULE_FP_FROM_FP) { fp } else { cfa };
+        base.wrapping_add_signed(i64::from(rule.fp_offset))
+    } else {
+        0
+    };
+    let other_at = if has(RULE_OTHER_SAVED) {
+        cfa.wrapping_add_signed(i64::from(rule.other_offset))
+    } else {
+        0
+    };
+    let caller_fp = if has(RULE_FP_LOST) { 0 } else { fp };
+    let caller_other = if has(RULE_OTHER_SAME) { other } else { 0 };
+    Ok((cfa, fp_at, caller_fp, other_at, caller_other))
 }
 
 /// The caller of a signal's trampoline is the code that the signal interrupted.
@@ -396,13 +405,7 @@ fn stack_word(scratch: &mut Scratch, address: u64, most: u64) -> Option<u64> {
         } else {
             most
         };
-        let size = if size > CHUNK {
-            CHUNK
-        } else if size < 8 {
-            8
-        } else {
-            size
-        };
+        let size = size.clamp(8, CHUNK);
         // SAFETY: the buffer has `CHUNK` bytes.
         if !unsafe { memory::read(scratch.piece.as_mut_ptr(), size, address) } {
             walk.size = 0;
@@ -475,7 +478,7 @@ fn search(scratch: &mut Scratch, probe: u64) -> Result<u64, StackEnd> {
         if low >= high {
             break;
         }
-        let middle = low + high >> 1;
+        let middle = low.midpoint(high);
         let row = ROWS.get(middle as u32).ok_or(StackEnd::Gap)?;
         if *row & 0xffff_ffff <= offset {
             walk.low = middle + 1;
@@ -503,7 +506,7 @@ fn find_mapping(walk: &mut Walk, probe: u64) -> Option<()> {
         if low >= high {
             break;
         }
-        let middle = low + high >> 1;
+        let middle = low.midpoint(high);
         let mapping = MAPPINGS.get(middle as u32)?;
         if mapping.start <= probe {
             walk.low = middle + 1;

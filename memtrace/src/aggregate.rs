@@ -235,7 +235,8 @@ impl Aggregator {
                 if stack.end == StackEnd::NoMapping
                     && let Some(process) = self.processes.by_slot(stack.slot)
                 {
-                    self.unwinder.stumbled(process, &mut self.processes, tables);
+                    self.unwinder
+                        .stumbled(stack.slot, process, &mut self.processes, tables);
                 }
                 let python = self.tracker.instance(stack.interpreter);
                 let python = python.map(|(id, instance)| (id, Arc::clone(instance)));

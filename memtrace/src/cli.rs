@@ -93,8 +93,8 @@ pub struct Cli {
 
     /// How call stacks are found
     ///
-    /// "auto" uses the unwind tables that compilers put into programs and libraries (.eh_frame,
-    /// .debug_frame), and frame pointers through code that has none, such as a JIT's. "dwarf" and
+    /// "auto" uses the unwind tables that compilers put into programs and libraries for
+    /// exceptions, and frame pointers through code that has none, such as a JIT's. "dwarf" and
     /// "fp" use one of the two; a stack ends where that leads no further. "off" names the faulting
     /// function only and costs least.
     #[arg(long, value_name = "HOW", default_value = "auto")]

@@ -131,6 +131,8 @@ pub async fn trace(options: &Options) -> Result<Traced> {
             pid.pid()
         );
     }
+    // So that what was found has its unwind tables from now on.
+    while session.drain(&probe) == BATCH {}
     announce(&pids, found);
     let command = command.map(Held::release).transpose()?;
     let ending = session.run(&mut probe, options, command, &mut stop).await?;

@@ -211,11 +211,8 @@ fn call_sites(mut folded: Aggregator) -> Vec<CallSite> {
             let Some(kind) = cell.kind else { continue };
             // Stacks that differ in an instruction only are the same by now.
             let known = stacks.entry((site, kind)).or_default();
-            let (pages, truncated) = known
-                .entry(Interned(Arc::clone(&stack.frames)))
-                .or_default();
-            *pages += cell.pages;
-            truncated.add(stack.truncated);
+            let key = (Interned(Arc::clone(&stack.frames)), stack.truncated);
+            *known.entry(key).or_default() += cell.pages;
         }
     }
     let all = folded.processes.all();
@@ -283,32 +280,17 @@ impl Hash for Interned {
 }
 
 /// Pages by stack, and whether the stack was cut.
-type Stacks = HashMap<Interned, (u64, Reasons)>;
-
-/// Whether and why stacks that look the same are truncated.
-#[derive(Default)]
-struct Reasons {
-    first: Option<Truncated>,
-    differ: bool,
-}
-
-impl Reasons {
-    fn add(&mut self, why: Option<Truncated>) {
-        if let (Some(first), Some(why)) = (self.first, why) {
-            self.differ |= first != why;
-        }
-        self.first = self.first.or(why);
-    }
-}
+/// Pages by stack, and by why it is truncated.
+type Stacks = HashMap<(Interned, Option<Truncated>), u64>;
 
 /// The most pages first.
 fn by_pages(stacks: Stacks) -> Vec<StackPages> {
     let mut stacks: Vec<_> = stacks
         .into_iter()
-        .map(|(Interned(frames), (pages, truncated))| StackPages {
+        .map(|((Interned(frames), why), pages)| StackPages {
             pages,
-            truncated: truncated.first.is_some(),
-            truncated_why: truncated.first.filter(|_| !truncated.differ),
+            truncated: why.is_some(),
+            truncated_why: why,
             frames,
         })
         .collect();

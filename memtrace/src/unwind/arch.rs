@@ -49,17 +49,17 @@ impl Architecture {
     /// Reads the expression of a CFA; `None` when it is none of those that are known.
     #[must_use]
     pub fn cfa(&self, expression: Expression<Bytes<'_>>) -> Option<CfaExpression> {
-        let (operations, count) = self.operations(expression)?;
-        match &operations[..count] {
+        let (operations, count) = Self::operations(expression)?;
+        match operations[..count] {
             // A function that aligns its stack keeps the CFA in memory.
-            &[Simple::Register(register, offset), Simple::Deref]
+            [Simple::Register(register, offset), Simple::Deref]
                 if register == self.stack_pointer || register == self.frame_pointer =>
             {
                 Some(CfaExpression::InMemory { register, offset })
             }
             // What the linker writes for the procedure linkage table: an entry has pushed one more
             // word from a certain instruction on.
-            &[
+            [
                 Simple::Register(stack_pointer, 8),
                 Simple::Register(return_address, 0),
                 Simple::Number(15),
@@ -79,15 +79,15 @@ impl Architecture {
     /// Reads the expression of a place: register and offset.
     #[must_use]
     pub fn place(&self, expression: Expression<Bytes<'_>>) -> Option<(Register, i64)> {
-        let (operations, count) = self.operations(expression)?;
-        match &operations[..count] {
-            &[Simple::Register(register, offset)] => Some((register, offset)),
+        let (operations, count) = Self::operations(expression)?;
+        match operations[..count] {
+            [Simple::Register(register, offset)] => Some((register, offset)),
             _ => None,
         }
     }
 
     /// The operations of an expression that could be one of those that are known.
-    fn operations(&self, expression: Expression<Bytes<'_>>) -> Option<([Simple; 9], usize)> {
+    fn operations(expression: Expression<Bytes<'_>>) -> Option<([Simple; 9], usize)> {
         let encoding = Encoding {
             address_size: 8,
             format: Format::Dwarf32,

@@ -469,7 +469,9 @@ impl Rows<'_> {
             Other::Lost
         };
         let kind = if is_fp { CFA_FP } else { CFA_SP };
-        let short = u16::try_from(offset).ok().filter(|offset| offset & 7 == 0);
+        let short = u16::try_from(offset)
+            .ok()
+            .filter(|offset| offset.is_multiple_of(8));
         let is_short = flags == 0 && base != RULE_BASE_OTHER;
         match (short, saved.short(), other.short()) {
             (Some(offset), Some(fp), Some(other)) if is_short => Row {
@@ -556,7 +558,7 @@ impl Saved {
             Self::Lost => Some(FP_LOST),
             Self::At(offset) => i16::try_from(offset)
                 .ok()
-                .filter(|offset| offset & 7 == 0 && *offset != FP_SAME),
+                .filter(|offset| offset % 8 == 0 && *offset != FP_SAME),
             Self::FromFp(_) => None,
         }
     }

@@ -4,6 +4,7 @@
 //! descriptor and the disk cache. Each file is read once, and of files with the same tables one is
 //! built.
 
+use std::cell::OnceCell;
 use std::collections::HashSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, mpsc};
@@ -115,8 +116,8 @@ impl Builder {
 
 #[derive(Default)]
 struct Worker {
-    /// Opened with the first file. `None` inside: there is none.
-    cache: Option<Option<Cache>>,
+    /// Opened with the first file; empty when there is none.
+    cache: OnceCell<Option<Cache>>,
     given: HashSet<Identity>,
 }
 
@@ -153,7 +154,7 @@ impl Worker {
             return Ok((identity, None));
         }
         let path = module.path();
-        let cache = self.cache.get_or_insert_with(open_cache);
+        let cache = self.cache.get_or_init(open_cache);
         if let Some(table) = cache.as_ref().and_then(|cache| cache.get(&identity)) {
             let took = start.elapsed();
             info!(

@@ -91,7 +91,7 @@ pub fn decode(bytes: &[u8], identity: &[u8; 32]) -> Option<Table> {
     }
     let table = Table {
         base: u64::from_le_bytes(*base),
-        rows: row_bytes.as_chunks().0.iter().map(row).collect(),
+        rows: row_bytes.as_chunks().0.iter().copied().map(row).collect(),
         rules: rule_bytes.as_chunks().0.iter().map(rule).collect(),
         source: source_of(source)?,
         damaged: u64::from_le_bytes(*damaged),
@@ -113,11 +113,11 @@ fn half(bytes: &[u8]) -> Option<(u32, &[u8])> {
     Some((u32::from_le_bytes(*half), rest))
 }
 
-fn row(&[a, b, c, d, e, f, g, h]: &[u8; ROW]) -> Row {
+fn row(bytes: [u8; ROW]) -> Row {
     Row {
-        pc: u32::from_le_bytes([a, b, c, d]),
-        cfa: u16::from_le_bytes([e, f]),
-        fp: i16::from_le_bytes([g, h]),
+        pc: u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]),
+        cfa: u16::from_le_bytes([bytes[4], bytes[5]]),
+        fp: i16::from_le_bytes([bytes[6], bytes[7]]),
     }
 }
 

@@ -77,7 +77,7 @@ pub struct Unwinder {
     quiet: Instant,
     parents_due: Instant,
     /// Processes that replaced their program lately, or were found just begun.
-    starting: Vec<(ProcessId, Instant)>,
+    starting: Vec<(u32, ProcessId, Instant)>,
     /// Processes with code at addresses that were in no mapping: when they may be looked at again,
     /// and how long the pause is then.
     stumbled: HashMap<ProcessId, (Instant, Duration)>,
@@ -201,7 +201,7 @@ impl Unwinder {
             self.join(slot, process, set, to);
         } else if let Some(space) = processes.known_space(process) {
             self.enter(slot, process, &space, to);
-            self.starting.push((process, Instant::now()));
+            self.starting.push((slot, process, Instant::now()));
         }
     }
 
@@ -215,15 +215,17 @@ impl Unwinder {
         if let Some(space) = processes.known_space(process) {
             self.enter(slot, process, &space, to);
         }
-        self.starting.retain(|&(starting, _)| starting != process);
-        self.starting.push((process, Instant::now()));
+        self.starting
+            .retain(|&(_, starting, _)| starting != process);
+        self.starting.push((slot, process, Instant::now()));
     }
 
     /// Takes the end of a process.
     pub fn ended(&mut self, process: ProcessId) {
         self.leave(process);
         self.stumbled.remove(&process);
-        self.starting.retain(|&(starting, _)| starting != process);
+        self.starting
+            .retain(|&(_, starting, _)| starting != process);
     }
 
     /// Gives a process the mappings of `space`.
@@ -233,8 +235,12 @@ impl Unwinder {
         }
         let (content, tables, waits) = self.content(space, to);
         if let Some(member) = self.members.get(&process)
-            && self.sets[&member.set].content[..] == content[..]
+            && let Some(set) = self.sets.get(&member.set)
+            && set.content[..] == content[..]
         {
+            // The kernel side may have cleared it meanwhile, at an exec whose record is to come.
+            to.processes.set_mappings(slot, set.handle);
+            debug!("process {process}: still set {}", member.set);
             return;
         }
         let known = self.by_content.get(&content[..]).copied();
@@ -280,46 +286,53 @@ impl Unwinder {
             self.take(built, to);
         }
         self.starting
-            .retain(|&(_, since)| now.duration_since(since) < STARTING);
-        let starting = self.starting.iter().map(|&(process, _)| process);
-        let mut look: HashSet<ProcessId> = starting.collect();
+            .retain(|&(.., since)| now.duration_since(since) < STARTING);
+        let starting = self
+            .starting
+            .iter()
+            .map(|&(slot, process, _)| (slot, process));
+        let mut look: HashSet<(u32, ProcessId)> = starting.collect();
         if now >= self.parents_due {
             self.parents_due = now + PARENTS_PAUSE;
-            let parents = self.members.keys().map(|&process| {
-                let parent = processes.get(process).parent();
-                parent.unwrap_or(process)
+            let parents = self.members.keys().filter_map(|&process| {
+                let parent = processes.get(process).parent().unwrap_or(process);
+                Some((self.members.get(&parent)?.slot, parent))
             });
             look.extend(parents);
         }
-        for process in look.into_iter().take(MOST_LOOKS) {
-            self.look(process, processes, to);
+        for (slot, process) in look.into_iter().take(MOST_LOOKS) {
+            self.look(slot, process, processes, to);
         }
     }
 
     /// A process ran code that was in none of its mappings: they are read again, if it is not too
     /// soon.
-    pub fn stumbled(&mut self, process: ProcessId, processes: &mut Processes, to: Tables) {
+    pub fn stumbled(
+        &mut self,
+        slot: u32,
+        process: ProcessId,
+        processes: &mut Processes,
+        to: Tables,
+    ) {
         let now = Instant::now();
         let first = (now, FIRST_PAUSE);
         let (due, pause) = *self.stumbled.entry(process).or_insert(first);
-        let Some(before) = self.members.get(&process).map(|member| member.set) else {
-            return;
-        };
         if now < due {
             return;
         }
-        self.look(process, processes, to);
-        let has_changed = self.members[&process].set != before;
+        let set_of = |members: &HashMap<ProcessId, Member>| Some(members.get(&process)?.set);
+        let before = set_of(&self.members);
+        self.look(slot, process, processes, to);
+        let has_changed = set_of(&self.members) != before;
         let pause = if has_changed { FIRST_PAUSE } else { pause };
         self.stumbled
             .insert(process, (now + pause, (2 * pause).min(LONGEST_PAUSE)));
     }
 
     /// Reads a process's mappings again, which may have changed.
-    fn look(&mut self, process: ProcessId, processes: &mut Processes, to: Tables) {
-        let Some(&Member { slot, .. }) = self.members.get(&process) else {
-            return;
-        };
+    ///
+    /// One that has no set is looked at too: right after an exec there may have been none to read.
+    fn look(&mut self, slot: u32, process: ProcessId, processes: &mut Processes, to: Tables) {
         if let Some(space) = processes.present_space(process) {
             self.enter(slot, process, &space, to);
         }
@@ -536,6 +549,7 @@ impl Unwinder {
             return;
         };
         joined.members.insert(process);
+        debug!("process {process} in slot {slot}: set {set}");
         to.processes.set_mappings(slot, joined.handle);
         let before = self.members.insert(process, Member { slot, set });
         if let Some(before) = before.filter(|before| before.set != set) {

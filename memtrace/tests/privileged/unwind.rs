@@ -46,8 +46,12 @@ fn by_debugger(program: &Path) -> Stacks {
 /// randomization they are the same each time.
 fn by_memtrace(program: &Path) -> Stacks {
     let program = program.to_str().expect("a path");
-    let report = Trace::with(["--", "setarch", "-R", program, "wait"]).report();
+    let mut trace = Trace::with(["-vv", "--", "setarch", "-R", program, "wait"]);
+    trace.ended();
+    println!("{}", trace.messages());
+    let report = trace.report();
     let mut stacks = Stacks::new();
+    let mut cut = HashMap::<_, u64>::new();
     for (stack, pages) in stacks_of(&report) {
         if whole_frames(stack)
             .next()
@@ -55,8 +59,11 @@ fn by_memtrace(program: &Path) -> Stacks {
         {
             let addresses = whole_frames(stack).map(|frame| frame.address).collect();
             *stacks.entry(addresses).or_default() += pages;
+            *cut.entry(stack.truncated_why).or_default() += pages;
         }
     }
+    // Shown when the test fails.
+    println!("why stacks are cut: {cut:?}");
     stacks
 }
 

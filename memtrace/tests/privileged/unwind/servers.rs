@@ -83,16 +83,16 @@ fn leads_to_the_start(report: &Report, least: u64) {
     let mut others = Vec::new();
     for (stack, pages) in stacks_of(report) {
         all += pages;
-        let last = stack.frames.last().expect("a stack has frames");
-        let module = last.module.as_deref().unwrap_or_default();
+        let outermost = stack.frames.last().expect("a stack has frames");
+        let module = outermost.module.as_deref().unwrap_or_default();
         // A thread's first function is unnamed where there are no symbols.
         let starts = ["_start", "clone", "__clone3", "clone3", "start_thread"];
-        let is_start = starts.contains(&&*last.function)
-            || last.unknown.is_some() && (module.contains("libc") || module.contains("/bin/"));
+        let is_start = starts.contains(&&*outermost.function)
+            || outermost.unknown.is_some() && (module.contains("libc") || module.contains("/bin/"));
         if !stack.truncated && is_start {
             whole += pages;
         } else {
-            others.push((stack.truncated_why, pages, last.function.clone()));
+            others.push((stack.truncated_why, pages, outermost.function.clone()));
         }
     }
     assert!(all >= least, "{all} pages");
