@@ -47,8 +47,8 @@ pub struct ProcessSlot {
     /// The kernel's `start_boottime` of the process, in nanoseconds of `CLOCK_BOOTTIME`: with the
     /// pid, who it is. /proc/PID/stat shows it in ticks.
     pub start_boottime_ns: u64,
-    /// Its entry in the table of interpreters; 0 when it has none, or none is known. Written by
-    /// the loader, inherited at fork, and 0 again after exec.
+    /// Its interpreter, a [`Handle`](crate::interpreter::Handle); 0 when it has none, or none is
+    /// known. Written by the loader, inherited at fork, and 0 again after exec.
     pub interpreter: u64,
     /// Its set of mappings, a [`SetHandle`](crate::unwind::SetHandle); 0 while none is known. Written
     /// and inherited likewise.

@@ -24,8 +24,8 @@ coded! {
         Exec = 4,
         /// A [`ProcessRecord`]: a process ended.
         Exit = 5,
-        /// A [`CodeRecord`], followed by what it was read from.
-        Code = 6,
+        /// A [`FunctionRecord`], followed by what it was read from.
+        Function = 6,
     }
 }
 
@@ -97,13 +97,13 @@ pub const FAULT_NO_END: u8 = 1;
 pub const FAULT_MAJOR: u8 = 2;
 /// Flag of a [`FaultRecord`]: the process had no stack taken (`--unwind off`).
 pub const FAULT_NO_STACK: u8 = 4;
-/// Flag of a [`StackRecord`]: there were more Python frames than
-/// [`MAX_PYTHON_FRAMES`](crate::interpreter::MAX_PYTHON_FRAMES).
-pub const PYTHON_TRUNCATED: u8 = 2;
-/// Flag of a [`StackRecord`]: Python frames could not be read to the end.
-pub const PYTHON_DAMAGED: u8 = 4;
+/// Flag of a [`StackRecord`]: there were more script frames than
+/// [`MAX_SCRIPT_FRAMES`](crate::interpreter::MAX_SCRIPT_FRAMES).
+pub const SCRIPT_TRUNCATED: u8 = 2;
+/// Flag of a [`StackRecord`]: script frames could not be read to the end.
+pub const SCRIPT_DAMAGED: u8 = 4;
 
-/// Bit of [`PythonFrame::code`]: the interpreter's loop was entered with this frame, so that its
+/// Bit of [`ScriptFrame::function`]: the interpreter's loop was entered with this frame, so that its
 /// caller is compiled code.
 pub const FRAME_IS_ENTRY: u64 = 1;
 
@@ -145,13 +145,13 @@ pub struct FaultRecord {
 assert_layout!(FaultRecord, size = 64);
 
 /// A stack that this trace has not seen before. Behind it follow `frames` addresses of 8 bytes,
-/// leaf first, then `python_frames` times a [`PythonFrame`], innermost first.
+/// leaf first, then `script_frames` times a [`ScriptFrame`], innermost first.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct StackRecord {
     /// [`RecordKind::Stack`].
     pub kind: u8,
-    /// `PYTHON_*` bits.
+    /// `SCRIPT_*` bits.
     pub flags: u8,
     /// How many native frames follow, at most [`MAX_FRAMES`].
     pub frames: u16,
@@ -159,10 +159,10 @@ pub struct StackRecord {
     pub slot: u32,
     /// Hash over all frames and the interpreter; never 0.
     pub id: u64,
-    /// How many Python frames follow, at most
-    /// [`MAX_PYTHON_FRAMES`](crate::interpreter::MAX_PYTHON_FRAMES).
-    pub python_frames: u16,
-    /// The process's entry in the table of interpreters; 0 without one.
+    /// How many script frames follow, at most
+    /// [`MAX_SCRIPT_FRAMES`](crate::interpreter::MAX_SCRIPT_FRAMES).
+    pub script_frames: u16,
+    /// The process's interpreter, a [`Handle`](crate::interpreter::Handle); 0 without one.
     pub interpreter: u16,
     /// Why the native frames end, a [`StackEnd`](crate::unwind::StackEnd), coded.
     pub end: u8,
@@ -171,64 +171,65 @@ pub struct StackRecord {
 }
 assert_layout!(StackRecord, size = 24);
 
-/// A function that the interpreter runs.
+/// A function that an interpreter runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
-pub struct PythonFrame {
-    /// Address of the code object, and [`FRAME_IS_ENTRY`].
-    pub code: u64,
-    /// The instruction as the frame has it: an address in the bytecode, or an index.
-    pub instruction: u64,
-    /// [`CodeRecord::print`] of the code object when the stack was taken; 0 when it could not be
-    /// read.
-    pub print: u64,
+pub struct ScriptFrame {
+    /// Address of what the interpreter keeps of the function (CPython: its code object), and
+    /// [`FRAME_IS_ENTRY`].
+    pub function: u64,
+    /// Where in the function it is, as the frame has it: an address in the bytecode, or an index.
+    pub position: u64,
+    /// [`FunctionRecord::fingerprint`] when the stack was taken; 0 when it could not be read.
+    pub fingerprint: u64,
 }
-assert_layout!(PythonFrame, size = 24);
+assert_layout!(ScriptFrame, size = 24);
 
-/// Bytes of a [`CodeRecord`]'s parts.
-pub const CODE_NAME_BYTES: usize = 256;
+/// Bytes of a [`FunctionRecord`]'s parts.
+pub const FUNCTION_NAME_BYTES: usize = 256;
 /// As above.
-pub const CODE_FILENAME_BYTES: usize = 512;
+pub const FUNCTION_FILE_BYTES: usize = 512;
 /// As above.
-pub const CODE_LINES_BYTES: usize = 4096;
+pub const FUNCTION_LINES_BYTES: usize = 4096;
 
-/// A code object as it was when a stack with it was first seen: what it is called must be known
-/// even if it is freed at once, or its process ends. Each part is memory as it is, from the start
-/// of the object that it names; a part that could not be read has 0 bytes.
+/// What an interpreter keeps of a function, as it was when a stack with it was first seen: what the
+/// function is called must be known even if it is freed at once, or its process ends. Each part is
+/// memory as it is, from the start of the object that holds it; only the interpreter's half in the
+/// loader can decode it. A part that could not be read has 0 bytes.
 ///
-/// The parts follow each at its own place: [`CODE_NAME_BYTES`], [`CODE_FILENAME_BYTES`] and, cut at
-/// `lines_size`, [`CODE_LINES_BYTES`].
+/// The parts follow, each at its own place: [`FUNCTION_NAME_BYTES`], [`FUNCTION_FILE_BYTES`] and,
+/// cut at `lines_size`, [`FUNCTION_LINES_BYTES`].
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
-pub struct CodeRecord {
-    /// [`RecordKind::Code`].
+pub struct FunctionRecord {
+    /// [`RecordKind::Function`].
     pub kind: u8,
     /// Reserved, zero.
     pub reserved: u8,
-    /// The process's entry in the table of interpreters.
+    /// The process's interpreter, a [`Handle`](crate::interpreter::Handle).
     pub interpreter: u16,
     /// The process that it was seen in: its index in the process table.
     pub slot: u32,
-    /// Address of the code object.
-    pub code: u64,
+    /// Its address: [`ScriptFrame::function`] without the flag.
+    pub function: u64,
     /// Tells it from others that were or will be at this address; never 0.
-    pub print: u64,
+    pub fingerprint: u64,
     /// Addresses of its qualified name, of its file's name and of its table of lines.
     pub name: u64,
     /// As above.
-    pub filename: u64,
+    pub file: u64,
     /// As above.
     pub lines: u64,
-    /// Line that it begins with, as the code object has it.
+    /// Line that it begins with, as the interpreter has it.
     pub first_line: u32,
     /// Bytes that were read of the name.
     pub name_size: u32,
     /// Bytes that were read of the file's name.
-    pub filename_size: u32,
+    pub file_size: u32,
     /// Bytes that were read of the table of lines.
     pub lines_size: u32,
 }
-assert_layout!(CodeRecord, size = 64);
+assert_layout!(FunctionRecord, size = 64);
 
 /// Something happened to a process of the traced set: it was found or forked
 /// ([`RecordKind::Fork`]), replaced its program ([`RecordKind::Exec`]), or its last thread ended

@@ -4,10 +4,11 @@ use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, BPF_NOEXIST};
 use aya_ebpf::btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf};
 use aya_ebpf::macros::btf_map;
 use core::ptr::{read_volatile, write_volatile};
-use memtrace_common::interpreter::{Interpreter, MAX_INTERPRETERS};
+use memtrace_common::interpreter::MAX_INTERPRETERS;
+use memtrace_common::interpreter::python::Layout;
 use memtrace_common::process::{Health, MAX_PROCESSES, ProcessSlot};
 use memtrace_common::record::{
-    CODE_FILENAME_BYTES, CODE_LINES_BYTES, CODE_NAME_BYTES, CodeRecord, StackRecord,
+    FUNCTION_FILE_BYTES, FUNCTION_LINES_BYTES, FUNCTION_NAME_BYTES, FunctionRecord, StackRecord,
 };
 use memtrace_common::unwind::{MAPPINGS_LEN, MAX_RULES, Mapping, Rule};
 
@@ -75,13 +76,10 @@ pub static FOUND: Array<u64, 1, { BPF_F_MMAPABLE as usize }> = Array::new();
 #[btf_map]
 pub static STACKS_SENT: LruHashMap<u64, u8, 65_536> = LruHashMap::new();
 
-/// What is known of the interpreters in traced processes. Memory-mapped; written by the loader.
+/// How each CPython in traced processes is laid out. Memory-mapped; written by the loader.
 #[btf_map]
-pub static INTERPRETERS: Array<
-    Interpreter,
-    { MAX_INTERPRETERS as usize },
-    { BPF_F_MMAPABLE as usize },
-> = Array::new();
+pub static PYTHONS: Array<Layout, { MAX_INTERPRETERS as usize }, { BPF_F_MMAPABLE as usize }> =
+    Array::new();
 
 /// Code objects that the loader has been sent, by interpreter and address; what tells them from
 /// others at that address. An old one may be forgotten; it is then sent again.
@@ -160,13 +158,13 @@ pub struct CodeRoom {
     /// The object itself.
     pub words: Words,
     /// The record's fixed part; the others are right behind it.
-    pub record: CodeRecord,
+    pub record: FunctionRecord,
     /// Its name.
-    pub name: [u64; CODE_NAME_BYTES / 8],
+    pub name: [u64; FUNCTION_NAME_BYTES / 8],
     /// Its file's name.
-    pub filename: [u64; CODE_FILENAME_BYTES / 8],
+    pub file: [u64; FUNCTION_FILE_BYTES / 8],
     /// Its table of lines.
-    pub lines: [u64; CODE_LINES_BYTES / 8],
+    pub lines: [u64; FUNCTION_LINES_BYTES / 8],
 }
 
 /// The entry of [`TRACED_PIDS`] for a pid.

@@ -8,9 +8,10 @@ use aya_ebpf::helpers::generated::bpf_ringbuf_output;
 use aya_ebpf::programs::PerfEventContext;
 use core::hint::black_box;
 use core::mem::{offset_of, size_of};
-use memtrace_common::interpreter::{Interpreter, MAX_PYTHON_FRAMES};
+use memtrace_common::interpreter::MAX_SCRIPT_FRAMES;
+use memtrace_common::interpreter::python::Layout;
 use memtrace_common::process::ProcessSlot;
-use memtrace_common::record::{MAX_FRAMES, PythonFrame, RecordKind, StackRecord};
+use memtrace_common::record::{MAX_FRAMES, RecordKind, ScriptFrame, StackRecord};
 
 use crate::maps::{EVENTS, SCRATCH, STACKS_SENT, Scratch, Thread};
 use crate::task::{Registers, Task};
@@ -18,7 +19,7 @@ use crate::{atomic, python, unwind};
 
 /// Room for the words of a stack: a power of two, so that an index can be masked.
 pub const WORDS: usize = 512;
-const _: () = assert!(MAX_FRAMES + MAX_PYTHON_FRAMES * size_of::<PythonFrame>() / 8 <= WORDS);
+const _: () = assert!(MAX_FRAMES + MAX_SCRIPT_FRAMES * size_of::<ScriptFrame>() / 8 <= WORDS);
 
 /// Takes the user stack of the fault that ended; returns its id, or 0 when there is none.
 ///
@@ -30,7 +31,7 @@ pub fn take(
     by_kernel: bool,
     thread: *mut Thread,
     process: *mut ProcessSlot,
-    python: Option<(&Interpreter, u64)>,
+    python: Option<(&Layout, u64)>,
 ) -> u64 {
     let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
         return 0;
@@ -54,11 +55,11 @@ pub fn take(
     // SAFETY: callers pass a live map value.
     let (mut hash, frames) = unwind::walk(scratch, registers, unsafe { (*process).mappings });
     scratch.record.frames = frames as u16;
-    scratch.record.python_frames = 0;
+    scratch.record.script_frames = 0;
     scratch.record.interpreter = 0;
     if let Some((python, index)) = python {
         hash = python::walk(scratch, python, index, frames, hash);
-        scratch.record.python_frames = scratch.python.frames() as u16;
+        scratch.record.script_frames = scratch.python.frames() as u16;
         scratch.record.interpreter = index as u16;
     }
     let id = finish(hash);

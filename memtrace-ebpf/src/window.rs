@@ -13,7 +13,7 @@ use aya_ebpf::programs::{BtfTracePointContext, PerfEventContext};
 use aya_log_ebpf::trace;
 use core::ffi::c_void;
 use memtrace_common::config::UNWIND_OFF;
-use memtrace_common::interpreter::Interpreter;
+use memtrace_common::interpreter::python::Layout;
 use memtrace_common::process::{ProcessSlot, SLOT_LIVE};
 use memtrace_common::record::{
     Cause, FAULT_NO_END, FAULT_NO_STACK, FaultRecord, Origin, RecordKind,
@@ -266,7 +266,7 @@ pub fn close(ctx: &PerfEventContext, flags: u8) -> Option<()> {
 
 /// The interpreter of a process, if its frames are to be taken, with its number.
 #[inline(always)]
-fn interpreter(process: *mut ProcessSlot) -> Option<(&'static Interpreter, u64)> {
+fn interpreter(process: *mut ProcessSlot) -> Option<(&'static Layout, u64)> {
     if globals::PYTHON.load() == 0 {
         return None;
     }

@@ -14,7 +14,7 @@ use memtrace_common::record::{Cause, Evidence, Origin};
 use memtrace_common::unwind::StackEnd;
 
 use crate::cause::{Area, Instructions, Seen, Verdict, Write, judge};
-use crate::collect::{Event, Fault, Lifecycle, TakenCode, TakenStack};
+use crate::collect::{Event, Fault, Lifecycle, TakenFunction, TakenStack};
 use crate::distribution::Distribution;
 use crate::interpreter::Instance;
 use crate::interpreter::names::{Names, TypeId};
@@ -228,7 +228,7 @@ impl Aggregator {
     }
 
     /// Takes one record.
-    pub fn take(&mut self, event: Event, tables: Tables) {
+    pub fn take(&mut self, event: Event, tables: &Tables) {
         match event {
             Event::Fault(fault) => self.fault(&fault, tables),
             Event::Stack { id, stack } => {
@@ -242,12 +242,12 @@ impl Aggregator {
                 let python = python.map(|(id, instance)| (id, Arc::clone(instance)));
                 self.taken.insert(id, Arrived { stack, python });
             }
-            Event::Code(code) => self.code(&code),
+            Event::Function(code) => self.code(&code),
             Event::Process { what, slot } => self.lifecycle(what, slot, tables),
         }
     }
 
-    fn lifecycle(&mut self, what: Lifecycle, slot: u32, tables: Tables) {
+    fn lifecycle(&mut self, what: Lifecycle, slot: u32, tables: &Tables) {
         let Some(entry) = tables.processes.read(slot as usize) else {
             return;
         };
@@ -267,7 +267,7 @@ impl Aggregator {
     }
 
     /// Takes a process that may not be known yet.
-    fn found(&mut self, slot: u32, entry: &ProcessSlot, tables: Tables) -> ProcessId {
+    fn found(&mut self, slot: u32, entry: &ProcessSlot, tables: &Tables) -> ProcessId {
         if let Some(known) = self.processes.by_slot(slot) {
             return known;
         }
@@ -279,7 +279,7 @@ impl Aggregator {
 
     /// Takes the last counters of a process that ended, and gives its slot back. Nothing is done
     /// twice: an exit can be found in the table before its record is read.
-    fn exited(&mut self, slot: u32, entry: &ProcessSlot, tables: Tables) {
+    fn exited(&mut self, slot: u32, entry: &ProcessSlot, tables: &Tables) {
         if entry.state == SLOT_EXITED
             && let Some(id) = self.processes.by_slot(slot)
         {
@@ -300,21 +300,21 @@ impl Aggregator {
     }
 
     /// Looks for interpreters where there may be new ones.
-    pub fn look_for_interpreters(&mut self, tables: Tables) {
+    pub fn look_for_interpreters(&mut self, tables: &Tables) {
         self.tracker.tick(&mut self.processes, tables);
         self.tracker.remapped(&mut self.processes, tables);
     }
 
     /// Keeps the unwind tables of processes up to date. `is_quiet` says that all records there were
     /// have been read.
-    pub fn look_for_code(&mut self, is_quiet: bool, tables: Tables) {
+    pub fn look_for_code(&mut self, is_quiet: bool, tables: &Tables) {
         self.unwinder.tick(&mut self.processes, is_quiet, tables);
     }
 
     /// Takes from the table what lost records would have said: processes that are there and were
     /// not announced, and processes that ended before `before_ns` of `CLOCK_MONOTONIC`, of which no
     /// record may still be waiting to be read.
-    pub fn catch_up(&mut self, tables: Tables, before_ns: u64) {
+    pub fn catch_up(&mut self, tables: &Tables, before_ns: u64) {
         for slot in 0..MAX_PROCESSES {
             if !tables.processes.is_used(slot) {
                 continue;
@@ -346,7 +346,7 @@ impl Aggregator {
     }
 
     /// Takes a code object: what is missing of it is read at once, while it may still be there.
-    fn code(&mut self, code: &TakenCode) {
+    fn code(&mut self, code: &TakenFunction) {
         let Some((id, instance)) = self.tracker.instance(code.interpreter) else {
             return;
         };
@@ -356,7 +356,7 @@ impl Aggregator {
         self.names.take_code((id, instance), code, &memory);
     }
 
-    fn fault(&mut self, fault: &Fault, tables: Tables) {
+    fn fault(&mut self, fault: &Fault, tables: &Tables) {
         let known = self.processes.by_slot(fault.slot);
         let process = known.or_else(|| {
             // Its own record was lost; the table still has it.
@@ -540,10 +540,10 @@ impl Aggregator {
         stack.lost = taken.is_none() && why == Unknown::StackLost;
         stack.truncated = match taken {
             None => Some(Truncated::NotTaken),
-            Some(Arrived { stack, .. }) if stack.python_truncated => Some(Truncated::Python),
+            Some(Arrived { stack, .. }) if stack.script_truncated => Some(Truncated::Python),
             // Where there are Python frames and native ones are guessed, those say where the stack
             // begins.
-            Some(Arrived { stack, .. }) if !stack.python.is_empty() && trust == Native::Guessed => {
+            Some(Arrived { stack, .. }) if !stack.script.is_empty() && trust == Native::Guessed => {
                 None
             }
             Some(_) if code.len() < addresses.len() => Some(Truncated::NoMapping),
@@ -587,7 +587,7 @@ fn python_frames(names: &Names, taken: &Arrived) -> Vec<PythonFrame> {
     let Some((id, instance)) = &taken.python else {
         return Vec::new();
     };
-    let frames = taken.stack.python.iter();
+    let frames = taken.stack.script.iter();
     frames
         .map(|frame| names.frame((*id, instance), frame))
         .collect()

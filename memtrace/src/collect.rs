@@ -3,11 +3,11 @@
 use std::os::fd::{AsRawFd, RawFd};
 
 use aya::maps::{MapData, RingBuf};
-use memtrace_common::interpreter::MAX_PYTHON_FRAMES;
+use memtrace_common::interpreter::{Handle, MAX_SCRIPT_FRAMES};
 use memtrace_common::record::{
-    CODE_FILENAME_BYTES, CODE_LINES_BYTES, CODE_NAME_BYTES, Cause, CodeRecord, Evidence,
-    FAULT_NO_END, FRAME_IS_ENTRY, FaultRecord, MAX_FRAMES, Origin, PYTHON_DAMAGED,
-    PYTHON_TRUNCATED, ProcessRecord, PythonFrame, RecordKind, StackRecord,
+    Cause, Evidence, FAULT_NO_END, FRAME_IS_ENTRY, FUNCTION_FILE_BYTES, FUNCTION_LINES_BYTES,
+    FUNCTION_NAME_BYTES, FaultRecord, FunctionRecord, MAX_FRAMES, Origin, ProcessRecord,
+    RecordKind, SCRIPT_DAMAGED, SCRIPT_TRUNCATED, ScriptFrame, StackRecord,
 };
 use memtrace_common::unwind::StackEnd;
 
@@ -55,50 +55,50 @@ pub enum Lifecycle {
 pub struct TakenStack {
     /// Return addresses, the leaf's instruction first.
     pub native: Box<[u64]>,
-    /// Python frames, innermost first.
-    pub python: Box<[TakenFrame]>,
-    /// The table entry of the interpreter that ran them; 0 without one.
-    pub interpreter: u32,
+    /// Frames of the functions that an interpreter ran, innermost first.
+    pub script: Box<[TakenFrame]>,
+    /// The interpreter that ran them.
+    pub interpreter: Handle,
     /// The process that it was taken in: its index in the process table.
     pub slot: u32,
     /// Why the native frames end where they do.
     pub end: StackEnd,
-    /// Whether there were more Python frames, or they could not be read to the end.
-    pub python_truncated: bool,
+    /// Whether there were more script frames, or they could not be read to the end.
+    pub script_truncated: bool,
 }
 
-/// A Python frame as it was taken.
+/// A script frame as it was taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TakenFrame {
-    /// Address of the code object.
-    pub code: u64,
-    /// The instruction as the frame has it: an address in the bytecode, or an index.
-    pub instruction: u64,
-    /// Tells the code object from others at this address; 0 when it could not be read.
-    pub print: u64,
+    /// Address of what the interpreter keeps of the function.
+    pub function: u64,
+    /// Where in the function it is, as the frame has it.
+    pub position: u64,
+    /// Tells the function from others at this address; 0 when it could not be read.
+    pub fingerprint: u64,
     /// Whether the interpreter's loop was entered with this frame.
     pub is_entry: bool,
 }
 
-/// A code object as it was when it was first seen. Parts that could not be read are empty, and
+/// A function as it was when it was first seen. Parts that could not be read are empty, and
 /// then have an address to read them from.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct TakenCode {
+pub struct TakenFunction {
     /// The process that it was seen in: its index in the process table.
     pub slot: u32,
-    /// The table entry of its interpreter.
-    pub interpreter: u32,
-    /// Address of the code object.
-    pub code: u64,
+    /// Its interpreter.
+    pub interpreter: Handle,
+    /// Address of what the interpreter keeps of it.
+    pub function: u64,
     /// Tells it from others at this address.
-    pub print: u64,
-    /// Line that it begins with, as the code object has it.
+    pub fingerprint: u64,
+    /// Line that it begins with, as the interpreter has it.
     pub first_line: u32,
-    /// Its qualified name: address and beginning of a `str` object.
+    /// Its name: address of the object that holds it, and that memory.
     pub name: (u64, Box<[u8]>),
-    /// Its file's name: likewise.
-    pub filename: (u64, Box<[u8]>),
-    /// Its table of lines: address and beginning of a `bytes` object.
+    /// Its file's name, in the same form.
+    pub file: (u64, Box<[u8]>),
+    /// Its table of lines, in the same form.
     pub lines: (u64, Box<[u8]>),
 }
 
@@ -114,8 +114,8 @@ pub enum Event {
         /// Its frames.
         stack: TakenStack,
     },
-    /// A code object was seen for the first time.
-    Code(Box<TakenCode>),
+    /// A function was seen for the first time.
+    Function(Box<TakenFunction>),
     /// A process changed.
     Process {
         /// How.
@@ -148,7 +148,7 @@ impl Event {
                 }))
             }
             RecordKind::Stack => Some(decode_stack(bytes)?),
-            RecordKind::Code => Some(Self::Code(Box::new(decode_code(bytes)?))),
+            RecordKind::Function => Some(Self::Function(Box::new(decode_function(bytes)?))),
             kind @ (RecordKind::Fork | RecordKind::Exec | RecordKind::Exit) => {
                 let record: ProcessRecord = read(bytes)?;
                 let what = match kind {
@@ -167,61 +167,61 @@ impl Event {
 
 fn decode_stack(bytes: &[u8]) -> Option<Event> {
     let record: StackRecord = read(bytes)?;
-    let (native, python) = (
+    let (native, script) = (
         usize::from(record.frames),
-        usize::from(record.python_frames),
+        usize::from(record.script_frames),
     );
-    if native > MAX_FRAMES || python > MAX_PYTHON_FRAMES {
+    if native > MAX_FRAMES || script > MAX_SCRIPT_FRAMES {
         return None;
     }
     let rest = bytes.get(size_of::<StackRecord>()..)?;
     let (addresses, rest) = rest.split_at_checked(native * 8)?;
-    let frames = rest.get(..python * size_of::<PythonFrame>())?;
-    let python = frames.chunks_exact(size_of::<PythonFrame>()).map(|bytes| {
-        let frame: PythonFrame = read(bytes)?;
+    let frames = rest.get(..script * size_of::<ScriptFrame>())?;
+    let script = frames.chunks_exact(size_of::<ScriptFrame>()).map(|bytes| {
+        let frame: ScriptFrame = read(bytes)?;
         Some(TakenFrame {
-            code: frame.code & !FRAME_IS_ENTRY,
-            instruction: frame.instruction,
-            print: frame.print,
-            is_entry: frame.code & FRAME_IS_ENTRY != 0,
+            function: frame.function & !FRAME_IS_ENTRY,
+            position: frame.position,
+            fingerprint: frame.fingerprint,
+            is_entry: frame.function & FRAME_IS_ENTRY != 0,
         })
     });
     Some(Event::Stack {
         id: record.id,
         stack: TakenStack {
             native: addresses.chunks_exact(8).map(read_word).collect(),
-            python: python.collect::<Option<_>>()?,
-            interpreter: u32::from(record.interpreter),
+            script: script.collect::<Option<_>>()?,
+            interpreter: Handle::from_raw(record.interpreter),
             slot: record.slot,
             end: StackEnd::from_code(record.end)?,
-            python_truncated: record.flags & (PYTHON_TRUNCATED | PYTHON_DAMAGED) != 0,
+            script_truncated: record.flags & (SCRIPT_TRUNCATED | SCRIPT_DAMAGED) != 0,
         },
     })
 }
 
-fn decode_code(bytes: &[u8]) -> Option<TakenCode> {
-    let record: CodeRecord = read(bytes)?;
-    let parts = bytes.get(size_of::<CodeRecord>()..)?;
+fn decode_function(bytes: &[u8]) -> Option<TakenFunction> {
+    let record: FunctionRecord = read(bytes)?;
+    let parts = bytes.get(size_of::<FunctionRecord>()..)?;
     let part = |start: usize, most: usize, size: u32| {
         let size = size as usize;
         let bytes = parts.get(start..)?.get(..size)?;
         (size <= most).then(|| Box::from(bytes))
     };
-    let lines_at = CODE_NAME_BYTES + CODE_FILENAME_BYTES;
-    Some(TakenCode {
+    let lines_at = FUNCTION_NAME_BYTES + FUNCTION_FILE_BYTES;
+    Some(TakenFunction {
         slot: record.slot,
-        interpreter: u32::from(record.interpreter),
-        code: record.code,
-        print: record.print,
+        interpreter: Handle::from_raw(record.interpreter),
+        function: record.function,
+        fingerprint: record.fingerprint,
         first_line: record.first_line,
-        name: (record.name, part(0, CODE_NAME_BYTES, record.name_size)?),
-        filename: (
-            record.filename,
-            part(CODE_NAME_BYTES, CODE_FILENAME_BYTES, record.filename_size)?,
+        name: (record.name, part(0, FUNCTION_NAME_BYTES, record.name_size)?),
+        file: (
+            record.file,
+            part(FUNCTION_NAME_BYTES, FUNCTION_FILE_BYTES, record.file_size)?,
         ),
         lines: (
             record.lines,
-            part(lines_at, CODE_LINES_BYTES, record.lines_size)?,
+            part(lines_at, FUNCTION_LINES_BYTES, record.lines_size)?,
         ),
     })
 }
@@ -238,9 +238,9 @@ unsafe impl Record for StackRecord {}
 // SAFETY: as required.
 unsafe impl Record for ProcessRecord {}
 // SAFETY: as required.
-unsafe impl Record for PythonFrame {}
+unsafe impl Record for ScriptFrame {}
 // SAFETY: as required.
-unsafe impl Record for CodeRecord {}
+unsafe impl Record for FunctionRecord {}
 
 fn read<T: Record>(bytes: &[u8]) -> Option<T> {
     // SAFETY: the length is checked, any bytes are a value of `T`, and the read is unaligned.
@@ -367,7 +367,7 @@ mod tests {
             frames: 2,
             slot: 1,
             id: 3,
-            python_frames: 1,
+            script_frames: 1,
             interpreter: 4,
             end: StackEnd::Depth.code(),
             reserved: [0; 3],
@@ -377,16 +377,16 @@ mod tests {
         bytes.extend(words.iter().flat_map(|word| word.to_le_bytes()));
         let expected = TakenStack {
             native: Box::new([1, 0x0102_0304_0506_0708]),
-            python: Box::new([TakenFrame {
-                code: 0x7000,
-                instruction: 5,
-                print: 6,
+            script: Box::new([TakenFrame {
+                function: 0x7000,
+                position: 5,
+                fingerprint: 6,
                 is_entry: true,
             }]),
-            interpreter: 4,
+            interpreter: Handle::from_raw(4),
             slot: 1,
             end: StackEnd::Depth,
-            python_truncated: false,
+            script_truncated: false,
         };
         let expected = Event::Stack {
             id: 3,
@@ -398,30 +398,30 @@ mod tests {
 
     #[test]
     fn a_code_object_has_its_parts() {
-        let record = CodeRecord {
-            kind: RecordKind::Code.code(),
+        let record = FunctionRecord {
+            kind: RecordKind::Function.code(),
             reserved: 0,
             interpreter: 2,
             slot: 1,
-            code: 0x1000,
-            print: 7,
+            function: 0x1000,
+            fingerprint: 7,
             name: 0x2000,
-            filename: 0x3000,
+            file: 0x3000,
             lines: 0x4000,
             first_line: 12,
             name_size: 3,
-            filename_size: 0,
+            file_size: 0,
             lines_size: 2,
         };
         let mut bytes = bytes_of(&record);
-        bytes.extend([1; CODE_NAME_BYTES]);
-        bytes.extend([2; CODE_FILENAME_BYTES]);
+        bytes.extend([1; FUNCTION_NAME_BYTES]);
+        bytes.extend([2; FUNCTION_FILE_BYTES]);
         bytes.extend([3; 8]);
-        let Some(Event::Code(code)) = Event::decode(&bytes) else {
+        let Some(Event::Function(code)) = Event::decode(&bytes) else {
             panic!("not decoded")
         };
         assert_eq!(code.name, (0x2000, Box::from([1; 3])));
-        assert_eq!(code.filename, (0x3000, Box::from([])));
+        assert_eq!(code.file, (0x3000, Box::from([])));
         assert_eq!(code.lines, (0x4000, Box::from([3; 2])));
         assert_eq!(Event::decode(&bytes[..800]), None, "cut short");
     }

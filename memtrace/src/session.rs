@@ -342,7 +342,7 @@ impl Session {
         std::thread::sleep(SETTLE);
         while self.drain(probe) == BATCH {}
         self.folded.catch_up(probe.tables(), u64::MAX);
-        self.folded.update_counters(&probe.processes);
+        self.folded.update_counters(&probe.tables().processes);
         debug!("detached and drained after {:?}", start.elapsed());
         // Before symbolizing, which takes longer: the processes go on.
         let unchanged = self.folded.compare_copied();

@@ -15,7 +15,7 @@ pub mod tracker;
 use std::collections::HashMap;
 use std::fs::File;
 
-use memtrace_common::interpreter::Interpreter;
+use memtrace_common::interpreter::python::Layout;
 
 use crate::process::maps::AddressSpace;
 use crate::process::memory::ReadMemory;
@@ -52,7 +52,7 @@ pub enum Recognised {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Instance {
     /// Where it is and how it is laid out. Equal in processes forked from one another.
-    pub layout: Interpreter,
+    pub layout: Layout,
     /// What it is: "`CPython` 3.11.7"; "`CPython` 3.8" where the runtime does not say more;
     /// "`CPython` 3.13.5, free-threaded".
     pub name: String,

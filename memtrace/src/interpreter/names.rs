@@ -9,7 +9,7 @@ use super::Instance;
 use super::python::code::Code;
 use super::python::types::type_name;
 use super::tracker::InstanceId;
-use crate::collect::{TakenCode, TakenFrame};
+use crate::collect::{TakenFrame, TakenFunction};
 use crate::process::memory::ReadMemory;
 use crate::profile::{Frame, Language, Unknown};
 use crate::symbolize::merge::PythonFrame;
@@ -36,9 +36,9 @@ pub struct Names {
 impl Names {
     /// Takes a code object as it was when it was first seen. What is missing of it is read from
     /// `memory`.
-    pub fn take_code(&mut self, python: Numbered, taken: &TakenCode, memory: &dyn ReadMemory) {
+    pub fn take_code(&mut self, python: Numbered, taken: &TakenFunction, memory: &dyn ReadMemory) {
         let (id, instance) = python;
-        let key = (id, taken.code, taken.print);
+        let key = (id, taken.function, taken.fingerprint);
         if self.codes.contains_key(&key) {
             return;
         }
@@ -46,7 +46,10 @@ impl Names {
             Some(code) => {
                 self.codes.insert(key, code);
             }
-            None => debug!("the code object at {:#x} has no readable name", taken.code),
+            None => debug!(
+                "the code object at {:#x} has no readable name",
+                taken.function
+            ),
         }
     }
 
@@ -54,15 +57,16 @@ impl Names {
     #[must_use]
     pub fn frame(&self, python: Numbered, taken: &TakenFrame) -> PythonFrame {
         let (id, instance) = python;
-        let code = self.codes.get(&(id, taken.code, taken.print));
-        let line = code.and_then(|code| code.line(taken.code, taken.instruction, &instance.layout));
+        let code = self.codes.get(&(id, taken.function, taken.fingerprint));
+        let line =
+            code.and_then(|code| code.line(taken.function, taken.position, &instance.layout));
         PythonFrame {
             frame: Frame {
                 function: code.map_or_else(|| "[unknown]".into(), |code| Arc::clone(&code.name)),
                 file: code.map(|code| Arc::clone(&code.file)),
                 line,
                 module: None,
-                address: taken.code,
+                address: taken.function,
                 language: Language::Python,
                 inlined: false,
                 unknown: code.is_none().then_some(Unknown::CodeGone),

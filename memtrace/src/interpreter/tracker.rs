@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use log::info;
-use memtrace_common::interpreter::MAX_INTERPRETERS;
+use memtrace_common::interpreter::{Handle, Kind, MAX_INTERPRETERS};
 
 use super::{Instance, Interpreters, Recognised};
 use crate::probe::Tables;
@@ -100,7 +100,7 @@ impl Tracker {
     }
 
     /// Takes a process that was found or forked.
-    pub fn add(&mut self, slot: u32, process: ProcessId, processes: &mut Processes, to: Tables) {
+    pub fn add(&mut self, slot: u32, process: ProcessId, processes: &mut Processes, to: &Tables) {
         if !self.enabled || self.states.contains_key(&process) {
             return;
         }
@@ -110,7 +110,7 @@ impl Tracker {
                 self.entries[index].users += 1;
                 // It has been inherited in the kernel too, unless it was forked just before its
                 // parent's was known.
-                to.processes.set_interpreter(slot, index as u32);
+                to.processes.set_interpreter(slot, handle(index));
             }
             self.states.insert(process, inherited);
             // A parent that is being looked at again may not have it yet.
@@ -131,12 +131,18 @@ impl Tracker {
     }
 
     /// Takes a process that has replaced its program.
-    pub fn execed(&mut self, slot: u32, process: ProcessId, processes: &mut Processes, to: Tables) {
+    pub fn execed(
+        &mut self,
+        slot: u32,
+        process: ProcessId,
+        processes: &mut Processes,
+        to: &Tables,
+    ) {
         if !self.enabled {
             return;
         }
         self.leave(process);
-        to.processes.set_interpreter(slot, 0);
+        to.processes.set_interpreter(slot, Handle::NONE);
         self.states.insert(process, State::None);
         self.look_known(slot, process, processes, to);
         if self.may_change(process) {
@@ -158,7 +164,7 @@ impl Tracker {
     }
 
     /// Takes processes whose mappings have been read anew: an interpreter may be among them.
-    pub fn remapped(&mut self, processes: &mut Processes, to: Tables) {
+    pub fn remapped(&mut self, processes: &mut Processes, to: &Tables) {
         for (slot, process) in processes.take_remapped() {
             if self.may_change(process) {
                 self.look_known(slot, process, processes, to);
@@ -173,7 +179,7 @@ impl Tracker {
     }
 
     /// Looks again at the processes for which it is time.
-    pub fn tick(&mut self, processes: &mut Processes, to: Tables) {
+    pub fn tick(&mut self, processes: &mut Processes, to: &Tables) {
         let now = Instant::now();
         for mut due in std::mem::take(&mut self.due) {
             if now < due.at {
@@ -203,8 +209,9 @@ impl Tracker {
 
     /// The interpreter of a table entry.
     #[must_use]
-    pub fn instance(&self, index: u32) -> Option<(InstanceId, &Arc<Instance>)> {
-        let entry = self.entries.get(index as usize).filter(|_| index != 0)?;
+    pub fn instance(&self, interpreter: Handle) -> Option<(InstanceId, &Arc<Instance>)> {
+        let entry = self.entries.get(interpreter.index() as usize)?;
+        (interpreter.kind() == Some(Kind::Python)).then_some(())?;
         Some((entry.id, &entry.instance))
     }
 
@@ -212,7 +219,7 @@ impl Tracker {
     #[must_use]
     pub fn of(&self, process: ProcessId) -> Option<(InstanceId, &Arc<Instance>)> {
         match self.states.get(&process)? {
-            State::Python { index, .. } => self.instance(*index as u32),
+            State::Python { index, .. } => self.instance(handle(*index)),
             _ => None,
         }
     }
@@ -253,7 +260,7 @@ impl Tracker {
     }
 
     /// Looks at a process by the mappings that it had when they were last read.
-    fn look_known(&mut self, slot: u32, process: ProcessId, processes: &Processes, to: Tables) {
+    fn look_known(&mut self, slot: u32, process: ProcessId, processes: &Processes, to: &Tables) {
         if let Some(space) = processes.known_space(process) {
             self.look(slot, process, &space, processes, to);
         }
@@ -265,7 +272,7 @@ impl Tracker {
         process: ProcessId,
         space: &AddressSpace,
         processes: &Processes,
-        to: Tables,
+        to: &Tables,
     ) {
         let pid = processes.get(process).pid;
         let memory = ProcessMemory::new(pid);
@@ -289,7 +296,7 @@ impl Tracker {
         if let State::Python { index, name } = &state {
             info!("process {pid} runs {name}");
             self.entries[*index].users += 1;
-            to.processes.set_interpreter(slot, *index as u32);
+            to.processes.set_interpreter(slot, handle(*index));
         }
         self.states.insert(process, state);
     }
@@ -301,7 +308,7 @@ impl Tracker {
         &mut self,
         instance: Instance,
         parent: Option<ProcessId>,
-        to: Tables,
+        to: &Tables,
     ) -> Option<usize> {
         let parents = parent.and_then(|parent| match self.states.get(&parent)? {
             State::Python { index, .. } => Some(*index),
@@ -335,7 +342,7 @@ impl Tracker {
             }
             unused?
         };
-        to.interpreters.write(index, &entry.instance.layout);
+        to.pythons.write(index, &entry.instance.layout);
         self.instances += 1;
         if index == self.entries.len() {
             self.entries.push(entry);
@@ -351,4 +358,8 @@ impl Tracker {
             self.entries[*index].users -= 1;
         }
     }
+}
+
+fn handle(index: usize) -> Handle {
+    Handle::new(Kind::Python, index as u32)
 }

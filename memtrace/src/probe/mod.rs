@@ -15,7 +15,7 @@ use aya::{Btf, Ebpf, EbpfLoader};
 use aya_log::EbpfLogger;
 use log::{debug, info};
 use memtrace_common::config;
-use memtrace_common::interpreter::{Interpreter, MAX_INTERPRETERS};
+use memtrace_common::interpreter::{MAX_INTERPRETERS, python};
 use memtrace_common::process::{Health, MAX_PROCESSES, ProcessSlot};
 use memtrace_common::unwind::{MAPPINGS_LEN, MAX_RULES, Mapping, Row, Rule};
 
@@ -73,30 +73,49 @@ pub struct Probe {
     /// `None` once detached.
     ebpf: Option<Ebpf>,
     found: SharedArray<u64>,
-    /// The traced processes.
-    pub processes: SharedArray<ProcessSlot>,
-    /// What the BPF side knows of interpreters, by the index that a process's slot refers to.
-    interpreters: SharedArray<Interpreter>,
-    /// Rows, rules and mapping sets of unwind tables.
-    rows: SharedArray<Row>,
-    rules: SharedArray<Rule>,
-    mappings: SharedArray<Mapping>,
+    tables: Tables,
     health: SharedArray<Health>,
 }
 
-/// The kernel side's tables, which the loader fills in.
-#[derive(Clone, Copy)]
-pub struct Tables<'probe> {
+/// The kernel side's tables, which the loader reads and fills in. A clone is the same tables.
+#[derive(Clone)]
+pub struct Tables {
     /// The traced processes.
-    pub processes: &'probe SharedArray<ProcessSlot>,
-    /// Their interpreters.
-    pub interpreters: &'probe SharedArray<Interpreter>,
+    pub processes: SharedArray<ProcessSlot>,
+    /// How each CPython is laid out, by the index in a process's handle.
+    pub pythons: SharedArray<python::Layout>,
     /// Rows of the unwind tables of all files.
-    pub rows: &'probe SharedArray<Row>,
+    pub rows: SharedArray<Row>,
     /// Rules that do not fit in a row.
-    pub rules: &'probe SharedArray<Rule>,
+    pub rules: SharedArray<Rule>,
     /// Sets of mappings.
-    pub mappings: &'probe SharedArray<Mapping>,
+    pub mappings: SharedArray<Mapping>,
+}
+
+impl Tables {
+    /// Those of a loaded object, with room for `rows` rows.
+    fn of(ebpf: &Ebpf, rows: u32) -> Result<Self> {
+        Ok(Self {
+            processes: array(ebpf, "PROCESSES", MAX_PROCESSES as usize)?,
+            pythons: array(ebpf, "PYTHONS", MAX_INTERPRETERS as usize)?,
+            rows: array(ebpf, "ROWS", rows as usize)?,
+            rules: array(ebpf, "RULES", MAX_RULES as usize)?,
+            mappings: array(ebpf, "MAPPINGS", MAPPINGS_LEN as usize)?,
+        })
+    }
+
+    /// Tables that no BPF program knows of, for tests: all zero, with room for `rows` rows.
+    #[cfg(test)]
+    pub fn in_memory(rows: u32) -> Self {
+        let room = "there is memory for the tables";
+        Self {
+            processes: SharedArray::in_memory(MAX_PROCESSES as usize).expect(room),
+            pythons: SharedArray::in_memory(MAX_INTERPRETERS as usize).expect(room),
+            rows: SharedArray::in_memory(rows as usize).expect(room),
+            rules: SharedArray::in_memory(MAX_RULES as usize).expect(room),
+            mappings: SharedArray::in_memory(MAPPINGS_LEN as usize).expect(room),
+        }
+    }
 }
 
 impl Probe {
@@ -129,11 +148,7 @@ impl Probe {
         give_memory_back();
         Ok(Self {
             found: array(&ebpf, "FOUND", 1)?,
-            processes: array(&ebpf, "PROCESSES", MAX_PROCESSES as usize)?,
-            interpreters: array(&ebpf, "INTERPRETERS", MAX_INTERPRETERS as usize)?,
-            rows: array(&ebpf, "ROWS", settings.rows as usize)?,
-            rules: array(&ebpf, "RULES", MAX_RULES as usize)?,
-            mappings: array(&ebpf, "MAPPINGS", MAPPINGS_LEN as usize)?,
+            tables: Tables::of(&ebpf, settings.rows)?,
             health: array(&ebpf, "HEALTH", 1)?,
             ebpf: Some(ebpf),
         })
@@ -160,7 +175,7 @@ impl Probe {
             );
             if now == before {
                 return Ok((0..MAX_PROCESSES)
-                    .filter(|&slot| self.processes.is_used(slot))
+                    .filter(|&slot| self.tables.processes.is_used(slot))
                     .count());
             }
             before = now;
@@ -188,16 +203,10 @@ impl Probe {
         Ok(RingBuf::try_from(map)?)
     }
 
-    /// What the loader writes for the BPF side.
+    /// The kernel side's tables.
     #[must_use]
-    pub fn tables(&self) -> Tables<'_> {
-        Tables {
-            processes: &self.processes,
-            interpreters: &self.interpreters,
-            rows: &self.rows,
-            rules: &self.rules,
-            mappings: &self.mappings,
-        }
+    pub fn tables(&self) -> &Tables {
+        &self.tables
     }
 
     /// What went wrong on the BPF side.

@@ -4,13 +4,15 @@
 //! map's system call, the kernel skips other BPF programs that interrupt it.
 
 use std::marker::PhantomData;
-use std::os::fd::{AsFd, AsRawFd as _};
+use std::os::fd::{AsFd, AsRawFd as _, RawFd};
 use std::ptr::{self, NonNull};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::{Context as _, Result};
 use aya::maps::MapData;
-use memtrace_common::interpreter::Interpreter;
+use memtrace_common::interpreter::Handle;
+use memtrace_common::interpreter::python::Layout;
 use memtrace_common::process::{Health, ProcessSlot, SLOT_EXITED, SLOT_FREE, SLOT_LIVE};
 use memtrace_common::unwind::{Mapping, Row, Rule, SetHandle};
 
@@ -25,7 +27,7 @@ unsafe impl Shared for ProcessSlot {}
 // SAFETY: as above.
 unsafe impl Shared for Health {}
 // SAFETY: as above.
-unsafe impl Shared for Interpreter {}
+unsafe impl Shared for Layout {}
 // SAFETY: as above.
 unsafe impl Shared for Row {}
 // SAFETY: as above.
@@ -35,33 +37,43 @@ unsafe impl Shared for Mapping {}
 // SAFETY: an integer.
 unsafe impl Shared for u64 {}
 
-/// A memory-mapped BPF array of `T`.
+/// A memory-mapped BPF array of `T`. A clone is the same array.
 pub struct SharedArray<T: Shared> {
-    base: NonNull<T>,
+    memory: Arc<Memory>,
     len: usize,
-    bytes: usize,
     _values: PhantomData<T>,
+}
+
+/// Memory that is mapped for as long as somebody refers to it.
+struct Memory {
+    base: NonNull<u8>,
+    bytes: usize,
 }
 
 // SAFETY: the mapping is not bound to a thread, and is only read and written by volatile or atomic
 // accesses.
-unsafe impl<T: Shared> Send for SharedArray<T> {}
+unsafe impl Send for Memory {}
+// SAFETY: as above.
+unsafe impl Sync for Memory {}
 
-impl<T: Shared> SharedArray<T> {
-    /// Maps `len` elements of `map`, which must be a memory-mappable array of them.
-    pub fn new(map: &MapData, len: usize) -> Result<Self> {
-        const { assert!(size_of::<T>().is_multiple_of(8)) };
-        let page = 4096;
-        let bytes = (len * size_of::<T>()).next_multiple_of(page);
-        // SAFETY: a new mapping of a descriptor that is open; the kernel refuses a length beyond
-        // the map's.
+impl Memory {
+    /// Maps `bytes` of `file`, or of no file: zeroes.
+    fn map(bytes: usize, file: Option<RawFd>) -> Result<Self> {
+        let bytes = bytes.next_multiple_of(4096);
+        let anonymous = if file.is_none() {
+            libc::MAP_ANONYMOUS
+        } else {
+            0
+        };
+        // SAFETY: a new mapping, of no file or of a descriptor that is open; the kernel refuses a
+        // length beyond the map's.
         let base = unsafe {
             libc::mmap(
                 ptr::null_mut(),
                 bytes,
                 libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_SHARED,
-                map.fd().as_fd().as_raw_fd(),
+                libc::MAP_SHARED | anonymous,
+                file.unwrap_or(-1),
                 0,
             )
         };
@@ -69,12 +81,51 @@ impl<T: Shared> SharedArray<T> {
             return Err(std::io::Error::last_os_error()).context("cannot map a BPF array");
         }
         let base = NonNull::new(base.cast()).context("a BPF array was mapped at address 0")?;
+        Ok(Self { base, bytes })
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        // SAFETY: the mapping is ours and nothing borrows from it.
+        unsafe { libc::munmap(self.base.as_ptr().cast(), self.bytes) };
+    }
+}
+
+impl<T: Shared> Clone for SharedArray<T> {
+    fn clone(&self) -> Self {
+        Self {
+            memory: Arc::clone(&self.memory),
+            len: self.len,
+            _values: PhantomData,
+        }
+    }
+}
+
+impl<T: Shared> SharedArray<T> {
+    /// Maps `len` elements of `map`, which must be a memory-mappable array of them.
+    pub fn new(map: &MapData, len: usize) -> Result<Self> {
+        Self::map(len, Some(map.fd().as_fd().as_raw_fd()))
+    }
+
+    /// An array of `len` elements, all zero, that no BPF program knows of: for tests.
+    #[cfg(test)]
+    pub fn in_memory(len: usize) -> Result<Self> {
+        Self::map(len, None)
+    }
+
+    fn map(len: usize, file: Option<RawFd>) -> Result<Self> {
+        const { assert!(size_of::<T>().is_multiple_of(8)) };
         Ok(Self {
-            base,
+            memory: Arc::new(Memory::map(len * size_of::<T>(), file)?),
             len,
-            bytes,
             _values: PhantomData,
         })
+    }
+
+    /// The first element.
+    fn base(&self) -> NonNull<T> {
+        self.memory.base.cast()
     }
 
     /// A copy of element `index`, or `None` beyond the end. The BPF side may write meanwhile, so
@@ -82,14 +133,14 @@ impl<T: Shared> SharedArray<T> {
     #[must_use]
     pub fn read(&self, index: usize) -> Option<T> {
         // SAFETY: within the mapping, and any bit pattern is a value.
-        (index < self.len).then(|| unsafe { self.base.add(index).read_volatile() })
+        (index < self.len).then(|| unsafe { self.base().add(index).read_volatile() })
     }
 }
 
 /// A [`Shared`] type that only the loader writes.
 pub trait Written: Shared {}
 
-impl Written for Interpreter {}
+impl Written for Layout {}
 impl Written for Row {}
 impl Written for Rule {}
 impl Written for Mapping {}
@@ -99,7 +150,7 @@ impl<T: Written> SharedArray<T> {
     pub fn write(&self, index: usize, value: &T) {
         if index < self.len {
             // SAFETY: within the mapping, and aligned.
-            unsafe { self.base.add(index).write_volatile(*value) };
+            unsafe { self.base().add(index).write_volatile(*value) };
         }
     }
 
@@ -113,13 +164,6 @@ impl<T: Written> SharedArray<T> {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len == 0
-    }
-}
-
-impl<T: Shared> Drop for SharedArray<T> {
-    fn drop(&mut self) {
-        // SAFETY: the mapping is ours and nothing borrows from it.
-        unsafe { libc::munmap(self.base.as_ptr().cast(), self.bytes) };
     }
 }
 
@@ -139,16 +183,15 @@ impl SharedArray<ProcessSlot> {
             .is_some_and(|state| matches!(state.load(Ordering::Acquire), SLOT_LIVE | SLOT_EXITED))
     }
 
-    /// Says which interpreter the process in `slot` has: an index in their table, or 0. Its
-    /// children to come inherit it.
-    pub fn set_interpreter(&self, slot: u32, index: u32) {
+    /// Says which interpreter the process in `slot` has. Its children to come inherit it.
+    pub fn set_interpreter(&self, slot: u32, interpreter: Handle) {
         if (slot as usize) < self.len {
             // SAFETY: within the mapping, aligned; the BPF side writes it when the slot is taken
             // and at exec, otherwise only reads it.
             let field = unsafe {
-                AtomicU64::from_ptr(&raw mut (*self.base.as_ptr().add(slot as usize)).interpreter)
+                AtomicU64::from_ptr(&raw mut (*self.base().as_ptr().add(slot as usize)).interpreter)
             };
-            field.store(u64::from(index), Ordering::Release);
+            field.store(u64::from(interpreter.raw()), Ordering::Release);
         }
     }
 
@@ -157,7 +200,7 @@ impl SharedArray<ProcessSlot> {
         if (slot as usize) < self.len {
             // SAFETY: as above.
             let field = unsafe {
-                AtomicU64::from_ptr(&raw mut (*self.base.as_ptr().add(slot as usize)).mappings)
+                AtomicU64::from_ptr(&raw mut (*self.base().as_ptr().add(slot as usize)).mappings)
             };
             // What the set consists of was written before.
             field.store(set.0, Ordering::Release);
@@ -170,7 +213,17 @@ impl SharedArray<ProcessSlot> {
         }
         // SAFETY: within the mapping, aligned, and the BPF side writes it by atomic instructions.
         Some(unsafe {
-            AtomicU64::from_ptr(&raw mut (*self.base.as_ptr().add(slot as usize)).state)
+            AtomicU64::from_ptr(&raw mut (*self.base().as_ptr().add(slot as usize)).state)
         })
+    }
+}
+
+#[cfg(test)]
+impl SharedArray<ProcessSlot> {
+    /// Does what the BPF side would: fills in the slot of a process.
+    pub fn set(&self, slot: u32, process: &ProcessSlot) {
+        assert!((slot as usize) < self.len, "within the table");
+        // SAFETY: within the mapping, and aligned; no BPF program has it.
+        unsafe { self.base().add(slot as usize).write_volatile(*process) };
     }
 }

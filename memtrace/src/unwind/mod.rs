@@ -186,7 +186,7 @@ impl Unwinder {
     }
 
     /// Takes a process that was found or forked.
-    pub fn add(&mut self, slot: u32, process: ProcessId, processes: &Processes, to: Tables) {
+    pub fn add(&mut self, slot: u32, process: ProcessId, processes: &Processes, to: &Tables) {
         let is_held = self.held == Some(processes.get(process).pid);
         if !self.uses_tables() || is_held || self.members.contains_key(&process) {
             return;
@@ -206,7 +206,7 @@ impl Unwinder {
     }
 
     /// Takes a process that has replaced its program.
-    pub fn execed(&mut self, slot: u32, process: ProcessId, processes: &Processes, to: Tables) {
+    pub fn execed(&mut self, slot: u32, process: ProcessId, processes: &Processes, to: &Tables) {
         if !self.uses_tables() {
             return;
         }
@@ -229,7 +229,7 @@ impl Unwinder {
     }
 
     /// Gives a process the mappings of `space`.
-    pub fn enter(&mut self, slot: u32, process: ProcessId, space: &AddressSpace, to: Tables) {
+    pub fn enter(&mut self, slot: u32, process: ProcessId, space: &AddressSpace, to: &Tables) {
         if !self.uses_tables() || space.is_gone() {
             return;
         }
@@ -251,7 +251,7 @@ impl Unwinder {
     }
 
     /// Takes a table that was built.
-    pub fn take(&mut self, built: Built, to: Tables) {
+    pub fn take(&mut self, built: Built, to: &Tables) {
         let module = built.module;
         self.learn(built);
         let waiting = self.sets.values().filter(|set| set.waits.contains(&module));
@@ -274,7 +274,7 @@ impl Unwinder {
     }
 
     /// Does what is due. `is_quiet` says that all records there were have been read.
-    pub fn tick(&mut self, processes: &mut Processes, is_quiet: bool, to: Tables) {
+    pub fn tick(&mut self, processes: &mut Processes, is_quiet: bool, to: &Tables) {
         if !self.uses_tables() {
             return;
         }
@@ -312,7 +312,7 @@ impl Unwinder {
         slot: u32,
         process: ProcessId,
         processes: &mut Processes,
-        to: Tables,
+        to: &Tables,
     ) {
         let now = Instant::now();
         let first = (now, FIRST_PAUSE);
@@ -332,7 +332,7 @@ impl Unwinder {
     /// Reads a process's mappings again, which may have changed.
     ///
     /// One that has no set is looked at too: right after an exec there may have been none to read.
-    fn look(&mut self, slot: u32, process: ProcessId, processes: &mut Processes, to: Tables) {
+    fn look(&mut self, slot: u32, process: ProcessId, processes: &mut Processes, to: &Tables) {
         if let Some(space) = processes.present_space(process) {
             self.enter(slot, process, &space, to);
         }
@@ -450,7 +450,7 @@ impl Unwinder {
     fn content(
         &mut self,
         space: &AddressSpace,
-        to: Tables,
+        to: &Tables,
     ) -> (Vec<Mapping>, Vec<TableId>, Vec<u32>) {
         let (mut content, mut tables, mut waits) = (Vec::new(), Vec::new(), Vec::new());
         for mapping in space.mappings().iter().filter(|mapping| mapping.executable) {
@@ -506,7 +506,7 @@ impl Unwinder {
         tables: Vec<TableId>,
         waits: Vec<u32>,
         space: &AddressSpace,
-        to: Tables,
+        to: &Tables,
     ) -> Option<SetId> {
         let len = u32::try_from(content.len()).ok().filter(|&len| len > 0)?;
         let serial = self.serial.checked_add(1)?;
@@ -544,7 +544,7 @@ impl Unwinder {
     }
 
     /// A process refers to a set from now on.
-    fn join(&mut self, slot: u32, process: ProcessId, set: SetId, to: Tables) {
+    fn join(&mut self, slot: u32, process: ProcessId, set: SetId, to: &Tables) {
         let Some(joined) = self.sets.get_mut(&set) else {
             return;
         };

@@ -99,7 +99,7 @@ impl Store {
     /// which there is no room, [`NO_ROWS_ROOM`] and 0.
     ///
     /// `quiet` is when all records had been read last: what was given back before is free.
-    pub fn place(&mut self, id: TableId, quiet: Instant, to: Tables) -> (u32, u32) {
+    pub fn place(&mut self, id: TableId, quiet: Instant, to: &Tables) -> (u32, u32) {
         if self.tables[id].first.is_none() {
             self.write(id, quiet, to);
         }
@@ -119,7 +119,7 @@ impl Store {
         };
     }
 
-    fn write(&mut self, id: TableId, quiet: Instant, to: Tables) {
+    fn write(&mut self, id: TableId, quiet: Instant, to: &Tables) {
         let len = self.tables[id].len;
         let all = u32::try_from(to.rows.len()).unwrap_or(u32::MAX);
         let free = self.free.get_or_insert_with(|| Ranges::new(all));
@@ -158,7 +158,7 @@ impl Store {
     }
 
     /// The number of a rule in the array.
-    fn number(&mut self, rule: Rule, to: Tables) -> Option<u16> {
+    fn number(&mut self, rule: Rule, to: &Tables) -> Option<u16> {
         if let Some(&known) = self.rules.get(&rule) {
             return Some(known);
         }

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use memtrace_common::interpreter::{Interpreter, NO_FIELD};
+use memtrace_common::interpreter::python::{Layout, NO_FIELD};
 
 use super::lines::{self, Format};
 use super::text::{Bytes, Text};
-use crate::collect::TakenCode;
+use crate::collect::TakenFunction;
 use crate::process::memory::ReadMemory;
 
 /// Characters of a function's name that are read.
@@ -36,13 +36,9 @@ impl Code {
     /// process or a relative, if that has the same code object there, which is told by the same
     /// pointers in it. `None` when no name could be had.
     #[must_use]
-    pub fn decode(
-        taken: &TakenCode,
-        layout: &Interpreter,
-        memory: &dyn ReadMemory,
-    ) -> Option<Self> {
+    pub fn decode(taken: &TakenFunction, layout: &Layout, memory: &dyn ReadMemory) -> Option<Self> {
         let name = Text::from_part(&taken.name.1, layout);
-        let file = Text::from_part(&taken.filename.1, layout);
+        let file = Text::from_part(&taken.file.1, layout);
         let lines = Bytes::from_part(&taken.lines.1, layout);
         let whole = |text: &Option<Text>| text.as_ref().is_some_and(|text| !text.cut);
         let complete = whole(&name) && whole(&file) && lines.as_ref().is_some_and(|l| !l.cut);
@@ -58,7 +54,7 @@ impl Code {
             part => part,
         };
         let name = text(name, taken.name.0, MAX_NAME)?;
-        let file = text(file, taken.filename.0, MAX_PATH);
+        let file = text(file, taken.file.0, MAX_PATH);
         Some(Self {
             name: name.as_name().into(),
             file: file.map_or_else(|| NO_FILE.into(), |file| file.as_path().into()),
@@ -68,11 +64,11 @@ impl Code {
     }
 
     /// The line of an instruction, given as the frame has it
-    /// ([`TakenFrame::instruction`](crate::collect::TakenFrame::instruction)), in the code object
+    /// ([`TakenFrame::position`](crate::collect::TakenFrame::position)), in the code object
     /// at `code_address`. Before the first instruction it is [`Code::first_line`]. `None` when the
     /// instruction has no line, is not in this code, or its line is behind where the table was cut.
     #[must_use]
-    pub fn line(&self, code_address: u64, instruction: u64, layout: &Interpreter) -> Option<u32> {
+    pub fn line(&self, code_address: u64, instruction: u64, layout: &Layout) -> Option<u32> {
         let Some(offset) = offset(code_address, instruction, layout)? else {
             return Some(self.first_line);
         };
@@ -88,7 +84,7 @@ impl Code {
     clippy::option_option,
     reason = "that it is unknown and that it is before the first are two things"
 )]
-fn offset(code_address: u64, instruction: u64, layout: &Interpreter) -> Option<Option<u64>> {
+fn offset(code_address: u64, instruction: u64, layout: &Layout) -> Option<Option<u64>> {
     /// Bytes of a code unit.
     const UNIT: u64 = 2;
     if layout.instruction_size == 4 {
@@ -113,12 +109,12 @@ fn offset(code_address: u64, instruction: u64, layout: &Interpreter) -> Option<O
 }
 
 /// Whether the code object is still there: it points to the same parts.
-fn is_same(taken: &TakenCode, layout: &Interpreter, memory: &dyn ReadMemory) -> bool {
-    let word = |offset: u32| memory.word(taken.code.checked_add(u64::from(offset))?);
-    let half = |offset: u32| memory.half(taken.code.checked_add(u64::from(offset))?);
+fn is_same(taken: &TakenFunction, layout: &Layout, memory: &dyn ReadMemory) -> bool {
+    let word = |offset: u32| memory.word(taken.function.checked_add(u64::from(offset))?);
+    let half = |offset: u32| memory.half(taken.function.checked_add(u64::from(offset))?);
     taken.name.0 != 0
         && word(layout.code_qualname) == Some(taken.name.0)
-        && word(layout.code_filename) == Some(taken.filename.0)
+        && word(layout.code_filename) == Some(taken.file.0)
         && word(layout.code_lines) == Some(taken.lines.0)
         && half(layout.code_first_line) == Some(taken.first_line)
         && (layout.code_type == 0 || word(layout.object_type) == Some(layout.code_type))

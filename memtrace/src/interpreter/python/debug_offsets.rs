@@ -5,8 +5,8 @@
 //! checked against the tables of 3.13.0, 3.13.5 and 3.14.10. Within a minor version it does not
 //! change, while the offsets in it do.
 
-use memtrace_common::interpreter::{
-    FRAMES_IN_CHUNKS, FREE_THREADED, Interpreter, NO_FIELD, REFCOUNT_32, SHIM_FRAMES,
+use memtrace_common::interpreter::python::{
+    FRAMES_IN_CHUNKS, FREE_THREADED, Layout, NO_FIELD, REFCOUNT_32, SHIM_FRAMES,
 };
 
 use super::offsets::{self, Offsets};
@@ -20,7 +20,7 @@ pub(super) const WORDS: usize = 56;
 const MAX_STATE: u64 = 16 << 20;
 /// Any other structure.
 const MAX_STRUCTURE: u64 = 64 << 10;
-/// A frame's fields, see [`Interpreter::frame_size`].
+/// A frame's fields, see [`Layout::frame_size`].
 const MAX_FRAME: u32 = 128;
 
 /// Words of each group, its size included, in the table's order.
@@ -118,7 +118,7 @@ pub(super) fn read(words: &[u64; WORDS], version: u32) -> Result<Option<Offsets>
             ));
         }
     };
-    let mut layout = Interpreter {
+    let mut layout = Layout {
         runtime: 0,
         type_type: 0,
         code_type: 0,

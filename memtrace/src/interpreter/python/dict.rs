@@ -1,6 +1,6 @@
 //! Looking up a name in a `dict` of another process.
 
-use memtrace_common::interpreter::{FREE_THREADED, Interpreter};
+use memtrace_common::interpreter::python::{FREE_THREADED, Layout};
 
 use super::text::{Text, has_type_flag};
 use crate::process::memory::ReadMemory;
@@ -17,7 +17,7 @@ const PIECE: u64 = 32;
 pub(super) fn get(
     address: u64,
     wanted: &str,
-    layout: &Interpreter,
+    layout: &Layout,
     memory: &dyn ReadMemory,
 ) -> Option<u64> {
     if !has_type_flag(address, DICT_SUBCLASS, layout, memory) {
@@ -51,7 +51,7 @@ struct Table {
 }
 
 impl Table {
-    fn read(keys: u64, layout: &Interpreter, memory: &dyn ReadMemory) -> Option<Self> {
+    fn read(keys: u64, layout: &Layout, memory: &dyn ReadMemory) -> Option<Self> {
         let (count, indices, indices_size, words) = if layout.version < 0x030b {
             let size = memory.word(keys.checked_add(8)?)?;
             let width = match size {
@@ -82,12 +82,7 @@ impl Table {
     }
 
     /// The entry with the key `wanted`: its index, and the value in it.
-    fn find(
-        &self,
-        wanted: &str,
-        layout: &Interpreter,
-        memory: &dyn ReadMemory,
-    ) -> Option<(u64, u64)> {
+    fn find(&self, wanted: &str, layout: &Layout, memory: &dyn ReadMemory) -> Option<(u64, u64)> {
         let size = self.words * 8;
         let mut buffer = vec![0; (PIECE * size) as usize];
         for from in (0..self.count).step_by(PIECE as usize) {

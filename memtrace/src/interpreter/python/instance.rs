@@ -8,7 +8,7 @@
 
 use std::fmt::Write as _;
 
-use memtrace_common::interpreter::{Interpreter, NO_FIELD, SHIM_FRAMES};
+use memtrace_common::interpreter::python::{Layout, NO_FIELD, SHIM_FRAMES};
 
 use super::offsets::{self, Offsets};
 use super::{Exports, TOO_NEW, TOO_OLD, debug_offsets};
@@ -127,12 +127,8 @@ fn full_version(name: &mut String, hex: u32) -> Result<u32, String> {
 }
 
 /// Checks that the offsets lead to live thread states, and fills in what memory tells.
-fn build(
-    exports: &Exports,
-    memory: &dyn ReadMemory,
-    offsets: Offsets,
-) -> Result<Interpreter, Absent> {
-    let mut layout = Interpreter {
+fn build(exports: &Exports, memory: &dyn ReadMemory, offsets: Offsets) -> Result<Layout, Absent> {
+    let mut layout = Layout {
         runtime: exports.runtime,
         ..offsets.layout
     };
@@ -174,7 +170,7 @@ struct Thread {
 /// The thread states of all interpreters; at least one.
 fn threads(
     memory: &dyn ReadMemory,
-    layout: &Interpreter,
+    layout: &Layout,
     thread_interpreter: u32,
 ) -> Result<Vec<Thread>, Absent> {
     let word = |base: u64, offset: u32| {
@@ -208,12 +204,7 @@ fn threads(
 }
 
 /// Where threads keep their thread state under the runtime's key, shown by one that does.
-fn thread_local(
-    memory: &dyn ReadMemory,
-    layout: &Interpreter,
-    key: u32,
-    threads: &[Thread],
-) -> u32 {
+fn thread_local(memory: &dyn ReadMemory, layout: &Layout, key: u32, threads: &[Thread]) -> u32 {
     if key == NO_FIELD || cfg!(not(target_arch = "x86_64")) {
         return NO_FIELD;
     }
@@ -231,12 +222,12 @@ fn thread_local(
 }
 
 /// The type of the object at `address`.
-fn type_of(memory: &dyn ReadMemory, layout: &Interpreter, address: u64) -> Option<u64> {
+fn type_of(memory: &dyn ReadMemory, layout: &Layout, address: u64) -> Option<u64> {
     memory.word(address.checked_add(u64::from(layout.object_type))?)
 }
 
 /// The type whose type it is itself, reached from the type at `address`.
-fn meta_type(memory: &dyn ReadMemory, layout: &Interpreter, mut address: u64) -> Option<u64> {
+fn meta_type(memory: &dyn ReadMemory, layout: &Layout, mut address: u64) -> Option<u64> {
     // A type, its metaclass, that one's: there is no fourth in CPython itself.
     for _ in 0..3 {
         let kind = type_of(memory, layout, address).filter(|&kind| kind != 0)?;
@@ -249,7 +240,7 @@ fn meta_type(memory: &dyn ReadMemory, layout: &Interpreter, mut address: u64) ->
 }
 
 /// The type of the code objects that threads run.
-fn code_type(memory: &dyn ReadMemory, layout: &Interpreter, threads: &[Thread]) -> Option<u64> {
+fn code_type(memory: &dyn ReadMemory, layout: &Layout, threads: &[Thread]) -> Option<u64> {
     let word = |base: u64, offset: u32| memory.word(base.checked_add(u64::from(offset))?);
     let of_thread = |thread: &Thread| {
         let mut frame = word(thread.state, layout.frame)?;

@@ -4,15 +4,15 @@
 //! 3.12.1, built for x86-64; these structures are not changed within a minor version. The tests
 //! walk the frames of running interpreters with them.
 
-use memtrace_common::interpreter::{
-    ENTRY_BYTE, FRAMES_IN_CHUNKS, Interpreter, NO_FIELD, REFCOUNT_32, SHIM_FRAMES,
+use memtrace_common::interpreter::python::{
+    ENTRY_BYTE, FRAMES_IN_CHUNKS, Layout, NO_FIELD, REFCOUNT_32, SHIM_FRAMES,
 };
 
 /// All that depends on the version alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Offsets {
     /// The fields that are offsets and flags; addresses are 0, `thread_local` is [`NO_FIELD`].
-    pub(super) layout: Interpreter,
+    pub(super) layout: Layout,
     /// In a thread state: its interpreter.
     pub(super) thread_interpreter: u32,
     /// In the runtime: `autoTSSkey`, a `Py_tss_t`: whether it is initialised, an `int`, and the
@@ -53,10 +53,10 @@ pub(super) fn of(version: u32) -> Option<Offsets> {
 }
 
 /// 3.8 to 3.10: frames are objects.
-fn frame_objects(version: u32) -> Interpreter {
+fn frame_objects(version: u32) -> Layout {
     // `f_lasti`; 3.10 dropped a field before it.
     let instruction = if version == 0x030a { 96 } else { 104 };
-    Interpreter {
+    Layout {
         runtime: 0,
         type_type: 0,
         code_type: 0,
@@ -93,8 +93,8 @@ fn frame_objects(version: u32) -> Interpreter {
 }
 
 /// Frames are in chunks, and the thread state has them by way of its `cframe`.
-fn v3_11() -> Interpreter {
-    Interpreter {
+fn v3_11() -> Layout {
+    Layout {
         version: 0x030b,
         flags: FRAMES_IN_CHUNKS | ENTRY_BYTE,
         current: 576,
@@ -121,8 +121,8 @@ fn v3_11() -> Interpreter {
 }
 
 /// Shim frames take the place of `is_entry`, and the runtime no longer has a current thread.
-fn v3_12() -> Interpreter {
-    Interpreter {
+fn v3_12() -> Layout {
+    Layout {
         version: 0x030c,
         flags: FRAMES_IN_CHUNKS | SHIM_FRAMES | REFCOUNT_32,
         current: NO_FIELD,

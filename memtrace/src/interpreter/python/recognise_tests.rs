@@ -6,7 +6,9 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 
-use memtrace_common::interpreter::{ENTRY_BYTE, FREE_THREADED, Interpreter, NO_FIELD, SHIM_FRAMES};
+use memtrace_common::interpreter::python::{
+    ENTRY_BYTE, FREE_THREADED, Layout, NO_FIELD, SHIM_FRAMES,
+};
 
 use crate::interpreter::{Instance, Interpreters, Recognised};
 use crate::process::maps::AddressSpace;
@@ -158,7 +160,7 @@ fn version_of(python: &Path) -> String {
 
 /// What stands at an offset of something in a process.
 struct Walk<'instance> {
-    layout: &'instance Interpreter,
+    layout: &'instance Layout,
     memory: ProcessMemory,
 }
 

@@ -4,19 +4,19 @@ use std::io::{BufRead as _, BufReader};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
-use memtrace_common::interpreter::{FREE_THREADED, Interpreter, NO_FIELD};
-use memtrace_common::record::{CODE_FILENAME_BYTES, CODE_LINES_BYTES, CODE_NAME_BYTES};
+use memtrace_common::interpreter::python::{FREE_THREADED, Layout, NO_FIELD};
+use memtrace_common::record::{FUNCTION_FILE_BYTES, FUNCTION_LINES_BYTES, FUNCTION_NAME_BYTES};
 use proptest::prelude::*;
 
 use super::code::Code;
 use super::lines::{self, Format};
 use super::text::{Bytes, Text};
 use super::types::{NoTypeName, type_name};
-use crate::collect::TakenCode;
+use crate::collect::TakenFunction;
 use crate::process::memory::{ProcessMemory, ReadMemory};
 
 /// Layout of a version, by measurement.
-fn layout(version: u32, free_threaded: bool) -> Interpreter {
+fn layout(version: u32, free_threaded: bool) -> Layout {
     let (name, qualified, file, first, lines, bytecode) = match (version, free_threaded) {
         (..=0x030a, _) => (112, 112, 104, 40, 120, NO_FIELD),
         (0x030b, _) => (120, 128, 112, 72, 136, 184),
@@ -27,7 +27,7 @@ fn layout(version: u32, free_threaded: bool) -> Interpreter {
         (_, true) => (136, 144, 128, 84, 152, 224),
     };
     let more = if free_threaded { 16 } else { 0 };
-    Interpreter {
+    Layout {
         version,
         flags: if free_threaded { FREE_THREADED } else { 0 },
         instruction_size: if version < 0x030b { 4 } else { 8 },
@@ -40,7 +40,7 @@ fn layout(version: u32, free_threaded: bool) -> Interpreter {
         object_type: 8 + more,
         type_flags: 168 + more,
         type_name: 24 + more,
-        ..Interpreter::default()
+        ..Layout::default()
     }
 }
 
@@ -84,7 +84,7 @@ fn interpreters() -> Vec<Vec<String>> {
 struct Python {
     name: String,
     child: Child,
-    layout: Interpreter,
+    layout: Layout,
     said: Vec<Vec<String>>,
 }
 
@@ -109,7 +109,7 @@ impl Python {
             said.push(line.split('\t').map(str::to_owned).collect());
         }
         let number = |field: usize| said[0][field].parse::<u64>().unwrap();
-        let layout = Interpreter {
+        let layout = Layout {
             type_type: number(3),
             code_type: number(4),
             ..layout(number(1) as u32, number(2) != 0)
@@ -153,7 +153,7 @@ impl ReadMemory for Nothing {
 }
 
 /// What the kernel side would take; without the parts, only where they are.
-fn take(code: u64, python: &Python, parts: bool) -> TakenCode {
+fn take(code: u64, python: &Python, parts: bool) -> TakenFunction {
     let (layout, memory) = (&python.layout, python.memory());
     let part = |offset: u32, most: usize| {
         let address = memory.word(code + u64::from(offset)).unwrap();
@@ -165,20 +165,20 @@ fn take(code: u64, python: &Python, parts: bool) -> TakenCode {
         }
         (address, bytes.into_boxed_slice())
     };
-    TakenCode {
-        code,
+    TakenFunction {
+        function: code,
         first_line: memory
             .half(code + u64::from(layout.code_first_line))
             .unwrap(),
-        name: part(layout.code_qualname, CODE_NAME_BYTES),
-        filename: part(layout.code_filename, CODE_FILENAME_BYTES),
-        lines: part(layout.code_lines, CODE_LINES_BYTES),
-        ..TakenCode::default()
+        name: part(layout.code_qualname, FUNCTION_NAME_BYTES),
+        file: part(layout.code_filename, FUNCTION_FILE_BYTES),
+        lines: part(layout.code_lines, FUNCTION_LINES_BYTES),
+        ..TakenFunction::default()
     }
 }
 
 /// The instruction as a frame would have it.
-fn instruction(code: u64, offset: u64, layout: &Interpreter) -> u64 {
+fn instruction(code: u64, offset: u64, layout: &Layout) -> u64 {
     match layout.version {
         ..=0x0309 => offset,
         0x030a => offset / 2,
@@ -282,7 +282,7 @@ impl ReadMemory for Wallpaper {
     }
 }
 
-fn any_layout() -> impl Strategy<Value = Interpreter> {
+fn any_layout() -> impl Strategy<Value = Layout> {
     (8..=14_u32, any::<bool>()).prop_map(|(minor, free)| layout(0x0300 | minor, free && minor > 12))
 }
 
@@ -344,7 +344,7 @@ proptest! {
         layout in any_layout(),
     ) {
         let memory = Wallpaper(bytes.clone());
-        let layout = Interpreter { type_type, ..layout };
+        let layout = Layout { type_type, ..layout };
         if let Ok(name) = type_name(address, &layout, &memory) {
             prop_assert!(!name.is_empty() && name.len() <= 1100);
             prop_assert!(!name.contains(char::is_control));
@@ -365,13 +365,13 @@ proptest! {
                     (at(layout.code_lines), none()),
                 )
             };
-            let taken = TakenCode {
-                code: address,
+            let taken = TakenFunction {
+                function: address,
                 first_line: at(layout.code_first_line) as u32,
                 name,
-                filename,
+                file: filename,
                 lines,
-                ..TakenCode::default()
+                ..TakenFunction::default()
             };
             if let Some(code) = Code::decode(&taken, &layout, &memory) {
                 let _ = code.line(address, instruction, &layout);
@@ -393,7 +393,7 @@ fn wide_str(characters: &[u16], length: u64, header: usize, state: u32, data: us
 #[test]
 fn surrogates_are_spelled_out_and_lengths_are_not_believed() {
     const STATE: u32 = 2 << 2 | 1 << 5;
-    let read = |part: &[u8], layout: &Interpreter| {
+    let read = |part: &[u8], layout: &Layout| {
         Text::from_part(part, layout).map(|text| (text.as_name(), text.cut))
     };
     let characters = [0x64, 0xdc80, 0x202e, 0x65e5];

@@ -7,7 +7,7 @@
 
 use std::fmt::Write as _;
 
-use memtrace_common::interpreter::{FREE_THREADED, Interpreter};
+use memtrace_common::interpreter::python::{FREE_THREADED, Layout};
 
 use crate::process::memory::ReadMemory;
 use crate::symbolize::text::{MAX_NAME, MAX_PATH, shown, shown_path};
@@ -37,7 +37,7 @@ impl Text {
     /// From the beginning of a `str` object. `None` when it has no header, its characters are not
     /// behind it, or it is no `str`.
     #[must_use]
-    pub fn from_part(part: &[u8], layout: &Interpreter) -> Option<Self> {
+    pub fn from_part(part: &[u8], layout: &Layout) -> Option<Self> {
         let header = Header::decode(part, layout)?;
         let Data::Behind(start) = header.data else {
             return None;
@@ -59,7 +59,7 @@ impl Text {
     pub fn read(
         address: u64,
         most: usize,
-        layout: &Interpreter,
+        layout: &Layout,
         memory: &dyn ReadMemory,
     ) -> Option<Self> {
         if !has_type_flag(address, STR_SUBCLASS, layout, memory) {
@@ -120,7 +120,7 @@ pub struct Bytes {
 impl Bytes {
     /// From the beginning of a `bytes` object; `None` when it has no header.
     #[must_use]
-    pub fn from_part(part: &[u8], layout: &Interpreter) -> Option<Self> {
+    pub fn from_part(part: &[u8], layout: &Layout) -> Option<Self> {
         let length = size(word(part, length_at(layout))?)?;
         let data = part.get(bytes_at(layout)..)?;
         let here = length.min(data.len() as u64);
@@ -136,7 +136,7 @@ impl Bytes {
     pub fn read(
         address: u64,
         most: usize,
-        layout: &Interpreter,
+        layout: &Layout,
         memory: &dyn ReadMemory,
     ) -> Option<Self> {
         if !has_type_flag(address, BYTES_SUBCLASS, layout, memory) {
@@ -157,7 +157,7 @@ impl Bytes {
 pub(super) fn has_type_flag(
     address: u64,
     flag: u32,
-    layout: &Interpreter,
+    layout: &Layout,
     memory: &dyn ReadMemory,
 ) -> bool {
     let flags = || {
@@ -178,7 +178,7 @@ struct Shape {
 }
 
 impl Shape {
-    fn of(layout: &Interpreter) -> Self {
+    fn of(layout: &Layout) -> Self {
         // Without the free-threaded build's longer header of objects. 3.12 dropped `wstr` and its
         // length.
         let (ascii, compact) = if layout.version < 0x030c {
@@ -197,7 +197,7 @@ impl Shape {
 }
 
 /// What the free-threaded build's header of an object has more.
-fn more_header(layout: &Interpreter) -> usize {
+fn more_header(layout: &Layout) -> usize {
     if layout.flags & FREE_THREADED == 0 {
         0
     } else {
@@ -206,12 +206,12 @@ fn more_header(layout: &Interpreter) -> usize {
 }
 
 /// In a `bytes`: its length.
-fn length_at(layout: &Interpreter) -> usize {
+fn length_at(layout: &Layout) -> usize {
     16 + more_header(layout)
 }
 
 /// In a `bytes`: its contents.
-fn bytes_at(layout: &Interpreter) -> usize {
+fn bytes_at(layout: &Layout) -> usize {
     32 + more_header(layout)
 }
 
@@ -234,7 +234,7 @@ struct Header {
 }
 
 impl Header {
-    fn decode(bytes: &[u8], layout: &Interpreter) -> Option<Self> {
+    fn decode(bytes: &[u8], layout: &Layout) -> Option<Self> {
         let shape = Shape::of(layout);
         let length = size(word(bytes, shape.length)?)?;
         let state = u32::from_le_bytes(*bytes.get(shape.state..)?.first_chunk()?);

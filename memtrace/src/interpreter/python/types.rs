@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use memtrace_common::interpreter::{FREE_THREADED, Interpreter};
+use memtrace_common::interpreter::python::{FREE_THREADED, Layout};
 
 use super::dict;
 use super::text::{Text, has_type_flag};
@@ -44,7 +44,7 @@ impl fmt::Display for NoTypeName {
 /// When it could not be read, or is no type.
 pub fn type_name(
     address: u64,
-    layout: &Interpreter,
+    layout: &Layout,
     memory: &dyn ReadMemory,
 ) -> Result<String, NoTypeName> {
     let field = |offset: u32| address.checked_add(u64::from(offset));
@@ -67,7 +67,7 @@ pub fn type_name(
 }
 
 /// The name that a type in C code has, which carries its module.
-fn static_name(address: u64, layout: &Interpreter, memory: &dyn ReadMemory) -> Option<String> {
+fn static_name(address: u64, layout: &Layout, memory: &dyn ReadMemory) -> Option<String> {
     let name = memory.word(address.checked_add(u64::from(layout.type_name))?)?;
     let name = memory.c_string(name, MAX_NAME + 1)?;
     let name = name.strip_prefix(b"builtins.").unwrap_or(&name);
@@ -75,7 +75,7 @@ fn static_name(address: u64, layout: &Interpreter, memory: &dyn ReadMemory) -> O
 }
 
 /// The name that a class has, and that of its module.
-fn heap_name(address: u64, layout: &Interpreter, memory: &dyn ReadMemory) -> Option<String> {
+fn heap_name(address: u64, layout: &Layout, memory: &dyn ReadMemory) -> Option<String> {
     let fields = Fields::of(layout);
     let read = |address| Text::read(address, MAX_NAME, layout, memory);
     let qualified = memory.word(address.checked_add(fields.qualified_name)?)?;
@@ -105,7 +105,7 @@ struct Fields {
 }
 
 impl Fields {
-    fn of(layout: &Interpreter) -> Self {
+    fn of(layout: &Layout) -> Self {
         // 3.8 alone has `tp_print`; 3.10 added a slot for asynchronous calls, 3.12 `tp_watched`.
         let qualified_name = match layout.version {
             0x0309 => 856,

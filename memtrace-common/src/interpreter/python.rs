@@ -1,40 +1,31 @@
-//! What the BPF side knows of an interpreter in a traced process: where it is and how it is laid
-//! out. The loader finds it out and writes it into a table; the processes that were forked from
-//! one another share an entry, by its index in their slot of the process table.
+//! How a CPython in a traced process is laid out.
 
 use crate::assert_layout;
-
-/// Entries of the table. Entry 0 is never used: it stands for "no interpreter".
-pub const MAX_INTERPRETERS: u32 = 1024;
-
-/// The most Python frames of a stack; a deeper one is cut and marked
-/// [`PYTHON_TRUNCATED`](crate::record::PYTHON_TRUNCATED).
-pub const MAX_PYTHON_FRAMES: usize = 64;
 
 /// In place of an offset: this version has no such field.
 pub const NO_FIELD: u32 = u32::MAX;
 
-/// [`Interpreter::flags`]: objects have the header of the free-threaded build: `ob_tid` at 0,
+/// [`Layout::flags`]: objects have the header of the free-threaded build: `ob_tid` at 0,
 /// `ob_gc_bits` at 11, `ob_ref_local` at 12, `ob_ref_shared` at 16; no collector's header before
 /// them.
 pub const FREE_THREADED: u32 = 1;
-/// [`Interpreter::flags`]: frames are not objects but lie in pieces of memory, one behind the
+/// [`Layout::flags`]: frames are not objects but lie in pieces of memory, one behind the
 /// other (3.11 and later).
 pub const FRAMES_IN_CHUNKS: u32 = 2;
-/// [`Interpreter::flags`]: a reference count is the lower 32 bits of its word (3.12 and later).
+/// [`Layout::flags`]: a reference count is the lower 32 bits of its word (3.12 and later).
 pub const REFCOUNT_32: u32 = 4;
-/// [`Interpreter::flags`]: frames that the interpreter itself pushes are marked by
-/// [`Interpreter::frame_owner`] being at least [`Interpreter::owner_shim`] (3.12 and later). They
+/// [`Layout::flags`]: frames that the interpreter itself pushes are marked by
+/// [`Layout::frame_owner`] being at least [`Layout::owner_shim`] (3.12 and later). They
 /// are no Python frames; one stands where the interpreter's loop was entered.
 pub const SHIM_FRAMES: u32 = 8;
-/// [`Interpreter::flags`]: the byte at [`Interpreter::frame_owner`] says, other than 0, that the
+/// [`Layout::flags`]: the byte at [`Layout::frame_owner`] says, other than 0, that the
 /// interpreter's loop was entered with this frame (3.11's `is_entry`).
 pub const ENTRY_BYTE: u32 = 16;
 
 /// A CPython in an address space. Offsets are in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C, align(8))]
-pub struct Interpreter {
+pub struct Layout {
     /// Address of `_PyRuntime`.
     pub runtime: u64,
     /// Address of `PyType_Type`.
@@ -63,14 +54,14 @@ pub struct Interpreter {
     pub thread_id: u32,
     /// In a thread state: the frame; or what points to it, see the next field.
     pub frame: u32,
-    /// In what [`Interpreter::frame`] points to: the frame (3.11 and 3.12), or [`NO_FIELD`] where
+    /// In what [`Layout::frame`] points to: the frame (3.11 and 3.12), or [`NO_FIELD`] where
     /// it is the frame itself.
     pub frame_indirect: u32,
     /// In a frame: the code object; its lower three bits are to be masked out.
     pub frame_code: u32,
     /// In a frame: the caller's.
     pub frame_previous: u32,
-    /// In a frame: the instruction, see [`Interpreter::instruction_size`].
+    /// In a frame: the instruction, see [`Layout::instruction_size`].
     pub frame_instruction: u32,
     /// In a frame: a byte that says who owns it, or that it is an entry; or [`NO_FIELD`].
     pub frame_owner: u32,
@@ -85,7 +76,7 @@ pub struct Interpreter {
     /// In a code object: the function's name, a `str`.
     pub code_name: u32,
     /// In a code object: the qualified name, a `str` (3.11 and later); else as
-    /// [`Interpreter::code_name`].
+    /// [`Layout::code_name`].
     pub code_qualname: u32,
     /// In a code object: the first line's number, an `int`.
     pub code_first_line: u32,
@@ -102,4 +93,4 @@ pub struct Interpreter {
     /// Bytes of one of the allocator's pools, a power of two; 0 when there are none.
     pub pool_size: u32,
 }
-assert_layout!(Interpreter, size = 136);
+assert_layout!(Layout, size = 136);

@@ -1,0 +1,91 @@
+//! What the BPF side knows of the interpreters in traced processes.
+//!
+//! The loader finds out where an interpreter is and how it is laid out, and writes that into the
+//! table of its [`Kind`], which has one layout: [`python::Layout`] for CPython. A process's slot has
+//! a [`Handle`] to its entry. Processes that were forked from one another share an entry.
+
+pub mod python;
+
+use crate::coded;
+
+/// Entries of the table of each kind.
+pub const MAX_INTERPRETERS: u32 = 1024;
+
+/// The most frames that an interpreter gives to a stack; a deeper one is cut and marked
+/// [`SCRIPT_TRUNCATED`](crate::record::SCRIPT_TRUNCATED).
+pub const MAX_SCRIPT_FRAMES: usize = 64;
+
+coded! {
+    /// Which interpreter it is, and so which table has its entry. 0 stands for none.
+    Kind {
+        /// CPython.
+        Python = 1,
+    }
+}
+
+/// Bits of a [`Handle`] that are the index.
+const INDEX_BITS: u32 = MAX_INTERPRETERS.ilog2();
+
+/// Names an interpreter: its kind and its entry in the table of that kind. 0 is none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(transparent)]
+pub struct Handle(u16);
+
+impl Handle {
+    /// No interpreter.
+    pub const NONE: Self = Self(0);
+
+    /// The entry at `index` of the table for `kind`; the index is taken modulo
+    /// [`MAX_INTERPRETERS`].
+    #[must_use]
+    pub const fn new(kind: Kind, index: u32) -> Self {
+        Self((kind.code() as u16) << INDEX_BITS | (index % MAX_INTERPRETERS) as u16)
+    }
+
+    /// What a record or a process's slot has.
+    #[must_use]
+    pub const fn from_raw(raw: u16) -> Self {
+        Self(raw)
+    }
+
+    /// The number that stands for it in a record and in a process's slot.
+    #[must_use]
+    pub const fn raw(self) -> u16 {
+        self.0
+    }
+
+    /// Which interpreter it is, as [`Kind`] is coded.
+    #[must_use]
+    pub const fn kind_code(self) -> u8 {
+        (self.0 >> INDEX_BITS) as u8
+    }
+
+    /// Which interpreter it is; `None` without one, or for one that this version does not know.
+    #[must_use]
+    pub const fn kind(self) -> Option<Kind> {
+        Kind::from_code(self.kind_code())
+    }
+
+    /// Its place in the table of its kind.
+    #[must_use]
+    pub const fn index(self) -> u32 {
+        self.0 as u32 % MAX_INTERPRETERS
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_handle_keeps_kind_and_index() {
+        for index in [0, 1, MAX_INTERPRETERS - 1] {
+            let handle = Handle::from_raw(Handle::new(Kind::Python, index).raw());
+            assert_eq!(handle.kind(), Some(Kind::Python));
+            assert_eq!(handle.index(), index);
+            assert_ne!(handle, Handle::NONE);
+        }
+        assert_eq!(Handle::NONE.kind(), None);
+        assert_eq!(Handle::from_raw(u16::MAX).kind(), None);
+    }
+}
