@@ -67,8 +67,9 @@ assert_layout!(ProcessSlot, size = 208);
 pub struct Counters {
     /// Copied pages by [`Origin`](crate::record::Origin) code.
     pub copied: [u64; 4],
-    /// Of all copied pages: those whose record found no room in the ring buffer.
-    pub lost: u64,
+    /// Of all copied pages: those whose record found no room in the ring buffer, by
+    /// [`Origin`](crate::record::Origin) code.
+    pub lost: [u64; 4],
     /// Of all copied pages: those whose end was not seen, so that their latency and stack are not
     /// known.
     pub no_end: u64,
@@ -84,8 +85,6 @@ pub struct Counters {
     pub aborted: u64,
     /// Stacks whose record found no room in the ring buffer.
     pub lost_stacks: u64,
-    /// Reserved, zero.
-    pub reserved: [u64; 3],
 }
 assert_layout!(Counters, size = 120);
 
@@ -93,7 +92,7 @@ impl Counters {
     /// Nothing counted.
     pub const ZERO: Self = Self {
         copied: [0; 4],
-        lost: 0,
+        lost: [0; 4],
         no_end: 0,
         reuse: 0,
         zero: 0,
@@ -101,7 +100,6 @@ impl Counters {
         split: 0,
         aborted: 0,
         lost_stacks: 0,
-        reserved: [0; 3],
     };
 }
 

@@ -362,7 +362,14 @@ fn emit(thread: *mut Thread, process: *mut ProcessSlot, origin: Origin, seen: Se
     let (thread, window) = unsafe { (&*thread, &(*thread).window) };
     let Some(mut entry) = EVENTS.reserve_untyped::<FaultRecord>(0) else {
         // SAFETY: callers pass a live map value.
-        unsafe { atomic::add(&raw mut (*process).counters.lost, 1) };
+        unsafe {
+            let lost = &raw mut (*process).counters.lost;
+            // The same two as in `settle`.
+            match origin {
+                Origin::File => atomic::add(&raw mut (*lost)[Origin::File as usize], 1),
+                _ => atomic::add(&raw mut (*lost)[Origin::Fork as usize], 1),
+            }
+        };
         return None;
     };
     entry.write(FaultRecord {

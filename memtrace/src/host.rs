@@ -1,61 +1,48 @@
 //! The machine that a trace is made on.
 
 use std::ffi::CStr;
-use std::time::SystemTime;
 
 use crate::options::{Python, Target, Unwind};
+use crate::plan::Plan;
 use crate::profile::Host;
 use crate::report::escape::escape;
 
-/// Copies that the tracepoint backend cannot see.
-const BLIND_SPOTS: [&str; 4] = [
-    "copies made by another process or without a fault of the process itself: ptrace, \
-     /proc/PID/mem, process_vm_writev, O_DIRECT reads, io_uring's registered buffers",
-    "copies of pages of a hugetlb pool: they look like reuse, and are counted there",
-    "whether a shared page was one that KSM had merged: it is counted as origin fork",
-    "what the kernel writes for a process's last thread while it ends",
-];
-
 /// Describes this machine and how copies are seen.
 #[must_use]
-pub fn describe((unwind, unwind_why): (Unwind, Option<String>), python: Python) -> Host {
+pub fn describe(plan: &Plan) -> Host {
     let (kernel, arch) = uname();
+    let backend = plan.backend.value;
     Host {
         kernel,
         arch,
         page_size: page_size(),
-        backend: "tracepoint".to_owned(),
-        unwind: match unwind {
+        backend: backend.name().name().to_owned(),
+        unwind: match plan.unwind.value {
             Unwind::Auto => "auto",
             Unwind::Dwarf => "dwarf",
             Unwind::FramePointers => "fp",
             Unwind::Off => "off",
         }
         .to_owned(),
-        unwind_why,
-        python: match python {
+        unwind_why: plan.unwind.why.clone(),
+        python: match plan.interpreters.value {
             Python::Auto => "auto",
             Python::Off => "off",
         }
         .to_owned(),
-        blind_spots: BLIND_SPOTS.map(str::to_owned).to_vec(),
+        blind_spots: backend
+            .blind_spots()
+            .iter()
+            .map(|&spot| spot.to_owned())
+            .collect(),
     }
-}
-
-/// Now, as RFC 3339 with seconds, in UTC.
-#[must_use]
-pub fn now_rfc3339() -> String {
-    humantime::format_rfc3339_seconds(SystemTime::now()).to_string()
 }
 
 /// The COMMAND of a run, escaped; empty when there is none.
 #[must_use]
 pub fn command_line(target: &Target) -> Vec<String> {
-    let command = match target {
-        Target::Attach { load, .. } => load.as_deref().unwrap_or_default(),
-        Target::Launch { command } => command,
-    };
-    command
+    target
+        .command()
         .iter()
         .map(|arg| escape(&arg.to_string_lossy()).into_owned())
         .collect()

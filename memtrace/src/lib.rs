@@ -2,59 +2,88 @@
 //!
 //! See ARCHITECTURE.md for the way from a fault to a report.
 
-pub mod aggregate;
 pub mod cause;
 pub mod cli;
-pub mod collect;
-pub mod command;
+mod clock;
+mod collect;
+mod command;
 pub mod distribution;
-pub mod host;
+mod fold;
+mod host;
+mod intake;
 pub mod interpreter;
+#[cfg(test)]
+mod made_up;
 pub mod options;
-pub mod preflight;
-pub mod probe;
+mod plan;
+mod preflight;
+mod probe;
 pub mod process;
 pub mod profile;
-pub mod progress;
 pub mod report;
-pub mod session;
-pub mod summarize;
+mod session;
+mod summarize;
 pub mod symbolize;
+mod targets;
 pub mod unchanged;
 pub mod unwind;
+mod views;
+
+use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 
 use crate::options::Options;
-use crate::summarize::Run;
+use crate::plan::Plan;
+use crate::preflight::Facts;
+use crate::session::{Session, Step};
+use crate::summarize::Snapshot;
+use crate::views::progress::Progress;
+use crate::views::{Audience, View};
 
-/// Does one run: traces as `options` say and writes the reports.
+/// Does one run: traces as `options` say and writes the reports. The exit code says how it went,
+/// see `--help`.
 ///
 /// # Errors
 /// When the machine does not permit it, what is to be traced is not there, or a report cannot be
 /// written; each error says what to do.
-pub fn run(options: &Options) -> Result<()> {
-    let notes = preflight::check(options)?;
+pub fn run(options: &Options) -> Result<ExitCode> {
+    let facts = Facts::gather(options.target.pids());
+    let (plan, missing) = match Plan::of(options, &facts) {
+        Ok(plan) => (Some(plan), Vec::new()),
+        Err(missing) => (None, missing),
+    };
+    let notes = preflight::check(options, &facts, &missing)?;
+    let plan = plan.context("this machine has nothing that copies can be seen by")?;
+    let profile = trace(options, plan, notes)?.profile();
+    report::sums::check(&profile)
+        .context("memtrace has miscounted, which is a fault of its own")?;
+    report::render(&profile, options)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Traces until something ends it.
+fn trace(options: &Options, plan: Plan, notes: Vec<String>) -> Result<Snapshot> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("cannot start the event loop")?;
-    let started_at = host::now_rfc3339();
-    let traced = runtime.block_on(session::trace(options))?;
-    let run = Run {
-        host: host::describe(traced.unwind, traced.python),
-        command: host::command_line(&options.target),
-        command_exit: traced.command_exit,
-        started_at,
-        started_ns: traced.started_ns,
-        duration_ns: traced.duration_ns,
-        unchanged: traced.unchanged,
-        health: traced.health,
-        undecodable: traced.undecodable,
-        notes,
-    };
-    let profile = summarize::summarize(traced.folded, run);
-    report::sums::check(&profile)
-        .context("memtrace has miscounted, which is a fault of its own")?;
-    report::render(&profile, options)
+    runtime.block_on(async {
+        let mut session = Session::start(options, plan, notes)?;
+        let progress = Progress::on_terminal().map(|line| Box::new(line) as Box<dyn View>);
+        let mut audience = Audience::new(progress.into_iter().collect());
+        let ended = loop {
+            match session.next().await {
+                Ok(Step::Tick) => {
+                    if session.is_calm() && audience.is_waiting() {
+                        audience.show(|| session.snapshot());
+                    }
+                }
+                Ok(Step::Ended(why)) => break Ok(why),
+                Err(error) => break Err(error),
+            }
+        };
+        audience.leave();
+        session.finish(ended?).await
+    })
 }

@@ -27,7 +27,7 @@ fn main() -> ExitCode {
         .filter_module("memtrace", level)
         .init();
     match run(&options) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("memtrace: {error:#}");
             ExitCode::from(2)

@@ -48,6 +48,26 @@ pub enum Target {
     },
 }
 
+impl Target {
+    /// The processes that were named.
+    #[must_use]
+    pub fn pids(&self) -> &[u32] {
+        match self {
+            Self::Attach { pids, .. } => pids,
+            Self::Launch { .. } => &[],
+        }
+    }
+
+    /// COMMAND, program first; empty without one.
+    #[must_use]
+    pub fn command(&self) -> &[OsString] {
+        match self {
+            Self::Attach { load, .. } => load.as_deref().unwrap_or_default(),
+            Self::Launch { command } => command,
+        }
+    }
+}
+
 /// A report written to a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FileReport {
@@ -101,6 +121,17 @@ pub enum Backend {
     Auto,
     /// Tracepoints and software events.
     Tracepoint,
+}
+
+impl Backend {
+    /// As it is spelled in the report and on the command line.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Tracepoint => "tracepoint",
+        }
+    }
 }
 
 /// Whether Python frames and the kinds of Python's writes are taken.

@@ -1,6 +1,6 @@
 //! What this machine and this user permit, found out before anything is loaded.
 //!
-//! [`check`] gathers [`Facts`] and turns them into [`Problem`]s, each with what was found beside
+//! [`check`] turns [`Facts`] into [`Problem`]s, each with what was found beside
 //! what is needed, what it prevents, and the remedy. [`explain_load_error`] does the same for what
 //! the kernel refuses later on.
 //!
@@ -10,86 +10,45 @@
 //! a newer one. Lockdown permits everything that this backend does; it is mentioned where the
 //! kernel refuses something all the same.
 
-use std::fmt;
 use std::io::ErrorKind;
 
 use log::info;
 
-use crate::options::{Options, Target};
+use crate::options::Options;
 use crate::report::check_writable;
 
 mod facts;
+mod problem;
 mod refused;
 
-pub use facts::{Capability, Facts, PidState};
-pub use refused::explain_load_error;
+pub use self::facts::Facts;
+use self::facts::{Capability, PidState};
+pub use self::problem::{Problem, Problems, problem};
+use self::refused::explain_load_error;
 
-/// The oldest kernel that the tracepoint backend works on.
-const OLDEST_KERNEL: (u32, u32) = (6, 6);
-
-/// Something that keeps memtrace from doing its work.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Problem {
-    /// What is wrong, as a clause.
-    pub what: String,
-    /// What was found, beside what is needed.
-    pub found: String,
-    /// What it prevents.
-    pub effect: String,
-    /// What to do.
-    pub remedy: String,
-}
-
-/// All that was found wrong; at least one.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Problems(pub Vec<Problem>);
-
-impl fmt::Display for Problem {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            what,
-            found,
-            effect,
-            remedy,
-        } = self;
-        write!(
-            f,
-            "{what}\n  found:  {found}\n  effect: {effect}\n  remedy: {remedy}"
-        )
-    }
-}
-
-impl fmt::Display for Problems {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (at, problem) in self.0.iter().enumerate() {
-            let line_break = if at > 0 { "\n" } else { "" };
-            write!(f, "{line_break}{problem}")?;
-        }
-        Ok(())
-    }
-}
-
-impl std::error::Error for Problem {}
-impl std::error::Error for Problems {}
-
-/// Finds out whether a trace as `options` say can be made. Returns what the user should know
-/// although it can: a sentence each, for [`Profile::warnings`](crate::profile::Profile::warnings).
+/// Finds out whether a trace as `options` say can be made: `planned` is what is in the way of a plan.
+/// Returns what the user should know although it can: a sentence each, for
+/// [`Profile::warnings`](crate::profile::Profile::warnings).
 ///
 /// # Errors
 ///
 /// Everything that is wrong, so that it can be put right in one go.
-pub fn check(options: &Options) -> Result<Vec<String>, Problems> {
-    let facts = Facts::gather(pids_of(options));
+pub fn check(
+    options: &Options,
+    facts: &Facts,
+    planned: &[Problem],
+) -> Result<Vec<String>, Problems> {
     info!(
         "kernel {}, lockdown {}",
         facts.kernel,
         facts.lockdown.as_deref().unwrap_or("unknown")
     );
-    let mut problems = machine_problems(&facts);
-    problems.extend(pid_problems(&facts));
+    let mut problems = planned.to_vec();
+    problems.extend(machine_problems(facts));
+    problems.extend(pid_problems(facts));
     problems.extend(file_problems(options));
     if problems.is_empty() {
-        Ok(notes(&facts, options))
+        Ok(notes(facts, options))
     } else {
         Err(Problems(problems))
     }
@@ -98,70 +57,16 @@ pub fn check(options: &Options) -> Result<Vec<String>, Problems> {
 /// Adds to an error of loading or attaching what it means on this machine, where that is known.
 #[must_use]
 pub fn explain(error: anyhow::Error, options: &Options) -> anyhow::Error {
-    match explain_load_error(&error, &Facts::gather(pids_of(options))) {
+    match explain_load_error(&error, &Facts::gather(options.target.pids())) {
         Some(problem) => error.context(problem),
         None => error,
     }
 }
 
-fn pids_of(options: &Options) -> &[u32] {
-    match &options.target {
-        Target::Attach { pids, .. } => pids,
-        Target::Launch { .. } => &[],
-    }
-}
-
 /// What is wrong with the machine, or with what the user may do on it.
 fn machine_problems(facts: &Facts) -> Vec<Problem> {
-    let checks = [
-        architecture,
-        kernel_version,
-        btf,
-        user_namespace,
-        pid_namespace,
-        capabilities,
-    ];
+    let checks = [btf, user_namespace, pid_namespace, capabilities];
     checks.iter().filter_map(|check| check(facts)).collect()
-}
-
-fn problem(
-    what: impl Into<String>,
-    found: impl Into<String>,
-    effect: impl Into<String>,
-    remedy: impl Into<String>,
-) -> Problem {
-    Problem {
-        what: what.into(),
-        found: found.into(),
-        effect: effect.into(),
-        remedy: remedy.into(),
-    }
-}
-
-fn architecture(facts: &Facts) -> Option<Problem> {
-    (facts.arch != "x86_64").then(|| {
-        problem(
-            "this machine's architecture is not supported",
-            format!("{}; needed: x86_64", facts.arch),
-            "copies cannot be seen: only x86-64 kernels have the tracepoints of page faults",
-            "run memtrace on an x86-64 machine",
-        )
-    })
-}
-
-fn kernel_version(facts: &Facts) -> Option<Problem> {
-    let (major, minor) = OLDEST_KERNEL;
-    // A release that cannot be read is for the kernel to judge.
-    let found = facts.kernel_version()?;
-    (found < OLDEST_KERNEL).then(|| {
-        problem(
-            "this kernel is too old",
-            format!("Linux {}; needed: {major}.{minor} or newer", facts.kernel),
-            "copies of file pages cannot be told from others: older kernels batch the counters \
-             that show it",
-            format!("boot a kernel {major}.{minor} or newer"),
-        )
-    })
 }
 
 fn btf(facts: &Facts) -> Option<Problem> {

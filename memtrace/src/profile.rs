@@ -104,6 +104,15 @@ pub struct Totals {
     pub not_copied: NotCopied,
     /// What the kernel side had to drop.
     pub lost: Lost,
+    /// In a profile that was made while tracing: copied pages that were counted and whose records,
+    /// or the names of their stacks, had not been read yet.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub pending: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// Copied pages compared with the same page of the nearest living ancestor. What still equals it
@@ -380,6 +389,8 @@ pub enum Unknown {
     NoEnd,
     /// Stacks were not asked for.
     UnwindOff,
+    /// The record of the copy, or the names of its stack, had not been read yet.
+    Pending,
     /// The code object of a Python frame could not be read, or had been freed.
     CodeGone,
 }
@@ -547,5 +558,49 @@ mod tests {
             ]
         );
         assert!(type_rows(&[]).is_empty());
+    }
+}
+
+impl ByCause {
+    /// Adds pages of one cause.
+    pub fn add_pages(&mut self, cause: CauseName, pages: u64) {
+        *match cause {
+            CauseName::Refcount => &mut self.refcount,
+            CauseName::Gc => &mut self.gc,
+            CauseName::Allocator => &mut self.allocator,
+            CauseName::Object => &mut self.object,
+            CauseName::Data => &mut self.data,
+            CauseName::Kernel => &mut self.kernel,
+            CauseName::Remote => &mut self.remote,
+            CauseName::Unknown => &mut self.unknown,
+        } += pages;
+    }
+
+    /// Adds all of another.
+    pub fn add(&mut self, more: &Self) {
+        self.refcount += more.refcount;
+        self.gc += more.gc;
+        self.allocator += more.allocator;
+        self.object += more.object;
+        self.data += more.data;
+        self.kernel += more.kernel;
+        self.remote += more.remote;
+        self.unknown += more.unknown;
+    }
+
+    /// Pages that were only read.
+    #[must_use]
+    pub fn copy_on_read(&self) -> u64 {
+        self.refcount + self.gc
+    }
+}
+
+impl ByOrigin {
+    /// Adds all of another.
+    pub fn add(&mut self, more: &Self) {
+        self.fork += more.fork;
+        self.ksm += more.ksm;
+        self.file += more.file;
+        self.hugetlb += more.hugetlb;
     }
 }

@@ -46,7 +46,7 @@ use roaring::RoaringTreemap;
 use self::compare::{Compared, Comparer};
 use self::image::{Identity, Image};
 use crate::host;
-use crate::process::traced::{ProcessId, Processes};
+use crate::process::processes::{ProcessId, Processes};
 use crate::profile::Unchanged;
 
 /// Pages that are kept in all: 4 GiB of copies with small pages.
@@ -293,7 +293,7 @@ impl<'a> Lineage<'a> {
             |ancestor: &Rc<Identity>| ancestor.has_image_of(&own) && !ancestor.is_same_memory(&own);
         let mut next = id;
         // A parent is always known before its children, so this ends.
-        while let Some(parent) = self.processes.get(next).parent() {
+        while let Some(parent) = self.processes.parent(next) {
             if let Some(ancestor) = self.traced(parent).filter(is_ancestor) {
                 return Some(Pair { own, ancestor });
             }
@@ -307,11 +307,11 @@ impl<'a> Lineage<'a> {
 
     fn traced(&mut self, id: ProcessId) -> Option<Rc<Identity>> {
         let process = self.processes.get(id);
-        if process.exited_ns.is_some() {
+        if process.times.exited_ns.is_some() {
             return None;
         }
         self.with_pid(process.pid)
-            .filter(|identity| identity.started_at(process.start_boottime_ns))
+            .filter(|identity| identity.started_at(process.times.start_boottime_ns))
     }
 
     fn with_pid(&mut self, pid: u32) -> Option<Rc<Identity>> {

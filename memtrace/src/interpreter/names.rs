@@ -18,6 +18,14 @@ use crate::symbolize::merge::PythonFrame;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TypeId(u32);
 
+impl TypeId {
+    /// Its place in [`Names::type_names`].
+    #[must_use]
+    pub fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
 /// An interpreter and its number.
 pub type Numbered<'a> = (InstanceId, &'a Instance);
 
@@ -97,13 +105,10 @@ impl Names {
         found
     }
 
-    /// The name of a type.
-    ///
-    /// # Panics
-    /// When the number is not one that was handed out.
+    /// The names of types, by [`TypeId::index`].
     #[must_use]
-    pub fn type_name(&self, id: TypeId) -> &Arc<str> {
-        &self.called[id.0 as usize]
+    pub fn type_names(&self) -> &[Arc<str>] {
+        &self.called
     }
 
     fn type_of(&mut self, name: &str) -> TypeId {

@@ -4,6 +4,8 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 
+use aya::programs::ProgramType;
+use aya::sys::{BpfHelper, is_helper_supported};
 use procfs::process::{Process, Stat, Status};
 use procfs::{FromRead, ProcError};
 
@@ -16,8 +18,12 @@ const INITIAL_PID_NAMESPACE: u64 = 0xefff_fffc;
 /// Flag of a kernel thread in /proc/PID/stat.
 const PF_KTHREAD: u32 = 0x0020_0000;
 
+/// Set in the environment: do as on a kernel without `bpf_loop`. For memtrace's own tests, which have
+/// no such kernel.
+const WITHOUT_LOOP: &str = "MEMTRACE_TEST_WITHOUT_BPF_LOOP";
+
 /// Everything that the checks look at.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Facts {
     /// As Rust calls it: `x86_64`.
     pub arch: String,
@@ -37,6 +43,9 @@ pub struct Facts {
     pub lockdown: Option<String>,
     /// `kernel.perf_event_paranoid`.
     pub perf_event_paranoid: Option<i32>,
+    /// Whether the kernel has the helper `bpf_loop` (Linux 5.17), which unwinding by tables and
+    /// taking script frames need.
+    pub has_loop: bool,
     /// memtrace's own.
     pub own_pid: u32,
     /// Processes that memtrace descends from.
@@ -79,7 +88,6 @@ pub enum PidState {
 
 /// A capability that memtrace has a use for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(missing_docs, reason = "named as in capabilities(7)")]
 pub enum Capability {
     SysPtrace = 19,
     SysAdmin = 21,
@@ -127,6 +135,7 @@ impl Facts {
             lockdown: read("/sys/kernel/security/lockdown").and_then(|text| selected(&text)),
             perf_event_paranoid: read("/proc/sys/kernel/perf_event_paranoid")
                 .and_then(|text| text.parse().ok()),
+            has_loop: has_loop(),
             own_pid,
             ancestors: ancestors(own_pid),
             pids: pids.iter().map(|&pid| (pid, state_of(pid))).collect(),
@@ -156,7 +165,7 @@ impl Facts {
     }
 
     /// The kernel's major and minor version, where its release begins with them.
-    pub(super) fn kernel_version(&self) -> Option<(u32, u32)> {
+    pub fn kernel_version(&self) -> Option<(u32, u32)> {
         let mut numbers = self.kernel.split(|c: char| !c.is_ascii_digit());
         Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
     }
@@ -225,6 +234,12 @@ fn try_state_of(pid: u32) -> Result<PidState, ProcError> {
     } else {
         PidState::Running { uid: status.euid }
     })
+}
+
+fn has_loop() -> bool {
+    // Where the question cannot be answered, loading the programs will answer it.
+    std::env::var_os(WITHOUT_LOOP).is_none()
+        && is_helper_supported(ProgramType::PerfEvent, BpfHelper::BPF_FUNC_loop).unwrap_or(true)
 }
 
 #[cfg(test)]

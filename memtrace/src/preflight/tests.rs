@@ -4,7 +4,9 @@ use std::time::Duration;
 use anyhow::Context as _;
 
 use super::*;
-use crate::options::{Backend, By, FileReport, Format, TextOptions, Unwind};
+use crate::options::{Backend, By, FileReport, Format, Target, TextOptions, Unwind};
+use crate::probe::backend::Backend as _;
+use crate::probe::backend::tracepoint::Tracepoint;
 
 const ALL_CAPABILITIES: u64 = (1 << 41) - 1;
 
@@ -20,6 +22,7 @@ fn good() -> Facts {
         btf: true,
         lockdown: Some("none".to_owned()),
         perf_event_paranoid: Some(2),
+        has_loop: true,
         own_pid: 500,
         ancestors: vec![400, 1],
         pids: vec![(4242, PidState::Running { uid: 33 })],
@@ -48,6 +51,13 @@ fn options() -> Options {
     }
 }
 
+/// What is wrong with the machine for the backend that needs least, too.
+fn of_machine(facts: &Facts) -> Vec<Problem> {
+    let mut problems = Tracepoint.missing(facts);
+    problems.extend(machine_problems(facts));
+    problems
+}
+
 fn only(problems: &[Problem]) -> String {
     assert_eq!(problems.len(), 1, "{problems:?}");
     problems[0].to_string()
@@ -56,7 +66,7 @@ fn only(problems: &[Problem]) -> String {
 fn machine(change: impl FnOnce(&mut Facts)) -> String {
     let mut facts = good();
     change(&mut facts);
-    only(&machine_problems(&facts))
+    only(&of_machine(&facts))
 }
 
 fn pid(pid: u32, state: PidState) -> String {
@@ -68,7 +78,7 @@ fn pid(pid: u32, state: PidState) -> String {
 
 #[test]
 fn a_good_machine_has_no_problem_and_nothing_to_note() {
-    assert_eq!(machine_problems(&good()), []);
+    assert_eq!(of_machine(&good()), []);
     assert_eq!(pid_problems(&good()), []);
     assert_eq!(notes(&good(), &options()), Vec::<String>::new());
     let unknown = Facts {
@@ -77,7 +87,7 @@ fn a_good_machine_has_no_problem_and_nothing_to_note() {
         initial_pid_namespace: None,
         ..good()
     };
-    assert_eq!(machine_problems(&unknown), []);
+    assert_eq!(of_machine(&unknown), []);
 }
 
 #[test]
@@ -132,7 +142,7 @@ fn cap_sys_admin_stands_for_what_was_split_off_from_it() {
         capabilities: 1 << 21,
         ..good()
     };
-    assert_eq!(machine_problems(&facts), []);
+    assert_eq!(of_machine(&facts), []);
     assert!(facts.can(Capability::CheckpointRestore));
     assert!(!facts.can(Capability::SysPtrace));
 }
@@ -200,7 +210,7 @@ fn what_limits_the_report_is_noted() {
         ancestors: vec![4242, 1],
         ..good()
     };
-    assert_eq!(machine_problems(&facts), []);
+    assert_eq!(of_machine(&facts), []);
     insta::assert_snapshot!(notes(&facts, &options()).join("\n"), @"
     CAP_SYS_PTRACE is missing, so the memory maps of other users' processes cannot be read: their functions stay without names. Run memtrace as root to see them.
     CAP_CHECKPOINT_RESTORE is missing, so files that were deleted or that are in containers cannot be opened: functions in them stay without names. Run memtrace as root to see them.
@@ -230,7 +240,7 @@ fn all_problems_are_told_at_once() {
         kernel: "5.10.0".into(),
         ..good()
     };
-    let text = Problems(machine_problems(&facts)).to_string();
+    let text = Problems(of_machine(&facts)).to_string();
     assert!(text.contains("too old") && text.contains("(BTF)"));
     assert_eq!(text.matches("remedy:").count(), 2);
 }

@@ -3,4 +3,4 @@
 pub mod maps;
 pub mod memory;
 pub mod pidfd;
-pub mod traced;
+pub mod processes;

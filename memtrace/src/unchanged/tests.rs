@@ -320,10 +320,10 @@ fn children_of_a_process_that_execs_have_the_memory_of_its_parent() {
     processes.add(0, &entry(none, none, NO_SLOT));
     let middle = processes.add(1, &entry(none, none, 0));
     let last = processes.add(2, &entry(none, none, 1));
-    assert_eq!(processes.get(last).parent(), Some(middle));
+    assert_eq!(processes.parent(last), Some(middle));
     processes.execed(middle, &entry(none, none, 0));
-    assert_eq!(processes.get(middle).parent(), None);
-    assert_eq!(processes.get(last).parent(), Some(0));
+    assert_eq!(processes.parent(middle), None);
+    assert_eq!(processes.parent(last), Some(0));
 }
 
 #[test]

@@ -30,7 +30,7 @@ use self::table::Source;
 use crate::options::Unwind;
 use crate::probe::Tables;
 use crate::process::maps::AddressSpace;
-use crate::process::traced::{ProcessId, Processes};
+use crate::process::processes::{ProcessId, Processes};
 use crate::profile::{ModuleUnwind, UnwoundBy};
 use crate::symbolize::Module;
 
@@ -295,7 +295,7 @@ impl Unwinder {
         if now >= self.parents_due {
             self.parents_due = now + PARENTS_PAUSE;
             let parents = self.members.keys().filter_map(|&process| {
-                let parent = processes.get(process).parent().unwrap_or(process);
+                let parent = processes.parent(process).unwrap_or(process);
                 Some((self.members.get(&parent)?.slot, parent))
             });
             look.extend(parents);

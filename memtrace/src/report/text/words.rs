@@ -194,6 +194,7 @@ pub(super) fn unknown_mark(reason: Unknown) -> &'static str {
         Unknown::FaultLost => " (record lost)",
         Unknown::StackLost => " (stack lost)",
         Unknown::NoEnd => " (end of the fault not seen)",
+        Unknown::Pending => "its record had not been read yet",
         Unknown::CodeGone => " (code object not read)",
         Unknown::UnwindOff => " (stacks are off)",
     }

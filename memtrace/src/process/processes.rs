@@ -10,6 +10,7 @@ use memtrace_common::process::{Counters, NO_SLOT, ProcessSlot};
 use memtrace_common::record::Origin;
 
 use super::maps::AddressSpace;
+use crate::clock;
 use crate::symbolize::Modules;
 
 /// Bytes of /proc/PID/cmdline that are kept.
@@ -39,28 +40,70 @@ pub enum SpaceId {
     Unread(ProcessId),
 }
 
-/// One traced process.
-pub struct Traced {
+/// What is known of one traced process: plain data, to be shown.
+#[derive(Clone, Debug)]
+pub struct ProcessFacts {
     /// The kernel's tgid.
     pub pid: u32,
     /// The parent's.
     pub ppid: u32,
-    /// Name, as the kernel has it.
-    pub comm: Vec<u8>,
-    /// Arguments, shared with the parent until an exec.
-    pub cmdline: Arc<[Vec<u8>]>,
-    /// When it was forked, in nanoseconds of `CLOCK_MONOTONIC`; `None` when before the trace.
-    pub forked_ns: Option<u64>,
-    /// When it was started, in the same clock; also when before the trace.
-    pub started_ns: u64,
-    /// The same in nanoseconds of `CLOCK_BOOTTIME`, as the kernel has it: with the pid, who it is.
-    pub start_boottime_ns: u64,
-    /// When it ended.
-    pub exited_ns: Option<u64>,
-    /// What the BPF side counted, as of the last look.
+    /// What it is called.
+    pub name: Name,
+    /// When it began and ended.
+    pub times: Times,
+    /// What the BPF side counted, when its slot was last read.
     pub counters: Counters,
     /// Copied pages whose records arrived, by [`Origin`] code.
     pub recorded: [u64; 4],
+}
+
+/// What a process is called.
+#[derive(Clone, Debug, Default)]
+pub struct Name {
+    /// Its name, as the kernel has it.
+    pub comm: Vec<u8>,
+    /// Its arguments, shared with the parent until an exec.
+    pub cmdline: Arc<[Vec<u8>]>,
+}
+
+/// When a process began and ended. In nanoseconds of `CLOCK_MONOTONIC` where nothing else is said.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Times {
+    /// When it was forked; `None` when that was before the trace.
+    pub forked_ns: Option<u64>,
+    /// When it was started, also when that was before the trace.
+    pub started_ns: u64,
+    /// When it was started, in nanoseconds of `CLOCK_BOOTTIME`, as the kernel keeps it: together
+    /// with the pid this says which process it is.
+    pub start_boottime_ns: u64,
+    /// When it ended; `None` while it lives.
+    pub exited_ns: Option<u64>,
+}
+
+impl ProcessFacts {
+    /// Copied pages that were counted and whose records have not arrived, by [`Origin`] code.
+    #[must_use]
+    pub fn missing(&self) -> [u64; 4] {
+        std::array::from_fn(|origin| {
+            self.counters.copied[origin].saturating_sub(self.recorded[origin])
+        })
+    }
+
+    /// [`ProcessFacts::missing`] apart: those whose records found no room, and those whose records
+    /// are still on their way.
+    #[must_use]
+    pub fn lost_and_pending(&self) -> ([u64; 4], [u64; 4]) {
+        let missing = self.missing();
+        // The counters were read one after the other, while the BPF side may have changed them.
+        let lost = std::array::from_fn(|origin| self.counters.lost[origin].min(missing[origin]));
+        let pending = std::array::from_fn(|origin| missing[origin] - lost[origin]);
+        (lost, pending)
+    }
+}
+
+/// One traced process.
+struct TracedProcess {
+    facts: ProcessFacts,
     slot: u32,
     /// The process it was forked from, where that is traced.
     parent: Option<ProcessId>,
@@ -69,27 +112,9 @@ pub struct Traced {
     refresh: (Instant, Duration),
 }
 
-impl Traced {
-    /// The traced process whose memory it began with: the one that it was forked from, unless one
-    /// of the two has replaced its program since. It may have ended.
-    #[must_use]
-    pub fn parent(&self) -> Option<ProcessId> {
-        self.parent
-    }
-
-    /// Copied pages that were counted and whose records did not arrive, with what they were.
-    pub fn lost(&self) -> impl Iterator<Item = (Origin, u64)> {
-        Origin::ALL.iter().filter_map(|&origin| {
-            let index = origin as usize;
-            let lost = self.counters.copied[index].saturating_sub(self.recorded[index]);
-            (lost > 0).then_some((origin, lost))
-        })
-    }
-}
-
 /// All processes of a trace.
 pub struct Processes {
-    list: Vec<Traced>,
+    list: Vec<TracedProcess>,
     by_slot: HashMap<u32, ProcessId>,
     modules: Modules,
     snapshots: usize,
@@ -109,15 +134,13 @@ impl Processes {
             modules: Modules::default(),
             snapshots: 0,
             remapped: Vec::new(),
-            asleep_ns: clock_ns(libc::CLOCK_BOOTTIME)
-                .saturating_sub(clock_ns(libc::CLOCK_MONOTONIC)),
+            asleep_ns: clock::boottime_ns().saturating_sub(clock::monotonic_ns()),
         }
     }
 
-    /// Every process, by first appearance.
-    #[must_use]
-    pub fn all(&self) -> &[Traced] {
-        &self.list
+    /// What is known of every process, by first appearance.
+    pub fn all(&self) -> impl ExactSizeIterator<Item = &ProcessFacts> {
+        self.list.iter().map(|process| &process.facts)
     }
 
     /// The process in `slot` of the table.
@@ -126,18 +149,33 @@ impl Processes {
         self.by_slot.get(&slot).copied()
     }
 
-    /// The process with this id.
+    /// What is known of a process.
     ///
     /// # Panics
     /// When the id is not one that was handed out.
     #[must_use]
-    pub fn get(&self, id: ProcessId) -> &Traced {
-        &self.list[id]
+    pub fn get(&self, id: ProcessId) -> &ProcessFacts {
+        &self.list[id].facts
+    }
+
+    /// The traced process whose memory this one began with: the one that it was forked from, unless
+    /// either has replaced its program since. It may have ended.
+    ///
+    /// # Panics
+    /// When the id is not one that was handed out.
+    #[must_use]
+    pub fn parent(&self, id: ProcessId) -> Option<ProcessId> {
+        self.list[id].parent
     }
 
     /// Counts a copied page whose record arrived.
     pub fn count_record(&mut self, id: ProcessId, origin: Origin) {
-        self.list[id].recorded[origin as usize] += 1;
+        self.list[id].facts.recorded[origin as usize] += 1;
+    }
+
+    /// Whether its end is not known.
+    fn is_alive(&self, id: ProcessId) -> bool {
+        self.list[id].facts.times.exited_ns.is_none()
     }
 
     /// How many have not ended.
@@ -151,7 +189,7 @@ impl Processes {
         self.by_slot.iter().map(|(&slot, &id)| (slot, id))
     }
 
-    /// Takes a process that was found or forked.
+    /// Adds a process that was found or forked.
     pub fn add(&mut self, slot: u32, entry: &ProcessSlot) -> ProcessId {
         if let Some(id) = self.by_slot(slot) {
             return id;
@@ -164,20 +202,30 @@ impl Processes {
             .filter(|_| forked_ns.is_some())
             .map(|parent| &self.list[parent]);
         let (cmdline, space) = inherited.map_or((None, None), |parent| {
-            (Some(Arc::clone(&parent.cmdline)), parent.space.clone())
+            (
+                Some(Arc::clone(&parent.facts.name.cmdline)),
+                parent.space.clone(),
+            )
         });
-        self.list.push(Traced {
+        let before_trace = || entry.start_boottime_ns.saturating_sub(self.asleep_ns);
+        let facts = ProcessFacts {
             pid: entry.pid,
             ppid: entry.parent_pid,
-            comm: until_nul(&entry.comm),
-            cmdline: cmdline.unwrap_or_else(|| read_cmdline(entry.pid)),
-            forked_ns,
-            started_ns: forked_ns
-                .unwrap_or_else(|| entry.start_boottime_ns.saturating_sub(self.asleep_ns)),
-            start_boottime_ns: entry.start_boottime_ns,
-            exited_ns: None,
+            name: Name {
+                comm: until_nul(&entry.comm),
+                cmdline: cmdline.unwrap_or_else(|| read_cmdline(entry.pid)),
+            },
+            times: Times {
+                forked_ns,
+                started_ns: forked_ns.unwrap_or_else(before_trace),
+                start_boottime_ns: entry.start_boottime_ns,
+                exited_ns: None,
+            },
             counters: entry.counters,
             recorded: [0; 4],
+        };
+        self.list.push(TracedProcess {
+            facts,
             slot,
             parent,
             space,
@@ -203,19 +251,21 @@ impl Processes {
             child.parent = heir;
         }
         let process = &mut self.list[id];
-        process.comm = until_nul(&entry.comm);
-        process.cmdline = read_cmdline(process.pid);
+        process.facts.name = Name {
+            comm: until_nul(&entry.comm),
+            cmdline: read_cmdline(process.facts.pid),
+        };
         process.parent = None;
         process.space = None;
         process.refresh = (Instant::now(), FIRST_PAUSE);
         self.refresh(id);
     }
 
-    /// Takes the last counters of a process; after that its slot may be released.
+    /// Records the counters of a process, and its end; after that its slot may be released.
     pub fn update(&mut self, id: ProcessId, entry: &ProcessSlot) {
-        let process = &mut self.list[id];
-        process.counters = entry.counters;
-        process.exited_ns = (entry.exited_ns != 0).then_some(entry.exited_ns);
+        let facts = &mut self.list[id].facts;
+        facts.counters = entry.counters;
+        facts.times.exited_ns = (entry.exited_ns != 0).then_some(entry.exited_ns);
     }
 
     /// Forgets which process is in `slot`: it is released.
@@ -227,15 +277,15 @@ impl Processes {
     /// once a worker runs.
     pub fn rename(&mut self) {
         let mut ids: Vec<ProcessId> = self.by_slot.values().copied().collect();
-        ids.retain(|&id| self.list[id].exited_ns.is_none());
+        ids.retain(|&id| self.is_alive(id));
         for id in ids {
-            let process = &mut self.list[id];
-            let cmdline = read_cmdline(process.pid);
+            let facts = &mut self.list[id].facts;
+            let cmdline = read_cmdline(facts.pid);
             if !cmdline.is_empty() {
-                process.cmdline = cmdline;
+                facts.name.cmdline = cmdline;
             }
-            if let Ok(comm) = fs::read(format!("/proc/{}/comm", process.pid)) {
-                process.comm = comm.strip_suffix(b"\n").unwrap_or(&comm).to_vec();
+            if let Ok(comm) = fs::read(format!("/proc/{}/comm", facts.pid)) {
+                facts.name.comm = comm.strip_suffix(b"\n").unwrap_or(&comm).to_vec();
             }
         }
     }
@@ -245,7 +295,9 @@ impl Processes {
     #[must_use]
     pub fn forked_from(&self, id: ProcessId) -> Option<ProcessId> {
         let process = &self.list[id];
-        process.parent.filter(|_| process.forked_ns.is_some())
+        process
+            .parent
+            .filter(|_| process.facts.times.forked_ns.is_some())
     }
 
     /// Processes whose mappings have been read since the last call and that have not ended, with
@@ -269,8 +321,8 @@ impl Processes {
         });
         line.into_iter()
             .chain(others)
-            .filter(|&id| self.list[id].exited_ns.is_none())
-            .map(|id| self.list[id].pid)
+            .filter(|&id| self.is_alive(id))
+            .map(|id| self.list[id].facts.pid)
             .take(MAX_RELATIVES)
     }
 
@@ -289,7 +341,7 @@ impl Processes {
     /// A process's mappings at this moment. They are not kept for its stacks: records that are still
     /// to come may be of the program that it was before.
     pub fn present_space(&mut self, id: ProcessId) -> Option<AddressSpace> {
-        AddressSpace::read(self.list[id].pid, &mut self.modules).ok()
+        AddressSpace::read(self.list[id].facts.pid, &mut self.modules).ok()
     }
 
     /// The present mappings of a process that need not be traced.
@@ -336,8 +388,8 @@ impl Processes {
         let mut next = Some(id);
         while let Some(source) = next {
             let process = &self.list[source];
-            if process.exited_ns.is_none()
-                && let Ok(space) = AddressSpace::read(process.pid, &mut self.modules)
+            if self.is_alive(source)
+                && let Ok(space) = AddressSpace::read(process.facts.pid, &mut self.modules)
             {
                 let known = self.list[id].space.as_ref();
                 // A new number would make all stacks new.
@@ -357,19 +409,6 @@ impl Default for Processes {
     fn default() -> Self {
         Self::new()
     }
-}
-
-/// Now, in nanoseconds of `clock`.
-#[must_use]
-pub fn clock_ns(clock: libc::clockid_t) -> u64 {
-    let mut time = libc::timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
-    // SAFETY: `time` is there to be written; the clocks used exist on every kernel we run on, and
-    // an error would leave 0.
-    unsafe { libc::clock_gettime(clock, &raw mut time) };
-    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
 
 fn until_nul(bytes: &[u8]) -> Vec<u8> {

@@ -1,0 +1,76 @@
+//! What copies are summed up to.
+
+use std::collections::HashMap;
+use std::ops::{Index, IndexMut};
+
+use crate::distribution::Distribution;
+use crate::process::processes::ProcessId;
+
+/// What is known of the copies of one kind and stack, or call site.
+#[derive(Clone, Debug, Default)]
+pub struct Sum {
+    /// Copied pages by process.
+    pub processes: HashMap<ProcessId, u64>,
+    /// From the fault's entry to its end, in nanoseconds.
+    pub latency: Distribution,
+    /// From the start of the process to the copy, in milliseconds.
+    pub age: Distribution,
+}
+
+impl Sum {
+    /// Adds everything that `other` has.
+    pub fn absorb(&mut self, other: &Self) {
+        for (&process, &pages) in &other.processes {
+            *self.processes.entry(process).or_default() += pages;
+        }
+        self.latency.merge(&other.latency);
+        self.age.merge(&other.age);
+    }
+}
+
+/// Names a [`Sum`] in [`Sums`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct SumIndex(usize);
+
+/// All sums. One that has been merged into another is used again.
+#[derive(Clone, Debug, Default)]
+pub struct Sums {
+    list: Vec<Sum>,
+    free: Vec<SumIndex>,
+}
+
+impl Sums {
+    /// A new, empty sum.
+    pub fn add(&mut self) -> SumIndex {
+        self.free.pop().unwrap_or_else(|| {
+            self.list.push(Sum::default());
+            SumIndex(self.list.len() - 1)
+        })
+    }
+
+    /// Moves everything from one sum into another; the first may be handed out again.
+    ///
+    /// # Panics
+    /// When an index is not one that was handed out.
+    pub fn merge(&mut self, from: SumIndex, into: SumIndex) {
+        if from != into {
+            let gathered = std::mem::take(&mut self.list[from.0]);
+            self.list[into.0].absorb(&gathered);
+            self.free.push(from);
+        }
+    }
+}
+
+impl Index<SumIndex> for Sums {
+    type Output = Sum;
+
+    fn index(&self, SumIndex(index): SumIndex) -> &Sum {
+        &self.list[index]
+    }
+}
+
+impl IndexMut<SumIndex> for Sums {
+    fn index_mut(&mut self, SumIndex(index): SumIndex) -> &mut Sum {
+        &mut self.list[index]
+    }
+}

@@ -1,0 +1,219 @@
+use std::collections::HashMap;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::profile::Language;
+
+const SEEN: Observation = Observation {
+    cause: Cause::Refcount,
+    evidence: Evidence::Refcount,
+    origin: Origin::Fork,
+    area: None,
+    object_type: None,
+    field_offset: None,
+};
+
+fn copy(process: ProcessId, seen: Observation) -> Copy {
+    Copy {
+        process,
+        seen,
+        latency_ns: Some(1000),
+        age_ms: 5,
+    }
+}
+
+fn key(id: u64) -> StackKey {
+    StackKey::Taken { id, ip: id }
+}
+
+fn frame(function: &str) -> Frame {
+    Frame {
+        function: function.into(),
+        file: None,
+        line: None,
+        module: Some("/bin/app".into()),
+        address: 1,
+        language: Language::Native,
+        inlined: false,
+        unknown: None,
+    }
+}
+
+fn named(functions: &[&str]) -> Named {
+    let frames: Vec<_> = functions.iter().map(|function| frame(function)).collect();
+    let leaf = &frames[0];
+    Named {
+        site: Site {
+            function: Arc::clone(&leaf.function),
+            file: None,
+            line: None,
+            module: leaf.module.clone(),
+            language: leaf.language,
+        },
+        frames,
+        truncated: None,
+        write: Write::Store,
+        lost: false,
+    }
+}
+
+fn add(fold: &mut Fold, id: u64) -> StackIndex {
+    fold.find_or_add_stack(SpaceId::Snapshot(0), key(id), AddressSpace::gone)
+}
+
+#[test]
+fn copies_go_to_the_call_site_when_their_stack_is_named() {
+    let mut fold = Fold::default();
+    let (one, other) = (add(&mut fold, 1), add(&mut fold, 2));
+    fold.count(one, &copy(0, SEEN));
+    fold.count(other, &copy(1, SEEN));
+    assert!(fold.tally().site_sums.is_empty());
+    for unnamed in fold.take_unnamed(10) {
+        fold.set_name(unnamed.stack, named(&["walk", "main"]));
+    }
+    // After it was named, its copies go there at once.
+    fold.count(one, &copy(0, SEEN));
+    let tally = fold.tally();
+    assert_eq!(tally.sites.len(), 1);
+    let (_, &sum) = tally.site_sums.iter().next().unwrap();
+    assert_eq!(tally.sums[sum].processes, HashMap::from([(0, 2), (1, 1)]));
+    assert_eq!(tally.sums[sum].latency.count(), 3);
+    assert_eq!(tally.sums[sum].age.count(), 3);
+}
+
+#[test]
+fn stacks_with_the_same_functions_share_them() {
+    let mut fold = Fold::default();
+    for id in 0..3 {
+        add(&mut fold, id);
+    }
+    let names = [["walk", "main"], ["walk", "main"], ["walk", "start"]];
+    for (unnamed, functions) in fold.take_unnamed(3).into_iter().zip(names) {
+        fold.set_name(unnamed.stack, named(&functions));
+    }
+    let tally = fold.tally();
+    let frames = |stack: usize| tally.stacks[stack].name.unwrap().frames;
+    assert_eq!(frames(0), frames(1));
+    assert_ne!(frames(0), frames(2));
+    assert_eq!(tally.frame_lists.len(), 2);
+    let [one, other] = [0, 2].map(|stack| &tally.frame_lists[frames(stack)]);
+    assert!(Arc::ptr_eq(&one[0], &other[0]), "one frame is one object");
+}
+
+#[test]
+fn one_stack_in_other_mappings_is_another() {
+    let mut fold = Fold::default();
+    let one = add(&mut fold, 1);
+    let other = fold.find_or_add_stack(SpaceId::Snapshot(1), key(1), AddressSpace::gone);
+    assert_ne!(one, other);
+    assert_eq!(fold.find_stack(SpaceId::Snapshot(1), key(1)), Some(other));
+    assert_eq!(fold.find_stack(SpaceId::Unread(1), key(1)), None);
+}
+
+#[test]
+fn a_sum_that_was_merged_is_used_again() {
+    let mut sums = Sums::default();
+    let (one, other) = (sums.add(), sums.add());
+    sums[one].age.record(3);
+    sums.merge(one, other);
+    assert_eq!(sums.add(), one);
+    assert!(sums[one].age.is_empty());
+    assert_eq!(sums[other].age.count(), 1);
+    // Into itself nothing moves, and it is not free afterwards.
+    sums.merge(other, other);
+    assert_eq!(sums[other].age.count(), 1);
+    assert_ne!(sums.add(), other);
+}
+
+#[test]
+fn a_snapshot_stays_as_it_was() {
+    let mut fold = Fold::default();
+    let stack = add(&mut fold, 1);
+    fold.count(stack, &copy(0, SEEN));
+    let before = fold.tally().clone();
+    fold.count(stack, &copy(0, SEEN));
+    fold.set_name(stack, named(&["walk"]));
+    assert_eq!(before.unnamed_pages(), HashMap::from([(0, [1, 0, 0, 0])]));
+    assert!(fold.tally().unnamed_pages().is_empty());
+}
+
+#[derive(Clone, Debug)]
+enum Act {
+    Copy {
+        stack: u64,
+        process: usize,
+        kind: u8,
+    },
+    Name(usize),
+}
+
+fn acts() -> impl Strategy<Value = Vec<Act>> {
+    let copy = (0..12u64, 0..4usize, 0..6u8).prop_map(|(stack, process, kind)| Act::Copy {
+        stack,
+        process,
+        kind,
+    });
+    let name = (1..5usize).prop_map(Act::Name);
+    proptest::collection::vec(prop_oneof![6 => copy, 1 => name], 0..200)
+}
+
+fn seen(kind: u8) -> Observation {
+    Observation {
+        cause: if kind % 2 == 0 {
+            Cause::Gc
+        } else {
+            Cause::Unknown
+        },
+        origin: if kind < 3 { Origin::Fork } else { Origin::File },
+        ..SEEN
+    }
+}
+
+proptest! {
+    #[test]
+    fn no_copy_is_lost_or_counted_twice(acts in acts()) {
+        let mut fold = Fold::default();
+        let mut expected: HashMap<usize, u64> = HashMap::new();
+        let name = |fold: &mut Fold, most| {
+            for unnamed in fold.take_unnamed(most) {
+                let StackKey::Taken { id, .. } = unnamed.key else { continue };
+                // Some stacks get the same functions.
+                let leaf = format!("f{}", id / 2);
+                fold.set_name(unnamed.stack, named(&[&leaf, "main"]));
+            }
+        };
+        for act in acts {
+            match act {
+                Act::Copy { stack, process, kind } => {
+                    let stack = add(&mut fold, stack);
+                    fold.count(stack, &copy(process, seen(kind)));
+                    *expected.entry(process).or_default() += 1;
+                }
+                Act::Name(most) => name(&mut fold, most),
+            }
+            let tally = fold.tally();
+            let mut found: HashMap<usize, u64> = HashMap::new();
+            for sum in tally.site_sums.values() {
+                for (&process, &pages) in &tally.sums[*sum].processes {
+                    *found.entry(process).or_default() += pages;
+                }
+            }
+            for (process, pages) in tally.unnamed_pages() {
+                *found.entry(process).or_default() += pages.iter().sum::<u64>();
+            }
+            prop_assert_eq!(&found, &expected);
+            let cells: u64 = tally.cells.iter().map(|cell| cell.pages).sum();
+            prop_assert_eq!(cells, expected.values().sum::<u64>());
+        }
+        name(&mut fold, usize::MAX);
+        prop_assert!(!fold.has_unnamed());
+        let latencies: u64 = fold
+            .tally()
+            .site_sums
+            .values()
+            .map(|&sum| fold.tally().sums[sum].latency.count())
+            .sum();
+        prop_assert_eq!(latencies, expected.values().sum::<u64>());
+    }
+}

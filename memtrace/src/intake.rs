@@ -1,0 +1,174 @@
+//! Where each record goes: to the processes, to the names, to the sums.
+//!
+//! Everything that a record may touch is done here, in the order of the ring buffer, before a copy
+//! is counted: [`Targets`] say whose it is, [`Naming`] keeps what its stack is named by, and
+//! [`Fold`] counts it.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use memtrace_common::record::{Cause, Evidence};
+use memtrace_common::unwind::StackEnd;
+
+use crate::cause::Area;
+use crate::collect::{Event, Fault, TakenFunction, TakenStack};
+use crate::fold::naming::Naming;
+use crate::fold::{Copy, Fold, Observation, StackIndex, StackKey};
+use crate::process::maps::AddressSpace;
+use crate::process::memory::RelativesMemory;
+use crate::process::processes::ProcessId;
+use crate::profile::Unknown;
+use crate::summarize::Gathered;
+use crate::targets::Targets;
+
+/// Stacks that are named together, which is faster than one by one.
+const STACKS_AT_ONCE: usize = 64;
+
+/// Everything that a trace has gathered so far.
+pub struct Intake {
+    /// Who is traced.
+    pub targets: Targets,
+    naming: Naming,
+    fold: Fold,
+}
+
+impl Intake {
+    /// Nothing has been gathered yet.
+    #[must_use]
+    pub fn new(targets: Targets, naming: Naming) -> Self {
+        Self {
+            targets,
+            naming,
+            fold: Fold::default(),
+        }
+    }
+
+    /// Handles one record.
+    pub fn record(&mut self, event: Event) {
+        match event {
+            Event::Fault(fault) => self.fault(&fault),
+            Event::Stack { id, stack } => self.stack(id, stack),
+            Event::Function(function) => self.function(&function),
+            Event::Process { what, slot } => self.targets.changed(what, slot),
+        }
+    }
+
+    fn stack(&mut self, id: u64, stack: TakenStack) {
+        if stack.end == StackEnd::NoMapping {
+            self.targets.ran_unmapped_code(stack.slot);
+        }
+        let instance = self.targets.tracker.instance(stack.interpreter);
+        let interpreter = instance.map(|(id, instance)| (id, Arc::clone(instance)));
+        self.naming.stack_arrived(id, stack, interpreter);
+    }
+
+    /// Adds a function: what is missing of it is read at once, while it may still be there.
+    fn function(&mut self, function: &TakenFunction) {
+        let Some((id, instance)) = self.targets.tracker.instance(function.interpreter) else {
+            return;
+        };
+        let memory = self.targets.memory_of_slot(function.slot);
+        self.naming
+            .names
+            .take_code((id, instance), function, &memory);
+    }
+
+    fn fault(&mut self, fault: &Fault) {
+        let Some(process) = self.targets.ensure_process(fault.slot) else {
+            return;
+        };
+        self.targets.processes.count_record(process, fault.origin);
+        self.targets.copied(process, fault.address);
+        let seen = self.observe(process, fault);
+        let stack = self.find_or_add_stack(process, fault);
+        let started_ns = self.targets.processes.get(process).times.started_ns;
+        let copy = Copy {
+            process,
+            seen,
+            latency_ns: fault.latency_ns,
+            age_ms: fault.time_ns.saturating_sub(started_ns) / 1_000_000,
+        };
+        self.fold.count(stack, &copy);
+    }
+
+    /// What the BPF side saw, with the names of today.
+    fn observe(&mut self, process: ProcessId, fault: &Fault) -> Observation {
+        let Targets {
+            processes, tracker, ..
+        } = &self.targets;
+        let object_type = fault.object_type.and_then(|address| {
+            let (id, instance) = tracker.of(process)?;
+            self.naming.names.type_at((id, instance), address, || {
+                Box::new(RelativesMemory::new(processes.relatives(process)))
+            })
+        });
+        let area = (fault.cause == Cause::Unknown).then(|| {
+            let space = processes.space_ref(process);
+            space.map_or(Area::Gone, |space| Area::of(space, fault.address))
+        });
+        Observation {
+            cause: fault.cause,
+            evidence: fault.evidence,
+            origin: fault.origin,
+            area,
+            object_type,
+            field_offset: (fault.evidence == Evidence::Field).then_some(fault.offset),
+        }
+    }
+
+    fn find_or_add_stack(&mut self, process: ProcessId, fault: &Fault) -> StackIndex {
+        let ip = fault.ip;
+        let key = match fault.stack {
+            Some(id) => StackKey::Taken { id, ip },
+            None if fault.latency_ns.is_none() => StackKey::Instruction {
+                ip,
+                why: Unknown::NoEnd,
+            },
+            None => StackKey::Instruction {
+                ip,
+                why: Unknown::UnwindOff,
+            },
+        };
+        let processes = &mut self.targets.processes;
+        if let Some(known) = self.fold.find_stack(processes.space_id(process), key) {
+            return known;
+        }
+        let lone = [ip];
+        let addresses = fault.stack.and_then(|id| self.naming.addresses(id));
+        // This may read the mappings again, and give the process another snapshot.
+        let space = processes.space(process, addresses.unwrap_or(&lone));
+        self.fold
+            .find_or_add_stack(processes.space_id(process), key, || {
+                space.unwrap_or_else(AddressSpace::gone)
+            })
+    }
+
+    /// Names stacks for about `budget`, the oldest first.
+    pub fn name_stacks(&mut self, budget: Duration) {
+        let start = Instant::now();
+        while self.fold.has_unnamed() && start.elapsed() < budget {
+            let some = self.fold.take_unnamed(STACKS_AT_ONCE);
+            let names = self.naming.name(&some);
+            for (unnamed, named) in some.into_iter().zip(names) {
+                self.fold.set_name(unnamed.stack, named);
+            }
+        }
+    }
+
+    /// What has been gathered at this moment, as plain data. The counters are those that were read
+    /// last: see [`Targets::update_counters`].
+    #[must_use]
+    pub fn gathered(&self) -> Gathered {
+        let targets = &self.targets;
+        let processes = targets.facts();
+        Gathered {
+            interpreters: (0..processes.len())
+                .map(|id| targets.tracker.seen(id))
+                .collect(),
+            processes,
+            tally: self.fold.tally().clone(),
+            types: self.naming.names.type_names().to_vec(),
+            modules: targets.unwinder.modules(),
+        }
+    }
+}

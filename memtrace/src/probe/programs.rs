@@ -1,0 +1,54 @@
+//! The object's programs: finding, loading and attaching them.
+
+use anyhow::{Context as _, Result};
+use aya::programs::{BtfTracePoint, Program, ProgramError};
+use aya::{Btf, Ebpf};
+use log::debug;
+
+/// Loads programs for the tracepoints of these names, which are also the programs' own.
+pub fn load_tracepoints(ebpf: &mut Ebpf, btf: &Btf, names: &[&str]) -> Result<()> {
+    for name in names {
+        let program: &mut BtfTracePoint = program(ebpf, name)?;
+        program
+            .load(name, btf)
+            .map_err(|error| refused(name, error))?;
+    }
+    Ok(())
+}
+
+/// Attaches what [`load_tracepoints`] has loaded.
+pub fn attach_tracepoints(ebpf: &mut Ebpf, names: &[&str]) -> Result<()> {
+    for name in names {
+        let program: &mut BtfTracePoint = program(ebpf, name)?;
+        program
+            .attach()
+            .with_context(|| format!("cannot attach `{name}`"))?;
+    }
+    Ok(())
+}
+
+/// The error of a program that the kernel refuses. Its verifier's reasons are for developers.
+pub fn refused(name: &str, error: ProgramError) -> anyhow::Error {
+    let error = match error {
+        ProgramError::LoadError {
+            io_error,
+            verifier_log,
+        } => {
+            debug!("the verifier on `{name}`: {verifier_log}");
+            anyhow::Error::new(io_error)
+        }
+        other => other.into(),
+    };
+    error.context(format!("the kernel refuses the BPF program `{name}`"))
+}
+
+/// A program of the object, by name.
+pub fn program<'a, T>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut T>
+where
+    &'a mut T: TryFrom<&'a mut Program, Error: std::error::Error + Send + Sync + 'static>,
+{
+    let program = ebpf.program_mut(name);
+    Ok(program
+        .with_context(|| format!("the BPF object has no program `{name}`"))?
+        .try_into()?)
+}

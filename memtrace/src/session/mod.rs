@@ -1,0 +1,335 @@
+//! One trace, from attach to the last record.
+//!
+//! One thread reads records, and does whatever else is due between two batches. A profile of what
+//! has been gathered can be taken at any moment ([`Session::snapshot`]); making it is left to
+//! another thread.
+
+mod ending;
+mod priority;
+mod signals;
+mod source;
+
+use std::io::Write as _;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use log::{debug, info};
+use tokio::time::{Interval, MissedTickBehavior};
+
+use self::ending::Ending;
+pub use self::ending::Why;
+pub use self::source::{Attached, Source};
+use crate::clock;
+use crate::command::Held;
+use crate::fold::naming::Naming;
+use crate::host;
+use crate::intake::Intake;
+use crate::interpreter::tracker::Tracker;
+use crate::options::{Options, Target};
+use crate::plan::Plan;
+use crate::preflight;
+use crate::probe::Probe;
+use crate::process::pidfd::PidFd;
+use crate::process::processes::Processes;
+use crate::summarize::{Moment, Progress, Run, Snapshot};
+use crate::targets::Targets;
+use crate::unwind::Unwinder;
+
+/// How often memtrace looks for records by itself. The BPF side wakes it before the ring buffer
+/// fills up; this bounds how long a few records wait.
+const TICK: Duration = Duration::from_millis(50);
+
+/// Records that are handled before anything else gets its turn.
+const BATCH: usize = 16_384;
+
+/// Records in a tick up to which there is time to name stacks. That waits for the helper which
+/// looks into files, and with more records than this the ring buffer could fill up meanwhile.
+const CALM: usize = 2048;
+
+/// For how long stacks are named at a time while the target runs.
+const NAMING_BUDGET: Duration = Duration::from_millis(10);
+
+/// A process that ended longer ago than this has no records left when all that are there are read.
+const RECORDS_LATE: Duration = Duration::from_secs(1);
+
+/// How long the last programs that began before the detachment may take.
+const SETTLE: Duration = Duration::from_millis(5);
+
+/// For how long the unwind tables of the processes that will be traced are waited for at most.
+const PREPARATION: Duration = Duration::from_secs(2);
+
+/// A trace in progress.
+pub struct Session<S> {
+    source: S,
+    intake: Intake,
+    ending: Ending,
+    run: Arc<Run>,
+    pace: Pace,
+}
+
+/// What a session has got to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Some time has passed.
+    Tick,
+    /// The trace is over.
+    Ended(Why),
+}
+
+/// When a session does what.
+struct Pace {
+    tick: Interval,
+    /// Records since the last tick, and how many there were in the tick before.
+    records: usize,
+    last_tick: usize,
+    /// When the table was last searched for what lost records would have said.
+    caught_up: Instant,
+}
+
+impl Session<Attached> {
+    /// Attaches as planned, and traces from now on. Must be called in the event loop. `notes` say
+    /// what limits the report.
+    ///
+    /// # Errors
+    /// When the kernel does not permit it, or what is to be traced is not there.
+    pub fn start(options: &Options, plan: Plan, notes: Vec<String>) -> Result<Self> {
+        // Before anything is attached, so that Ctrl-C never leaves a half-made report.
+        let ending = Ending::new()?;
+        let mut processes = Processes::new();
+        let mut unwinder = Unwinder::new(plan.unwind.value);
+        if let Target::Attach { pids, .. } = &options.target {
+            for &pid in pids {
+                if let Some(space) = processes.space_of(pid) {
+                    unwinder.prepare(&space);
+                }
+            }
+            unwinder.wait(PREPARATION);
+        }
+        let (pids, command) = match &options.target {
+            Target::Attach { pids, load } => {
+                (pids.clone(), load.as_deref().map(Held::spawn).transpose()?)
+            }
+            Target::Launch { command } => {
+                let held = Held::spawn(command)?;
+                unwinder.held = Some(held.pid());
+                (vec![held.pid()], Some(held))
+            }
+        };
+        let alive = pids
+            .iter()
+            .map(|&pid| PidFd::open(pid))
+            .collect::<Result<Vec<_>>>()?;
+        // Here and not around the whole: that a COMMAND is not there is not the kernel's fault.
+        let settings = plan.settings(options, unwinder.rows_wanted());
+        let probe = Probe::attach(settings).map_err(|error| preflight::explain(error, options))?;
+        let tables = probe.tables().clone();
+        let source = Attached::new(probe)?;
+        let tracker = Tracker::new(plan.takes_interpreters());
+        let targets = Targets::new(processes, tracker, unwinder, options.unchanged, tables);
+        let intake = Intake::new(targets, Naming::new(plan.unwind.value));
+        priority::stay_ahead();
+        let run = Run {
+            host: host::describe(&plan),
+            command: host::command_line(&options.target),
+            started_at: clock::now_rfc3339(),
+            started_ns: clock::monotonic_ns(),
+            sees_splits: plan.backend.value.sees().split,
+            notes,
+        };
+        let mut session = Self::new(source, intake, ending, run);
+        let found = session.source.trace(&pids)?;
+        for pid in &alive {
+            ensure!(
+                !pid.has_ended(),
+                "process {} ended while memtrace attached to it, so there is nothing to trace",
+                pid.pid()
+            );
+        }
+        // So that what was found has its unwind tables from now on.
+        while session.drain() == BATCH {}
+        announce(&pids, found);
+        if let Some(command) = command {
+            let ends = matches!(options.target, Target::Attach { .. });
+            session.ending.with_command(command.release()?, ends);
+        }
+        if let Some(duration) = options.duration {
+            session.ending.after(duration);
+        }
+        Ok(session)
+    }
+}
+
+impl<S: Source> Session<S> {
+    fn new(source: S, intake: Intake, ending: Ending, run: Run) -> Self {
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Self {
+            source,
+            intake,
+            ending,
+            run: Arc::new(run),
+            pace: Pace {
+                tick,
+                records: 0,
+                last_tick: 0,
+                caught_up: Instant::now(),
+            },
+        }
+    }
+
+    /// Goes on until the next tick, or to the end of the trace.
+    ///
+    /// # Errors
+    /// When the kernel does not tell of records or of COMMAND any more.
+    pub async fn next(&mut self) -> Result<Step> {
+        loop {
+            let taken = self.drain();
+            self.pace.records += taken;
+            let due = self.intake.targets.tracker.next_due();
+            tokio::select! {
+                biased;
+                why = self.ending.reached() => return Ok(Step::Ended(why?)),
+                // Not simply ready: signals and clocks must get their turn in a storm without end.
+                () = tokio::task::yield_now(), if taken == BATCH => {}
+                ready = self.source.ready() => ready?,
+                // An interpreter that starts must be known before its first children are forked.
+                () = until(due) => self.intake.targets.look_for_interpreters(),
+                () = self.intake.targets.table_built() => {}
+                _ = self.pace.tick.tick() => {
+                    self.tick();
+                    return Ok(match self.intake.targets.processes.live() {
+                        0 => Step::Ended(Why::NoProcess),
+                        _ => Step::Tick,
+                    });
+                }
+            }
+        }
+    }
+
+    /// Does what is due now and then.
+    fn tick(&mut self) {
+        let taken = self.drain();
+        let is_quiet = taken < BATCH;
+        let has_lost = self.source.health().lifecycle_lost > 0;
+        if has_lost && is_quiet && self.pace.caught_up.elapsed() > RECORDS_LATE {
+            self.pace.caught_up = Instant::now();
+            let late = RECORDS_LATE.as_nanos() as u64;
+            let targets = &mut self.intake.targets;
+            targets.catch_up(clock::monotonic_ns().saturating_sub(late));
+        }
+        self.intake.targets.look_for_interpreters();
+        self.intake.targets.look_for_code(is_quiet);
+        self.pace.last_tick = std::mem::take(&mut self.pace.records) + taken;
+        // Nor while a program starts: what it is must be known before it forks.
+        let is_starting = self.intake.targets.tracker.next_due().is_some();
+        if self.is_calm() && !is_starting {
+            self.intake.name_stacks(NAMING_BUDGET);
+        }
+    }
+
+    /// Whether there is time for more than records.
+    #[must_use]
+    pub fn is_calm(&self) -> bool {
+        self.pace.last_tick < CALM
+    }
+
+    /// Handles up to a batch of records; returns how many there were.
+    fn drain(&mut self) -> usize {
+        let Self { source, intake, .. } = self;
+        source.drain(BATCH, |event| intake.record(event))
+    }
+
+    /// What has been gathered until now, to make a profile of on another thread.
+    pub fn snapshot(&mut self) -> Snapshot {
+        // A record is written after its copy was counted, so no record is without its count.
+        self.intake.targets.update_counters();
+        self.snapshot_of(Moment::Running)
+    }
+
+    fn snapshot_of(&self, moment: Moment) -> Snapshot {
+        Snapshot {
+            run: Arc::clone(&self.run),
+            gathered: self.intake.gathered(),
+            progress: Progress {
+                duration_ns: clock::monotonic_ns().saturating_sub(self.run.started_ns),
+                health: self.source.health(),
+                undecodable: self.source.undecodable(),
+                command_exit: self.ending.command_exit().cloned(),
+            },
+            moment,
+        }
+    }
+
+    /// Detaches, handles what is left, and names the rest.
+    ///
+    /// # Errors
+    /// When the kernel does not tell how COMMAND ended.
+    pub async fn finish(mut self, why: Why) -> Result<Snapshot> {
+        if why == Why::Interrupted {
+            self.ending.wait_for_command().await?;
+        }
+        let duration_ns = clock::monotonic_ns().saturating_sub(self.run.started_ns);
+        let Self {
+            mut source,
+            mut intake,
+            ending,
+            run,
+            ..
+        } = self;
+        // From here on a second Ctrl-C ends memtrace at once.
+        let command_exit = ending.over();
+        let start = Instant::now();
+        // While the processes are still there.
+        intake.targets.processes.rename();
+        source.detach();
+        std::thread::sleep(SETTLE);
+        while source.drain(BATCH, |event| intake.record(event)) == BATCH {}
+        intake.targets.catch_up(u64::MAX);
+        intake.targets.update_counters();
+        debug!("detached and drained after {:?}", start.elapsed());
+        // Before naming, which takes longer: the processes go on.
+        let unchanged = intake.targets.compare_copied();
+        debug!("compared copied pages after {:?}", start.elapsed());
+        intake.name_stacks(Duration::MAX);
+        debug!("named stacks after {:?}", start.elapsed());
+        info!("{}", why.text());
+        Ok(Snapshot {
+            run,
+            gathered: intake.gathered(),
+            progress: Progress {
+                duration_ns,
+                health: source.health(),
+                undecodable: source.undecodable(),
+                command_exit,
+            },
+            moment: Moment::Over { unchanged },
+        })
+    }
+}
+
+/// Waits until then; without a time, for ever.
+async fn until(due: Option<Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn announce(pids: &[u32], found: usize) {
+    let pids: Vec<String> = pids.iter().map(u32::to_string).collect();
+    let descendants = match found.saturating_sub(pids.len()) {
+        0 => String::new(),
+        1 => " and 1 descendant".to_owned(),
+        n => format!(" and {n} descendants"),
+    };
+    let text = format!(
+        "memtrace: tracing {}{descendants}; Ctrl-C to finish\n",
+        pids.join(", ")
+    );
+    // Standard error may be closed; the trace does not depend on it.
+    let _ = std::io::stderr().write_all(text.as_bytes());
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,151 @@
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use memtrace_common::process::Health;
+use memtrace_common::record::Origin;
+
+use super::*;
+use crate::collect::Event;
+use crate::made_up::Fate::{self, Arrives};
+use crate::made_up::{MadeUp, run};
+use crate::report::sums;
+
+/// The made-up BPF side, which the test goes on to use while the session reads.
+#[derive(Clone)]
+struct Shared(Rc<RefCell<MadeUp>>);
+
+impl Source for Shared {
+    fn drain(&mut self, limit: usize, take: impl FnMut(Event)) -> usize {
+        self.0.borrow_mut().drain(limit, take)
+    }
+
+    async fn ready(&mut self) -> std::io::Result<()> {
+        // Nobody wakes the session: it looks by itself.
+        std::future::pending().await
+    }
+
+    fn health(&self) -> Health {
+        self.0.borrow().health
+    }
+
+    fn undecodable(&self) -> u64 {
+        0
+    }
+
+    fn detach(&mut self) {}
+}
+
+/// Runs `test` with a session, and with the BPF side that it reads from.
+fn with_session<F: Future<Output = ()>>(test: impl FnOnce(Session<Shared>, Shared) -> F) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let kernel = Shared(Rc::new(RefCell::new(MadeUp::new())));
+        let intake = kernel.0.borrow().intake();
+        let ending = Ending::new().unwrap();
+        let session = Session::new(kernel.clone(), intake, ending, run());
+        test(session, kernel).await;
+    });
+}
+
+#[test]
+fn a_trace_ends_with_its_last_process() {
+    with_session(|mut session, kernel| async move {
+        let slot = kernel.0.borrow_mut().fork(None, Arrives);
+        assert_eq!(session.next().await.unwrap(), Step::Tick);
+        kernel.0.borrow_mut().exit(slot, Arrives);
+        let step = session.next().await.unwrap();
+        assert_eq!(step, Step::Ended(Why::NoProcess));
+        let profile = session.finish(Why::NoProcess).await.unwrap().profile();
+        assert_eq!(profile.processes.len(), 1);
+        assert!(profile.processes[0].exited_at_s.is_some());
+    });
+}
+
+#[test]
+fn a_trace_ends_after_its_duration() {
+    with_session(|mut session, kernel| async move {
+        kernel.0.borrow_mut().fork(None, Arrives);
+        session.ending.after(Duration::from_millis(1));
+        let step = loop {
+            match session.next().await.unwrap() {
+                Step::Tick => {}
+                Step::Ended(why) => break why,
+            }
+        };
+        assert_eq!(step, Why::Duration);
+    });
+}
+
+#[test]
+fn a_snapshot_can_be_taken_while_records_are_on_their_way() {
+    with_session(|mut session, kernel| async move {
+        let slot = {
+            let mut kernel = kernel.0.borrow_mut();
+            let slot = kernel.fork(None, Arrives);
+            kernel.copy(slot, Origin::Fork, 2, [Arrives; 2]);
+            slot
+        };
+        session.next().await.unwrap();
+        kernel
+            .0
+            .borrow_mut()
+            .copy(slot, Origin::File, 3, [Arrives; 2]);
+        let snapshot = session.snapshot();
+        // Made elsewhere, as a view would.
+        let profile = std::thread::spawn(move || snapshot.profile())
+            .join()
+            .unwrap();
+        sums::check(&profile).unwrap();
+        assert_eq!(profile.totals.copied_pages, 2);
+        assert_eq!(profile.totals.pending, 1);
+        assert_eq!(profile.totals.lost.faults, 0);
+
+        let profile = session.finish(Why::Interrupted).await.unwrap().profile();
+        sums::check(&profile).unwrap();
+        assert_eq!(
+            (profile.totals.copied_pages, profile.totals.pending),
+            (2, 0)
+        );
+    });
+}
+
+#[test]
+fn processes_whose_announcement_was_lost_are_found_at_the_end() {
+    with_session(|session, kernel| async move {
+        {
+            let mut kernel = kernel.0.borrow_mut();
+            let first = kernel.fork(None, Arrives);
+            let second = kernel.fork(Some(first), Fate::Lost);
+            kernel.exit(second, Fate::Lost);
+        }
+        let profile = session.finish(Why::Duration).await.unwrap().profile();
+        assert_eq!(profile.processes.len(), 2);
+        assert!(profile.processes[1].exited_at_s.is_some());
+        assert!(
+            profile
+                .warnings
+                .iter()
+                .any(|warning| warning.contains("2 notices"))
+        );
+    });
+}
+
+#[test]
+fn a_busy_session_is_not_calm() {
+    with_session(|mut session, kernel| async move {
+        let slot = kernel.0.borrow_mut().fork(None, Arrives);
+        session.next().await.unwrap();
+        assert!(session.is_calm());
+        for _ in 0..=CALM {
+            kernel
+                .0
+                .borrow_mut()
+                .copy(slot, Origin::Fork, 2, [Arrives; 2]);
+        }
+        session.next().await.unwrap();
+        assert!(!session.is_calm());
+    });
+}

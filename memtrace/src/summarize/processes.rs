@@ -1,0 +1,161 @@
+//! The rows of processes, and the totals.
+
+use memtrace_common::process::Counters;
+
+use super::sites::{Missing, cause_name};
+use super::{Gathered, Moment, Progress, Run};
+use crate::process::processes::{ProcessFacts, ProcessId};
+use crate::profile::{ByCause, ByOrigin, CauseName, Lost, NotCopied, Process, Totals, Unchanged};
+use crate::report::escape::escape;
+
+/// A row for each process, by first appearance.
+pub fn processes(
+    gathered: &Gathered,
+    run: &Run,
+    moment: &Moment,
+    missing: &Missing,
+) -> Vec<Process> {
+    let mut causes = vec![ByCause::default(); gathered.processes.len()];
+    for ((_, kind), &sum) in &gathered.tally.site_sums {
+        for (&process, &pages) in &gathered.tally.sums[sum].processes {
+            causes[process].add_pages(cause_name(kind.verdict.cause), pages);
+        }
+    }
+    let mut rows = Vec::with_capacity(gathered.processes.len());
+    for (id, (facts, mut by_cause)) in gathered.processes.iter().zip(causes).enumerate() {
+        let (lost, pending) = missing.of_process(id);
+        by_cause.add_pages(CauseName::Unknown, lost + pending);
+        rows.push(Process {
+            interpreter: gathered.interpreters.get(id).cloned().flatten(),
+            unchanged: moment
+                .unchanged(id)
+                .filter(|unchanged| unchanged.compared_pages > 0),
+            lost_faults: lost,
+            ..process(facts, by_cause, run)
+        });
+    }
+    rows
+}
+
+impl Moment {
+    fn unchanged(&self, process: ProcessId) -> Option<Unchanged> {
+        match self {
+            Self::Running => None,
+            Self::Over { unchanged } => unchanged.get(&process).copied(),
+        }
+    }
+}
+
+fn process(facts: &ProcessFacts, by_cause: ByCause, run: &Run) -> Process {
+    let since_start = |ns: u64| ns.saturating_sub(run.started_ns) as f64 / 1e9;
+    let text = |bytes: &[u8]| escape(&String::from_utf8_lossy(bytes)).into_owned();
+    let Counters {
+        copied: [fork, ksm, file, hugetlb],
+        reuse,
+        zero,
+        first_touch,
+        split,
+        ..
+    } = facts.counters;
+    let copied_pages = fork + ksm + file + hugetlb;
+    Process {
+        pid: facts.pid,
+        ppid: facts.ppid,
+        comm: text(&facts.name.comm),
+        cmdline: facts.name.cmdline.iter().map(|arg| text(arg)).collect(),
+        forked_at_s: facts.times.forked_ns.map(since_start),
+        exited_at_s: facts.times.exited_ns.map(since_start),
+        copied_pages,
+        copied_bytes: copied_pages * run.host.page_size,
+        copy_on_read_pages: by_cause.copy_on_read(),
+        by_origin: ByOrigin {
+            fork,
+            ksm,
+            file,
+            hugetlb,
+        },
+        by_cause,
+        not_copied: NotCopied {
+            reuse: Some(reuse),
+            zero: Some(zero),
+            first_touch: Some(first_touch),
+            split: run.sees_splits.then_some(split),
+        },
+        lost_faults: 0,
+        unchanged: None,
+        interpreter: None,
+        memory: None,
+    }
+}
+
+/// The sums over all processes.
+pub fn totals(
+    processes: &[Process],
+    gathered: &Gathered,
+    (run, progress): (&Run, &Progress),
+    moment: &Moment,
+    missing: &Missing,
+) -> Totals {
+    let mut totals = Totals {
+        not_copied: NotCopied {
+            reuse: Some(0),
+            zero: Some(0),
+            first_touch: Some(0),
+            split: run.sees_splits.then_some(0),
+        },
+        ..Totals::default()
+    };
+    for process in processes {
+        totals.copied_pages += process.copied_pages;
+        totals.copied_bytes += process.copied_bytes;
+        totals.copy_on_read_pages += process.copy_on_read_pages;
+        totals.by_origin.add(&process.by_origin);
+        totals.by_cause.add(&process.by_cause);
+        add_not_copied(&mut totals.not_copied, process.not_copied);
+        totals.lost.faults += process.lost_faults;
+    }
+    if let Moment::Over { unchanged } = moment {
+        totals.unchanged = sum_unchanged(unchanged.values());
+        totals.unchanged_pages = totals.unchanged.map(|sum| sum.unchanged_pages);
+    }
+    totals.pending = missing.pending.values().flatten().sum();
+    totals.lost = Lost {
+        faults: totals.lost.faults,
+        stacks: lost_stacks(gathered),
+        processes: progress.health.processes_lost,
+        threads: progress.health.threads_lost,
+    };
+    totals
+}
+
+/// Copied pages whose stack was lost on its way.
+fn lost_stacks(gathered: &Gathered) -> u64 {
+    let tally = &gathered.tally;
+    let lost = |stack: &&crate::fold::Stack| stack.name.is_some_and(|name| name.lost);
+    let stacks = tally.stacks.iter().filter(lost);
+    stacks
+        .flat_map(|stack| &stack.cells)
+        .map(|&cell| tally.cells[cell].pages)
+        .sum()
+}
+
+/// `None` when no page was compared.
+fn sum_unchanged<'a>(all: impl Iterator<Item = &'a Unchanged>) -> Option<Unchanged> {
+    let sum = all.fold(Unchanged::default(), |sum, one| Unchanged {
+        unchanged_pages: sum.unchanged_pages + one.unchanged_pages,
+        compared_pages: sum.compared_pages + one.compared_pages,
+        comparable_pages: sum.comparable_pages + one.comparable_pages,
+        gone_pages: sum.gone_pages + one.gone_pages,
+    });
+    (sum.compared_pages > 0).then_some(sum)
+}
+
+fn add_not_copied(sum: &mut NotCopied, more: NotCopied) {
+    let add = |sum: &mut Option<u64>, more: Option<u64>| {
+        *sum = sum.zip(more).map(|(a, b)| a + b);
+    };
+    add(&mut sum.reuse, more.reuse);
+    add(&mut sum.zero, more.zero);
+    add(&mut sum.first_touch, more.first_touch);
+    add(&mut sum.split, more.split);
+}

@@ -1,0 +1,198 @@
+//! Who is traced: the processes, and what goes with each of them.
+//!
+//! A process comes and goes here at once for all who follow it: its interpreter, its unwind tables,
+//! the pages that it copied. What it copied is counted elsewhere, see [`fold`](crate::fold).
+
+use std::collections::HashMap;
+
+use memtrace_common::process::{MAX_PROCESSES, ProcessSlot, SLOT_EXITED};
+
+use crate::collect::Lifecycle;
+use crate::interpreter::tracker::Tracker;
+use crate::probe::Tables;
+use crate::process::memory::RelativesMemory;
+use crate::process::processes::{ProcessFacts, ProcessId, Processes};
+use crate::profile::Unchanged;
+use crate::unchanged::CopiedPages;
+use crate::unwind::Unwinder;
+
+/// The traced processes, and who follows them.
+pub struct Targets {
+    /// The processes.
+    pub processes: Processes,
+    /// Which process has which interpreter.
+    pub tracker: Tracker,
+    /// Which process has which unwind tables.
+    pub unwinder: Unwinder,
+    /// Which pages were copied; `None` when they are not compared at the end.
+    copied: Option<CopiedPages>,
+    tables: Tables,
+}
+
+impl Targets {
+    /// No process yet.
+    #[must_use]
+    pub fn new(
+        processes: Processes,
+        tracker: Tracker,
+        unwinder: Unwinder,
+        unchanged: bool,
+        tables: Tables,
+    ) -> Self {
+        Self {
+            processes,
+            tracker,
+            unwinder,
+            copied: unchanged.then(CopiedPages::default),
+            tables,
+        }
+    }
+
+    /// The process in a slot of the table. One that is not known yet is added: its own record was
+    /// lost, or is still to come. `None` when there is none in that slot.
+    pub fn ensure_process(&mut self, slot: u32) -> Option<ProcessId> {
+        self.processes.by_slot(slot).or_else(|| {
+            let entry = self.tables.processes.read(slot as usize)?;
+            Some(self.add(slot, &entry))
+        })
+    }
+
+    /// Adds a process that may be known already.
+    fn add(&mut self, slot: u32, entry: &ProcessSlot) -> ProcessId {
+        if let Some(known) = self.processes.by_slot(slot) {
+            return known;
+        }
+        let id = self.processes.add(slot, entry);
+        self.tracker
+            .add(slot, id, &mut self.processes, &self.tables);
+        self.unwinder.add(slot, id, &self.processes, &self.tables);
+        id
+    }
+
+    /// Records what happened to the process in a slot.
+    pub fn changed(&mut self, what: Lifecycle, slot: u32) {
+        let Some(entry) = self.tables.processes.read(slot as usize) else {
+            return;
+        };
+        match what {
+            Lifecycle::Fork => {
+                self.add(slot, &entry);
+            }
+            Lifecycle::Exec => {
+                let id = self.add(slot, &entry);
+                self.processes.execed(id, &entry);
+                self.tracker
+                    .execed(slot, id, &mut self.processes, &self.tables);
+                self.unwinder
+                    .execed(slot, id, &self.processes, &self.tables);
+                self.memory_gone(id);
+            }
+            Lifecycle::Exit => self.exited(slot, &entry),
+        }
+    }
+
+    /// Records the last counters of a process that ended, and gives its slot back. Nothing is done
+    /// twice: an exit can be found in the table before its record is read.
+    fn exited(&mut self, slot: u32, entry: &ProcessSlot) {
+        if entry.state == SLOT_EXITED
+            && let Some(id) = self.processes.by_slot(slot)
+        {
+            self.processes.update(id, entry);
+            self.tracker.ended(id);
+            self.unwinder.ended(id);
+            self.memory_gone(id);
+            self.processes.release(slot);
+            self.tables.processes.release(slot);
+        }
+    }
+
+    /// Records that a process no longer has the memory that it had.
+    fn memory_gone(&mut self, process: ProcessId) {
+        if let Some(copied) = &mut self.copied {
+            copied.gone(process);
+        }
+    }
+
+    /// Records that a process copied the page at `address`.
+    pub fn copied(&mut self, process: ProcessId, address: u64) {
+        if let Some(copied) = &mut self.copied {
+            copied.add(process, address);
+        }
+    }
+
+    /// Records that the process in a slot ran code that was in none of its mappings.
+    pub fn ran_unmapped_code(&mut self, slot: u32) {
+        if let Some(process) = self.processes.by_slot(slot) {
+            self.unwinder
+                .stumbled(slot, process, &mut self.processes, &self.tables);
+        }
+    }
+
+    /// Memory of the process in a slot, from itself or a relative.
+    #[must_use]
+    pub fn memory_of_slot(&self, slot: u32) -> RelativesMemory {
+        let process = self.processes.by_slot(slot);
+        let relatives = process.map(|process| self.processes.relatives(process));
+        RelativesMemory::new(relatives.into_iter().flatten())
+    }
+
+    /// Looks for interpreters where there may be new ones.
+    pub fn look_for_interpreters(&mut self) {
+        self.tracker.tick(&mut self.processes, &self.tables);
+        self.tracker.remapped(&mut self.processes, &self.tables);
+    }
+
+    /// Keeps the unwind tables of processes up to date. `is_quiet` says that all records there were
+    /// have been read.
+    pub fn look_for_code(&mut self, is_quiet: bool) {
+        self.unwinder
+            .tick(&mut self.processes, is_quiet, &self.tables);
+    }
+
+    /// Waits for an unwind table to be built, and gives it to the processes that wait for it.
+    /// Nothing is lost when this is dropped while it waits.
+    pub async fn table_built(&mut self) {
+        let built = self.unwinder.built().await;
+        self.unwinder.take(built, &self.tables);
+    }
+
+    /// Adds from the table what lost records would have said: processes that are there and were not
+    /// announced, and processes that ended before `before_ns` of `CLOCK_MONOTONIC`, of which no
+    /// record may still be waiting to be read.
+    pub fn catch_up(&mut self, before_ns: u64) {
+        for slot in 0..MAX_PROCESSES {
+            if !self.tables.processes.is_used(slot) {
+                continue;
+            }
+            if let Some(entry) = self.tables.processes.read(slot as usize) {
+                self.add(slot, &entry);
+                if entry.exited_ns < before_ns {
+                    self.exited(slot, &entry);
+                }
+            }
+        }
+    }
+
+    /// Reads the counters of all processes that are still in the table.
+    pub fn update_counters(&mut self) {
+        let slots: Vec<_> = self.processes.slots().collect();
+        for (slot, id) in slots {
+            if let Some(entry) = self.tables.processes.read(slot as usize) {
+                self.processes.update(id, &entry);
+            }
+        }
+    }
+
+    /// Compares the copied pages of living processes with their ancestors'.
+    #[must_use]
+    pub fn compare_copied(&self) -> HashMap<ProcessId, Unchanged> {
+        let copied = self.copied.as_ref();
+        copied.map_or_else(HashMap::new, |copied| copied.compare(&self.processes))
+    }
+
+    /// What is known of every process, by first appearance.
+    #[must_use]
+    pub fn facts(&self) -> Vec<ProcessFacts> {
+        self.processes.all().cloned().collect()
+    }
+}

@@ -1,0 +1,78 @@
+use std::sync::Mutex;
+
+use super::*;
+use crate::made_up::run;
+use crate::summarize::{Gathered, Moment, Progress};
+
+/// Notes what it is shown.
+struct Noting {
+    seen: Arc<Mutex<Vec<String>>>,
+    interval: Duration,
+}
+
+impl View for Noting {
+    fn interval(&self) -> Duration {
+        self.interval
+    }
+
+    fn show(&mut self, profile: &Profile) {
+        let text = format!("{} s", profile.duration_s);
+        self.seen.lock().unwrap().push(text);
+    }
+
+    fn clear(&mut self) {
+        self.seen.lock().unwrap().push("cleared".to_owned());
+    }
+}
+
+fn snapshot(seconds: u64) -> Snapshot {
+    Snapshot {
+        run: Arc::new(run()),
+        gathered: Gathered::default(),
+        progress: Progress {
+            duration_ns: seconds * 1_000_000_000,
+            ..Progress::default()
+        },
+        moment: Moment::Running,
+    }
+}
+
+fn audience(interval: Duration) -> (Audience, Arc<Mutex<Vec<String>>>) {
+    let seen: Arc<Mutex<Vec<String>>> = Arc::default();
+    let view = Noting {
+        seen: Arc::clone(&seen),
+        interval,
+    };
+    (Audience::new(vec![Box::new(view)]), seen)
+}
+
+#[test]
+fn without_views_no_snapshot_is_taken() {
+    let mut audience = Audience::new(Vec::new());
+    assert!(!audience.is_waiting());
+    audience.show(|| panic!("nobody watches"));
+    audience.leave();
+}
+
+#[test]
+fn views_are_shown_each_profile_and_cleared_at_the_end() {
+    let (mut audience, seen) = audience(Duration::ZERO);
+    for seconds in 1..=2 {
+        while !audience.is_waiting() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        audience.show(|| snapshot(seconds));
+    }
+    audience.leave();
+    assert_eq!(*seen.lock().unwrap(), ["1 s", "2 s", "cleared"]);
+}
+
+#[test]
+fn a_view_is_not_shown_more_often_than_it_wants() {
+    let (mut audience, _) = audience(Duration::from_secs(1000));
+    assert!(audience.is_waiting(), "the first one is due at once");
+    audience.show(|| snapshot(1));
+    std::thread::sleep(Duration::from_millis(20));
+    assert!(!audience.is_waiting());
+    audience.leave();
+}
