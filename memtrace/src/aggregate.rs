@@ -16,16 +16,16 @@ use memtrace_common::unwind::StackEnd;
 use crate::cause::{Area, Instructions, Seen, Verdict, Write, judge};
 use crate::collect::{Event, Fault, Lifecycle, TakenFunction, TakenStack};
 use crate::distribution::Distribution;
-use crate::interpreter::Instance;
 use crate::interpreter::names::{Names, TypeId};
-use crate::interpreter::tracker::{InstanceId, Tracker};
+use crate::interpreter::tracker::Tracker;
+use crate::interpreter::{Interpreter, Loader, ScriptCall};
 use crate::options::Unwind;
 use crate::probe::{SharedArray, Tables};
 use crate::process::maps::AddressSpace;
 use crate::process::memory::RelativesMemory;
 use crate::process::traced::{ProcessId, Processes, SpaceId};
 use crate::profile::{Frame, Language, Site, Truncated, Unchanged, Unknown};
-use crate::symbolize::merge::{Native, PythonFrame, merge};
+use crate::symbolize::merge::{Native, merge};
 use crate::symbolize::{Symbolizer, blame};
 use crate::unchanged::CopiedPages;
 use crate::unwind::Unwinder;
@@ -117,10 +117,10 @@ pub struct Stack {
     write: Option<Write>,
 }
 
-/// A stack as it arrived, and the interpreter that ran its Python frames.
+/// A stack as it arrived, and the interpreter that ran its script frames.
 struct Arrived {
     stack: TakenStack,
-    python: Option<(InstanceId, Arc<Instance>)>,
+    interpreter: Option<Interpreter>,
 }
 
 /// Faults of one stack and kind.
@@ -182,11 +182,11 @@ pub struct Aggregator {
     pub cells: Vec<Cell>,
     /// What cells and call sites refer to.
     pub sums: Vec<Sum>,
-    /// Which process has which interpreter.
-    pub tracker: Tracker,
+    /// Which process has which interpreter; `None` before [`Aggregator::look_for`].
+    pub tracker: Option<Tracker>,
     /// Which process has which unwind tables.
     pub unwinder: Unwinder,
-    /// Names of Python's functions and types.
+    /// Names of functions that interpreters run, and of types.
     pub names: Names,
     /// Which pages were copied; `None` when they are not to be compared.
     pub copied: Option<CopiedPages>,
@@ -204,16 +204,19 @@ pub struct Aggregator {
 }
 
 impl Aggregator {
-    /// Nothing seen yet. `python` says whether interpreters are looked for, `unchanged` whether
-    /// copied pages are to be compared.
+    /// Nothing seen yet. `unchanged` says whether copied pages are to be compared.
     #[must_use]
-    pub fn new(unwind: Unwind, python: bool, unchanged: bool) -> Self {
+    pub fn new(unwind: Unwind, unchanged: bool) -> Self {
         Self {
             unwinder: Unwinder::new(unwind),
-            tracker: Tracker::new(python),
             copied: unchanged.then(CopiedPages::default),
             ..Self::default()
         }
+    }
+
+    /// Looks for interpreters from now on, and writes what it finds into `tables`.
+    pub fn look_for(&mut self, loaders: Vec<&'static dyn Loader>, tables: Tables) {
+        self.tracker = Some(Tracker::new(loaders, tables));
     }
 
     /// Builds what will be needed of the processes that are to be traced, and waits for it a little:
@@ -238,11 +241,12 @@ impl Aggregator {
                     self.unwinder
                         .stumbled(stack.slot, process, &mut self.processes, tables);
                 }
-                let python = self.tracker.instance(stack.interpreter);
-                let python = python.map(|(id, instance)| (id, Arc::clone(instance)));
-                self.taken.insert(id, Arrived { stack, python });
+                let tracker = self.tracker.as_ref();
+                let interpreter = tracker.and_then(|it| it.instance(stack.interpreter));
+                let interpreter = interpreter.cloned();
+                self.taken.insert(id, Arrived { stack, interpreter });
             }
-            Event::Function(code) => self.code(&code),
+            Event::Function(function) => self.function(&function),
             Event::Process { what, slot } => self.lifecycle(what, slot, tables),
         }
     }
@@ -258,7 +262,9 @@ impl Aggregator {
             Lifecycle::Exec => {
                 let id = self.found(slot, &entry, tables);
                 self.processes.execed(id, &entry);
-                self.tracker.execed(slot, id, &mut self.processes, tables);
+                if let Some(tracker) = &mut self.tracker {
+                    tracker.process_execed(slot, id, &self.processes);
+                }
                 self.unwinder.execed(slot, id, &self.processes, tables);
                 self.memory_gone(id);
             }
@@ -272,7 +278,9 @@ impl Aggregator {
             return known;
         }
         let id = self.processes.add(slot, entry);
-        self.tracker.add(slot, id, &mut self.processes, tables);
+        if let Some(tracker) = &mut self.tracker {
+            tracker.process_added(slot, id, &self.processes);
+        }
         self.unwinder.add(slot, id, &self.processes, tables);
         id
     }
@@ -284,7 +292,9 @@ impl Aggregator {
             && let Some(id) = self.processes.by_slot(slot)
         {
             self.processes.update(id, entry);
-            self.tracker.ended(id);
+            if let Some(tracker) = &mut self.tracker {
+                tracker.process_ended(id);
+            }
             self.unwinder.ended(id);
             self.memory_gone(id);
             self.processes.release(slot);
@@ -300,9 +310,11 @@ impl Aggregator {
     }
 
     /// Looks for interpreters where there may be new ones.
-    pub fn look_for_interpreters(&mut self, tables: &Tables) {
-        self.tracker.tick(&mut self.processes, tables);
-        self.tracker.remapped(&mut self.processes, tables);
+    pub fn look_for_interpreters(&mut self) {
+        if let Some(tracker) = &mut self.tracker {
+            tracker.tick(Instant::now(), &mut self.processes);
+            tracker.processes_remapped(&mut self.processes);
+        }
     }
 
     /// Keeps the unwind tables of processes up to date. `is_quiet` says that all records there were
@@ -345,15 +357,16 @@ impl Aggregator {
         copied.map_or_else(HashMap::new, |copied| copied.compare(&self.processes))
     }
 
-    /// Takes a code object: what is missing of it is read at once, while it may still be there.
-    fn code(&mut self, code: &TakenFunction) {
-        let Some((id, instance)) = self.tracker.instance(code.interpreter) else {
+    /// Adds a function: what is missing of it is read at once, while it may still be there.
+    fn function(&mut self, taken: &TakenFunction) {
+        let tracker = self.tracker.as_ref();
+        let Some(interpreter) = tracker.and_then(|it| it.instance(taken.interpreter)) else {
             return;
         };
-        let process = self.processes.by_slot(code.slot);
+        let process = self.processes.by_slot(taken.slot);
         let relatives = process.map(|process| self.processes.relatives(process));
         let memory = RelativesMemory::new(relatives.into_iter().flatten());
-        self.names.take_code((id, instance), code, &memory);
+        self.names.add_function(interpreter, taken, &memory);
     }
 
     fn fault(&mut self, fault: &Fault, tables: &Tables) {
@@ -384,8 +397,8 @@ impl Aggregator {
 
     fn seen_kind(&mut self, process: ProcessId, fault: &Fault) -> SeenKind {
         let object_type = fault.object_type.and_then(|address| {
-            let (id, instance) = self.tracker.of(process)?;
-            self.names.type_at((id, instance), address, || {
+            let interpreter = self.tracker.as_ref()?.of(process)?;
+            self.names.type_at(interpreter, address, || {
                 Box::new(RelativesMemory::new(self.processes.relatives(process)))
             })
         });
@@ -527,12 +540,14 @@ impl Aggregator {
         let space = stack.space.take().unwrap_or_else(AddressSpace::gone);
         let code = up_to_what_is_no_code(&space, addresses);
         let native = self.symbolizer.symbolize(&space, code);
-        let python = taken.map_or_else(Vec::new, |taken| python_frames(&self.names, taken));
+        let script = taken.map_or_else(Vec::new, |taken| script_calls(&self.names, taken));
+        let interpreter = taken.and_then(|taken| taken.interpreter.as_ref());
+        let is_loop = |function: &str| interpreter.is_some_and(|it| it.instance.is_loop(function));
         let trust = match taken {
             Some(Arrived { stack, .. }) if self.unwinder.is_exact(stack.end) => Native::Exact,
             _ => Native::Guessed,
         };
-        let mut frames = merge(native, python, trust);
+        let mut frames = merge(native, script, is_loop, trust);
         let site = blame(&frames);
         if taken.is_none() {
             frames.push(missing_callers(why));
@@ -541,7 +556,7 @@ impl Aggregator {
         stack.truncated = match taken {
             None => Some(Truncated::NotTaken),
             Some(Arrived { stack, .. }) if stack.script_truncated => Some(Truncated::Python),
-            // Where there are Python frames and native ones are guessed, those say where the stack
+            // Where there are script frames and native ones are guessed, those say where the stack
             // begins.
             Some(Arrived { stack, .. }) if !stack.script.is_empty() && trust == Native::Guessed => {
                 None
@@ -583,14 +598,12 @@ impl Aggregator {
     }
 }
 
-fn python_frames(names: &Names, taken: &Arrived) -> Vec<PythonFrame> {
-    let Some((id, instance)) = &taken.python else {
+fn script_calls(names: &Names, taken: &Arrived) -> Vec<ScriptCall> {
+    let Some(interpreter) = &taken.interpreter else {
         return Vec::new();
     };
     let frames = taken.stack.script.iter();
-    frames
-        .map(|frame| names.frame((*id, instance), frame))
-        .collect()
+    frames.map(|frame| names.name(interpreter, frame)).collect()
 }
 
 fn intern(frames: &mut HashSet<Arc<Frame>>, frame: Frame) -> Arc<Frame> {

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use aya_log::EbpfLogger;
 use log::{debug, info};
+use memtrace_common::interpreter::Kind;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -16,6 +17,7 @@ use crate::aggregate::Aggregator;
 use crate::collect::Collector;
 use crate::command::{Held, Running};
 use crate::host;
+use crate::interpreter::{self, tracker::Tracker};
 use crate::options::{Options, Python, Target, Unwind};
 use crate::preflight;
 use crate::probe::{Probe, Settings, has_loop};
@@ -87,8 +89,7 @@ pub async fn trace(options: &Options) -> Result<Traced> {
     } else {
         Python::Off
     };
-    let takes_python = python == Python::Auto;
-    let mut folded = Aggregator::new(unwind, takes_python, options.unchanged);
+    let mut folded = Aggregator::new(unwind, options.unchanged);
     if let Target::Attach { pids, .. } = &options.target {
         folded.prepare(pids);
     }
@@ -120,6 +121,10 @@ pub async fn trace(options: &Options) -> Result<Traced> {
         .collect::<Result<Vec<_>>>()?;
     // Here and not around the whole: a COMMAND that is not there is no fault of the kernel.
     let mut probe = Probe::attach(settings).map_err(|error| preflight::explain(error, options))?;
+    let wanted = interpreter::loaders(|kind| match kind {
+        Kind::Python => python == Python::Auto,
+    });
+    folded.look_for(wanted, probe.tables().clone());
     let mut session = Session::new(&mut probe, folded)?;
     stay_ahead();
     let started_ns = clock_ns(libc::CLOCK_MONOTONIC);
@@ -284,8 +289,8 @@ impl Session {
                 ready = self.records.readable() => {
                     ready?.clear_ready();
                 }
-                () = soon(self.folded.tracker.next_due()) => {
-                    self.folded.look_for_interpreters(probe.tables());
+                () = soon(self.folded.tracker.as_ref().and_then(Tracker::next_due)) => {
+                    self.folded.look_for_interpreters();
                 }
                 built = self.folded.unwinder.built() => {
                     self.folded.unwinder.take(built, probe.tables());
@@ -300,10 +305,11 @@ impl Session {
                         let settled = clock_ns(libc::CLOCK_MONOTONIC) - late;
                         self.folded.catch_up(probe.tables(), settled);
                     }
-                    self.folded.look_for_interpreters(probe.tables());
+                    self.folded.look_for_interpreters();
                     self.folded.look_for_code(taken < BATCH, probe.tables());
                     // Nor while a program starts: what it is, is to be known before it forks.
-                    let starting = self.folded.tracker.next_due().is_some();
+                    let tracker = self.folded.tracker.as_ref();
+                    let starting = tracker.and_then(Tracker::next_due).is_some();
                     if std::mem::take(&mut records) + taken < CALM && !starting {
                         self.folded.resolve(RESOLVE_BUDGET);
                     }

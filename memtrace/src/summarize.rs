@@ -103,7 +103,7 @@ fn processes(folded: &Aggregator, run: &Run) -> Vec<Process> {
     with_causes
         .enumerate()
         .map(|(id, (traced, by_cause))| Process {
-            interpreter: folded.tracker.seen(id),
+            interpreter: folded.tracker.as_ref().and_then(|it| it.seen(id)),
             unchanged: run
                 .unchanged
                 .get(&id)
