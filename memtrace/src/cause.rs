@@ -22,7 +22,7 @@ use memtrace_common::record::{Cause, Evidence};
 pub use self::instruction::{Instructions, Write};
 use crate::process::maps::{AddressSpace, MappingKind};
 use crate::profile::{CauseEvidence, Frame, Language, Unknown};
-use crate::symbolize::blame::{Role, role};
+use crate::symbolize::role::{Role, role};
 
 /// What is mapped at the address written to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

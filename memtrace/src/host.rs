@@ -25,7 +25,7 @@ pub fn describe(plan: &Plan) -> Host {
         }
         .to_owned(),
         unwind_why: plan.unwind.why.clone(),
-        python: match plan.interpreters.value {
+        python: match plan.python.value {
             Python::Auto => "auto",
             Python::Off => "off",
         }

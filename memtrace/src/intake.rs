@@ -4,7 +4,6 @@
 //! is counted: [`Targets`] say whose it is, [`Naming`] keeps what its stack is named by, and
 //! [`Fold`] counts it.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use memtrace_common::record::{Cause, Evidence};
@@ -57,20 +56,18 @@ impl Intake {
         if stack.end == StackEnd::NoMapping {
             self.targets.ran_unmapped_code(stack.slot);
         }
-        let instance = self.targets.tracker.instance(stack.interpreter);
-        let interpreter = instance.map(|(id, instance)| (id, Arc::clone(instance)));
+        let interpreter = self.targets.tracker.instance(stack.interpreter).cloned();
         self.naming.stack_arrived(id, stack, interpreter);
     }
 
     /// Adds a function: what is missing of it is read at once, while it may still be there.
     fn function(&mut self, function: &TakenFunction) {
-        let Some((id, instance)) = self.targets.tracker.instance(function.interpreter) else {
+        let Some(interpreter) = self.targets.tracker.instance(function.interpreter) else {
             return;
         };
         let memory = self.targets.memory_of_slot(function.slot);
-        self.naming
-            .names
-            .take_code((id, instance), function, &memory);
+        let names = &mut self.naming.names;
+        names.add_function(interpreter, function, &memory);
     }
 
     fn fault(&mut self, fault: &Fault) {
@@ -97,8 +94,8 @@ impl Intake {
             processes, tracker, ..
         } = &self.targets;
         let object_type = fault.object_type.and_then(|address| {
-            let (id, instance) = tracker.of(process)?;
-            self.naming.names.type_at((id, instance), address, || {
+            let interpreter = tracker.of(process)?;
+            self.naming.names.type_at(interpreter, address, || {
                 Box::new(RelativesMemory::new(processes.relatives(process)))
             })
         });

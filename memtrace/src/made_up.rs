@@ -194,7 +194,7 @@ impl MadeUp {
     pub fn intake(&self) -> Intake {
         let targets = Targets::new(
             Processes::new(),
-            Tracker::new(false),
+            Tracker::new(Vec::new(), self.tables.clone()),
             Unwinder::new(Unwind::Off),
             false,
             self.tables.clone(),

@@ -5,7 +5,9 @@
 //! [`summarize`](crate::summarize)) asks the plan and never the machine.
 
 use log::Level;
+use memtrace_common::interpreter::Kind;
 
+use crate::interpreter::{self, Loader};
 use crate::options::{self, Options, Python, Unwind};
 use crate::preflight::{Facts, Problem};
 use crate::probe::Settings;
@@ -34,8 +36,8 @@ pub struct Plan {
     pub backend: Choice<&'static dyn Backend>,
     /// How native stacks are taken.
     pub unwind: Choice<Unwind>,
-    /// Whether interpreters are looked for.
-    pub interpreters: Choice<Python>,
+    /// Whether CPython is looked for.
+    pub python: Choice<Python>,
     /// Whether the kernel has the helper `bpf_loop`.
     has_loop: bool,
 }
@@ -47,26 +49,28 @@ impl Plan {
     /// What is missing for the backend that was asked for; for `auto`, what is missing for the one
     /// that needs least.
     pub fn of(options: &Options, facts: &Facts) -> Result<Self, Vec<Problem>> {
-        let (unwind, interpreters) = if facts.has_loop {
+        let (unwind, python) = if facts.has_loop {
             (Choice::asked(options.unwind), Choice::asked(options.python))
         } else {
             (
                 unwind_without_loop(options.unwind),
-                interpreters_without_loop(options.python),
+                python_without_loop(options.python),
             )
         };
         Ok(Self {
             backend: choose_backend(backend::ALL, options.backend, facts)?,
             unwind,
-            interpreters,
+            python,
             has_loop: facts.has_loop,
         })
     }
 
-    /// Whether interpreters are looked for.
+    /// What looks for interpreters, of those that are wanted.
     #[must_use]
-    pub fn takes_interpreters(&self) -> bool {
-        self.interpreters.value == Python::Auto
+    pub fn loaders(&self) -> Vec<&'static dyn Loader> {
+        interpreter::loaders(|kind| match kind {
+            Kind::Python => self.python.value == Python::Auto,
+        })
     }
 
     /// How the BPF side must work, with room for `rows` rows of unwind tables.
@@ -78,7 +82,7 @@ impl Plan {
             follow: options.follow,
             unwind: self.unwind.value,
             rows,
-            python: self.interpreters.value,
+            python: self.python.value,
             log: match options.verbosity {
                 0 | 1 => None,
                 2 => Some(Level::Debug),
@@ -127,7 +131,7 @@ fn unwind_without_loop(asked: Unwind) -> Choice<Unwind> {
     }
 }
 
-fn interpreters_without_loop(asked: Python) -> Choice<Python> {
+fn python_without_loop(asked: Python) -> Choice<Python> {
     match asked {
         Python::Auto => Choice {
             value: Python::Off,

@@ -365,6 +365,17 @@ pub enum Language {
     Kernel,
 }
 
+impl Language {
+    /// Whether an interpreter runs it.
+    #[must_use]
+    pub fn is_interpreted(self) -> bool {
+        match self {
+            Self::Python => true,
+            Self::Native | Self::Kernel => false,
+        }
+    }
+}
+
 /// Why a frame has no function name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -4,6 +4,7 @@
 //! the pages that it copied. What it copied is counted elsewhere, see [`fold`](crate::fold).
 
 use std::collections::HashMap;
+use std::time::Instant;
 
 use memtrace_common::process::{MAX_PROCESSES, ProcessSlot, SLOT_EXITED};
 
@@ -63,8 +64,7 @@ impl Targets {
             return known;
         }
         let id = self.processes.add(slot, entry);
-        self.tracker
-            .add(slot, id, &mut self.processes, &self.tables);
+        self.tracker.process_added(slot, id, &self.processes);
         self.unwinder.add(slot, id, &self.processes, &self.tables);
         id
     }
@@ -81,8 +81,7 @@ impl Targets {
             Lifecycle::Exec => {
                 let id = self.add(slot, &entry);
                 self.processes.execed(id, &entry);
-                self.tracker
-                    .execed(slot, id, &mut self.processes, &self.tables);
+                self.tracker.process_execed(slot, id, &self.processes);
                 self.unwinder
                     .execed(slot, id, &self.processes, &self.tables);
                 self.memory_gone(id);
@@ -98,7 +97,7 @@ impl Targets {
             && let Some(id) = self.processes.by_slot(slot)
         {
             self.processes.update(id, entry);
-            self.tracker.ended(id);
+            self.tracker.process_ended(id);
             self.unwinder.ended(id);
             self.memory_gone(id);
             self.processes.release(slot);
@@ -138,8 +137,8 @@ impl Targets {
 
     /// Looks for interpreters where there may be new ones.
     pub fn look_for_interpreters(&mut self) {
-        self.tracker.tick(&mut self.processes, &self.tables);
-        self.tracker.remapped(&mut self.processes, &self.tables);
+        self.tracker.tick(Instant::now(), &mut self.processes);
+        self.tracker.processes_remapped(&mut self.processes);
     }
 
     /// Keeps the unwind tables of processes up to date. `is_quiet` says that all records there were

@@ -5,20 +5,18 @@
 //! a function of plain data.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 
 use memtrace_common::unwind::StackEnd;
 
 use super::{Named, StackKey, Unnamed};
 use crate::cause::{Instructions, Write};
 use crate::collect::TakenStack;
-use crate::interpreter::Instance;
 use crate::interpreter::names::Names;
-use crate::interpreter::tracker::InstanceId;
+use crate::interpreter::{Interpreter, ScriptCall};
 use crate::options::Unwind;
 use crate::process::maps::AddressSpace;
 use crate::profile::{Frame, Language, Truncated, Unknown};
-use crate::symbolize::merge::{Native, PythonFrame, merge};
+use crate::symbolize::merge::{Native, merge};
 use crate::symbolize::{Symbolizer, blame};
 
 /// What names stacks.
@@ -36,7 +34,7 @@ pub struct Naming {
 /// A stack as it arrived, and the interpreter that ran its script frames.
 struct Arrived {
     stack: TakenStack,
-    interpreter: Option<(InstanceId, Arc<Instance>)>,
+    interpreter: Option<Interpreter>,
 }
 
 impl Naming {
@@ -53,12 +51,7 @@ impl Naming {
     }
 
     /// Keeps a stack, which `interpreter` ran the script frames of.
-    pub fn stack_arrived(
-        &mut self,
-        id: u64,
-        stack: TakenStack,
-        interpreter: Option<(InstanceId, Arc<Instance>)>,
-    ) {
+    pub fn stack_arrived(&mut self, id: u64, stack: TakenStack, interpreter: Option<Interpreter>) {
         self.arrived.insert(id, Arrived { stack, interpreter });
     }
 
@@ -94,7 +87,8 @@ impl Naming {
         let write = self.instructions.at(space, ip);
         let taken = arrived.map(|arrived| Taken {
             end: arrived.stack.end,
-            script: script_frames(&self.names, arrived),
+            script: script_calls(&self.names, arrived),
+            interpreter: arrived.interpreter.as_ref(),
             script_truncated: arrived.stack.script_truncated,
             left_code: code.len() < addresses.len(),
             trust: trust(self.unwind, arrived.stack.end),
@@ -104,11 +98,13 @@ impl Naming {
 }
 
 /// What is known of a stack that was taken, besides its native frames.
-struct Taken {
+struct Taken<'a> {
     /// Why the native frames end.
     end: StackEnd,
     /// Named, innermost first.
-    script: Vec<PythonFrame>,
+    script: Vec<ScriptCall>,
+    /// What ran these.
+    interpreter: Option<&'a Interpreter>,
     /// Whether there were more of these, or they could not be read.
     script_truncated: bool,
     /// Whether an address was in nothing that is code, so that what follows was left out.
@@ -127,11 +123,15 @@ fn trust(unwind: Unwind, end: StackEnd) -> Native {
 }
 
 /// Makes one stack out of native frames and what else was taken, or the reason why no stack was.
-fn put_together(native: Vec<Frame>, taken: Result<Taken, Unknown>, write: Write) -> Named {
+fn put_together(native: Vec<Frame>, taken: Result<Taken<'_>, Unknown>, write: Write) -> Named {
     match taken {
         Ok(taken) => {
             let truncated = why_truncated(&taken);
-            let frames = merge(native, taken.script, taken.trust);
+            let is_loop = |function: &str| {
+                let interpreter = taken.interpreter;
+                interpreter.is_some_and(|known| known.instance.is_loop(function))
+            };
+            let frames = merge(native, taken.script, is_loop, taken.trust);
             Named {
                 site: blame(&frames),
                 frames,
@@ -156,7 +156,7 @@ fn put_together(native: Vec<Frame>, taken: Result<Taken, Unknown>, write: Write)
 }
 
 /// Why frames are missing at a stack's root; `None` where none are, as far as can be known.
-fn why_truncated(taken: &Taken) -> Option<Truncated> {
+fn why_truncated(taken: &Taken<'_>) -> Option<Truncated> {
     if taken.script_truncated {
         return Some(Truncated::Python);
     }
@@ -183,14 +183,12 @@ fn why_truncated(taken: &Taken) -> Option<Truncated> {
     }
 }
 
-fn script_frames(names: &Names, arrived: &Arrived) -> Vec<PythonFrame> {
-    let Some((id, instance)) = &arrived.interpreter else {
+fn script_calls(names: &Names, arrived: &Arrived) -> Vec<ScriptCall> {
+    let Some(interpreter) = &arrived.interpreter else {
         return Vec::new();
     };
     let frames = arrived.stack.script.iter();
-    frames
-        .map(|frame| names.frame((*id, instance), frame))
-        .collect()
+    frames.map(|frame| names.name(interpreter, frame)).collect()
 }
 
 /// The addresses up to the first that is not in code: what lies behind it was found by following

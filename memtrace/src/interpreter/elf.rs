@@ -71,7 +71,7 @@ struct Sections {
 }
 
 impl Elf {
-    /// `None` when `file` is no ELF file of 64 bits and this machine's byte order, or its program
+    /// `None` when `file` is not an ELF file of 64 bits and this machine's byte order, or its program
     /// headers cannot be read.
     pub fn read(file: &File) -> Option<Self> {
         let header = read(file, 0, 64)?;
@@ -114,7 +114,7 @@ impl Elf {
         Some(elf)
     }
 
-    /// What is to be added to the file's addresses, given that what is at `offset` of the file is
+    /// What must be added to the file's addresses, given that what is at `offset` of the file is
     /// mapped executable at `start`. Wraps around.
     pub fn bias(&self, start: u64, offset: u64) -> Option<u64> {
         let segment = self.segments.iter().find(|segment| {

@@ -1,45 +1,79 @@
-//! Which interpreter runs in a process, and how it is laid out in its memory.
+//! Interpreters in traced processes: which one runs, and what its functions and types are called.
 //!
-//! In three steps, so that another interpreter is one more module: its **loader** recognises a
-//! mapped ELF file; what it finds there, the **data** of the file, is kept for all processes that
-//! map it; from data and a process's memory comes the **instance**, which the BPF side walks by.
+//! This is the contract that an interpreter fulfils, in three steps. Its [`Loader`] recognises a
+//! mapped ELF file. What it finds there, the [`Data`] of the file, is kept for all processes that
+//! map it. Data and a process's memory give the [`Instance`], which says how the interpreter is laid
+//! out there, for the BPF side to walk its frames, and decodes what the BPF side sends.
 //!
-//! Files and memory are of the traced process, so nothing in them is trusted: every read has a
+//! Everything else (the [`tracker`] of which process has which, [`names`], and what merges and blames
+//! stacks) knows only these traits. An interpreter is a folder beside `python/` and an entry of
+//! [`LOADERS`].
+//!
+//! Files and memory belong to the traced process, so nothing in them is trusted: every read has a
 //! bound, and what does not fit is refused with a reason.
 
 mod elf;
+mod entries;
 pub mod names;
-pub mod python;
+mod python;
+mod recognise;
+#[cfg(test)]
+pub(crate) mod toy;
 pub mod tracker;
 
-use std::collections::HashMap;
+use std::any::Any;
+use std::fmt;
 use std::fs::File;
+use std::sync::Arc;
 
-use memtrace_common::interpreter::python::Layout;
+use memtrace_common::interpreter::Kind;
 
-use crate::process::maps::AddressSpace;
+use crate::collect::TakenFunction;
+use crate::probe::Tables;
 use crate::process::memory::ReadMemory;
+use crate::profile::{Frame, Language};
 use elf::Elf;
 
-/// Files whose data is kept; when there are more, all is read again.
-const MAX_DATA: usize = 16_384;
+pub use entries::Interpreter;
 
-/// Places of one file in an address space that are looked at: a file may be loaded more than once.
-const MAX_BIASES: usize = 8;
+/// Every interpreter that is known.
+pub const LOADERS: &[&dyn Loader] = &[&python::Loader];
+
+/// Recognises an interpreter in ELF files.
+pub trait Loader: Sync {
+    /// Which interpreter this is, and so which of the BPF side's tables its instances are in.
+    fn kind(&self) -> Kind;
+
+    /// What the file says of this interpreter; `None` when it does not have it. Called once for each
+    /// file that is mapped executable, most of which have no interpreter: a few short reads should
+    /// dismiss them.
+    fn load(&self, elf: &Elf, file: &File) -> Option<Box<dyn Data>>;
+
+    /// What a native function of this interpreter is there for, by its name; `None` for any other.
+    /// It is asked about functions of all programs, whether or not they have the interpreter, so it
+    /// may only answer for names that nobody else may use.
+    fn role(&self, function: &str) -> Option<Role>;
+}
+
+/// What a file says of an interpreter. Addresses in it are the file's own; see [`Elf::bias`].
+pub trait Data {
+    /// What runs in a process that has the file loaded with this bias.
+    fn instance(&self, bias: u64, memory: &dyn ReadMemory) -> Recognised;
+}
 
 /// What runs in a process.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub enum Recognised {
     /// No interpreter that is known here.
     None,
-    /// It is there, but has not initialised yet, or not any more: ask again later.
+    /// An interpreter is there and has not initialised, or not any more: ask again later.
     NotYet {
         /// As [`Instance::name`].
         name: String,
     },
-    /// `CPython`.
-    Python(Instance),
-    /// It is there, and its frames cannot be walked: native frames only.
+    /// An interpreter is there and runs.
+    Runs(Arc<dyn Instance>),
+    /// An interpreter is there, and its frames cannot be walked: native frames only.
     Refused {
         /// As [`Instance::name`]; without a version where that is not known.
         name: String,
@@ -48,96 +82,114 @@ pub enum Recognised {
     },
 }
 
-/// An interpreter in a process.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Instance {
-    /// Where it is and how it is laid out. Equal in processes forked from one another.
-    pub layout: Layout,
-    /// What it is: "`CPython` 3.11.7"; "`CPython` 3.8" where the runtime does not say more;
-    /// "`CPython` 3.13.5, free-threaded".
-    pub name: String,
+/// An interpreter in a process, and in the processes that were forked from it.
+pub trait Instance: Any + fmt::Debug + Send + Sync {
+    /// What it is, as a report shows it: "`CPython` 3.11.7".
+    fn name(&self) -> &str;
+
+    /// Which interpreter it is: that of its loader.
+    fn kind(&self) -> Kind;
+
+    /// The language of the functions that it runs.
+    fn language(&self) -> Language;
+
+    /// Writes where it is and how it is laid out into the table of its kind, at `index`.
+    fn write(&self, tables: &Tables, index: u32);
+
+    /// Whether `other` is at the same place and laid out in the same way. A process that finds
+    /// the same as its parent has is given its parent's entry of the table.
+    fn same_as(&self, other: &dyn Instance) -> bool;
+
+    /// Decodes a function, from what the BPF side sent of it when it was first seen. What is missing
+    /// of that is read from `memory`, of the process or a relative, after a check that the same
+    /// function is still there. `None` when not even its name could be had.
+    fn function(&self, taken: &TakenFunction, memory: &dyn ReadMemory)
+    -> Option<Box<dyn Function>>;
+
+    /// The name of the type whose description is at `address`, fit to show.
+    ///
+    /// # Errors
+    ///
+    /// When it could not be read, or is not a type.
+    fn type_name(&self, address: u64, memory: &dyn ReadMemory) -> Result<String, NoTypeName>;
+
+    /// Whether a native function is the interpreter's loop, which runs its functions; by its name.
+    fn is_loop(&self, function: &str) -> bool;
 }
 
-/// Recognises interpreters; keeps what it found in files, by [`Module::id`].
-///
-/// [`Module::id`]: crate::symbolize::Module::id
-#[derive(Debug, Default)]
-pub struct Interpreters {
-    data: HashMap<u32, Data>,
+/// A function that an interpreter runs, decoded: it can be asked after the process has gone.
+pub trait Function: Send + Sync {
+    /// Its name, qualified where the interpreter has that; fit to show.
+    fn name(&self) -> &Arc<str>;
+
+    /// Its file, fit to show; `None` where it is in no file.
+    fn file(&self) -> Option<&Arc<str>>;
+
+    /// The line of a place in it, given as a frame has it
+    /// ([`TakenFrame::position`](crate::collect::TakenFrame::position)). `None` when that is not
+    /// known.
+    fn line(&self, position: u64) -> Option<u32>;
 }
 
-/// What a file says of interpreters.
-#[derive(Debug)]
-enum Data {
-    None,
-    Python { data: python::Data, elf: Elf },
+/// A frame of a function that an interpreter ran, named.
+#[derive(Clone, Debug)]
+pub struct ScriptCall {
+    /// The function and where in it.
+    pub frame: Frame,
+    /// Whether the interpreter's loop was entered with it.
+    pub is_entry: bool,
 }
 
-impl Data {
-    /// Asks each loader.
-    fn load(file: &File) -> Self {
-        let Some(elf) = Elf::read(file) else {
-            return Self::None;
-        };
-        match python::load(&elf, file) {
-            Some(data) => Self::Python { data, elf },
-            None => Self::None,
-        }
+/// What a native function is there for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// It manages memory for others.
+    Allocator,
+    /// It writes memory for its caller.
+    String,
+    /// It belongs to the C library and counts what is not a reference: holders of a lock, a
+    /// semaphore.
+    Lock,
+    /// Anything else.
+    Other,
+}
+
+/// Why a type has no name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoTypeName {
+    /// Its memory could not be read: the process has gone, or freed it.
+    Unreadable,
+    /// What is there is not a type: it was freed, and the memory used again.
+    NotAType,
+    /// It is a type, but its name is not there.
+    Nameless,
+}
+
+impl fmt::Display for NoTypeName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Unreadable => "its memory could not be read",
+            Self::NotAType => "it is not a type any more",
+            Self::Nameless => "its name could not be read",
+        })
     }
 }
 
-impl Interpreters {
-    /// What runs in the process that has the mappings `space` and the memory `memory`. Where there
-    /// is more than one interpreter, one that is initialised is preferred, then one that may still
-    /// become so.
-    pub fn recognise(&mut self, space: &AddressSpace, memory: &dyn ReadMemory) -> Recognised {
-        let mut best = Recognised::None;
-        let mut tried: Vec<(u32, u64)> = Vec::new();
-        for mapping in space.mappings() {
-            // All of a file is loaded at one bias, which its executable mapping tells.
-            let Some(module) = mapping.module().filter(|_| mapping.executable) else {
-                continue;
-            };
-            let Some(file) = module.file() else {
-                continue;
-            };
-            if self.data.len() >= MAX_DATA && !self.data.contains_key(&module.id()) {
-                self.data.clear();
-            }
-            let data = self
-                .data
-                .entry(module.id())
-                .or_insert_with(|| Data::load(file));
-            let Data::Python { data, elf } = data else {
-                continue;
-            };
-            let Some(bias) = elf.bias(mapping.start, mapping.offset) else {
-                continue;
-            };
-            let place = (module.id(), bias);
-            if tried.contains(&place) || tried.len() >= MAX_BIASES {
-                continue;
-            }
-            tried.push(place);
-            let found = data.instance(bias, memory);
-            if found.rank() > best.rank() {
-                best = found;
-            }
-            if matches!(best, Recognised::Python(_)) {
-                break;
-            }
-        }
-        best
-    }
+/// The loaders of the kinds that are wanted.
+pub fn loaders(is_wanted: impl Fn(Kind) -> bool) -> Vec<&'static dyn Loader> {
+    let all = LOADERS.iter().copied();
+    all.filter(|loader| is_wanted(loader.kind())).collect()
 }
 
-impl Recognised {
-    fn rank(&self) -> u8 {
-        match self {
-            Self::None => 0,
-            Self::Refused { .. } => 1,
-            Self::NotYet { .. } => 2,
-            Self::Python(_) => 3,
-        }
-    }
+/// What a native function is there for, if it is one of an interpreter's own; by its name.
+#[must_use]
+pub fn role(function: &str) -> Option<Role> {
+    LOADERS.iter().find_map(|loader| loader.role(function))
+}
+
+/// The name of a native function without what compilers put behind it where they split or
+/// specialise a function: `.cold`, `.isra.0`, `.lto_priv.0`.
+#[must_use]
+pub fn unsplit(function: &str) -> &str {
+    function.split('.').next().unwrap_or_default()
 }

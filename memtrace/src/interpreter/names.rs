@@ -1,18 +1,15 @@
-//! Names of Python functions and types, each found once.
+//! Names of functions that interpreters run, and of types, each found once.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use log::debug;
 
-use super::Instance;
-use super::python::code::Code;
-use super::python::types::type_name;
-use super::tracker::InstanceId;
+use super::entries::InstanceId;
+use super::{Function, Interpreter, ScriptCall};
 use crate::collect::{TakenFrame, TakenFunction};
 use crate::process::memory::ReadMemory;
-use crate::profile::{Frame, Language, Unknown};
-use crate::symbolize::merge::PythonFrame;
+use crate::profile::{Frame, Unknown};
 
 /// Number of a type's name: types of one name have the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -26,59 +23,56 @@ impl TypeId {
     }
 }
 
-/// An interpreter and its number.
-pub type Numbered<'a> = (InstanceId, &'a Instance);
-
-/// What is known of the code objects and types of all interpreters.
+/// What is known of the functions and types of all interpreters.
 #[derive(Default)]
 pub struct Names {
-    /// By interpreter, address, and what tells code objects at one address apart.
-    codes: HashMap<(InstanceId, u64, u64), Code>,
-    /// By interpreter and address; `None` where there is no name to be had.
+    /// By interpreter, address, and what tells functions at one address apart.
+    functions: HashMap<(InstanceId, u64, u64), Box<dyn Function>>,
+    /// By interpreter and address; `None` for a type whose name could not be had.
     types: HashMap<(InstanceId, u64), Option<TypeId>>,
     /// Names of types, by number.
-    called: Vec<Arc<str>>,
+    by_number: Vec<Arc<str>>,
     by_name: HashMap<Arc<str>, TypeId>,
 }
 
 impl Names {
-    /// Takes a code object as it was when it was first seen. What is missing of it is read from
+    /// Adds a function as it was when it was first seen. What is missing of it is read from
     /// `memory`.
-    pub fn take_code(&mut self, python: Numbered, taken: &TakenFunction, memory: &dyn ReadMemory) {
-        let (id, instance) = python;
-        let key = (id, taken.function, taken.fingerprint);
-        if self.codes.contains_key(&key) {
+    pub fn add_function(
+        &mut self,
+        interpreter: &Interpreter,
+        taken: &TakenFunction,
+        memory: &dyn ReadMemory,
+    ) {
+        let key = (interpreter.id, taken.function, taken.fingerprint);
+        if self.functions.contains_key(&key) {
             return;
         }
-        match Code::decode(taken, &instance.layout, memory) {
-            Some(code) => {
-                self.codes.insert(key, code);
+        match interpreter.instance.function(taken, memory) {
+            Some(function) => {
+                self.functions.insert(key, function);
             }
-            None => debug!(
-                "the code object at {:#x} has no readable name",
-                taken.function
-            ),
+            None => debug!("the function at {:#x} has no readable name", taken.function),
         }
     }
 
-    /// A Python frame with its name.
+    /// A frame that an interpreter ran, with its name.
     #[must_use]
-    pub fn frame(&self, python: Numbered, taken: &TakenFrame) -> PythonFrame {
-        let (id, instance) = python;
-        let code = self.codes.get(&(id, taken.function, taken.fingerprint));
-        let line =
-            code.and_then(|code| code.line(taken.function, taken.position, &instance.layout));
-        PythonFrame {
-            frame: Frame {
-                function: code.map_or_else(|| "[unknown]".into(), |code| Arc::clone(&code.name)),
-                file: code.map(|code| Arc::clone(&code.file)),
-                line,
-                module: None,
-                address: taken.function,
-                language: Language::Python,
-                inlined: false,
-                unknown: code.is_none().then_some(Unknown::CodeGone),
-            },
+    pub fn name(&self, interpreter: &Interpreter, taken: &TakenFrame) -> ScriptCall {
+        let key = (interpreter.id, taken.function, taken.fingerprint);
+        let function = self.functions.get(&key);
+        let frame = Frame {
+            function: function.map_or_else(|| "[unknown]".into(), |known| Arc::clone(known.name())),
+            file: function.and_then(|known| known.file().cloned()),
+            line: function.and_then(|known| known.line(taken.position)),
+            module: None,
+            address: taken.function,
+            language: interpreter.instance.language(),
+            inlined: false,
+            unknown: function.is_none().then_some(Unknown::CodeGone),
+        };
+        ScriptCall {
+            frame,
             is_entry: taken.is_entry,
         }
     }
@@ -86,39 +80,130 @@ impl Names {
     /// The type at an address, which is read from `memory` the first time.
     pub fn type_at(
         &mut self,
-        python: Numbered,
+        interpreter: &Interpreter,
         address: u64,
         memory: impl FnOnce() -> Box<dyn ReadMemory>,
     ) -> Option<TypeId> {
-        let (id, instance) = python;
-        if let Some(known) = self.types.get(&(id, address)) {
+        let key = (interpreter.id, address);
+        if let Some(known) = self.types.get(&key) {
             return *known;
         }
-        let found = match type_name(address, &instance.layout, &*memory()) {
-            Ok(name) => Some(self.type_of(&name)),
+        let found = match interpreter.instance.type_name(address, &*memory()) {
+            Ok(name) => Some(self.number(&name)),
             Err(why) => {
-                debug!("the type at {address:#x} has no name: {why:?}");
+                debug!("the type at {address:#x} has no name: {why}");
                 None
             }
         };
-        self.types.insert((id, address), found);
+        self.types.insert(key, found);
         found
     }
 
     /// The names of types, by [`TypeId::index`].
     #[must_use]
     pub fn type_names(&self) -> &[Arc<str>] {
-        &self.called
+        &self.by_number
     }
 
-    fn type_of(&mut self, name: &str) -> TypeId {
+    fn number(&mut self, name: &str) -> TypeId {
         if let Some(&known) = self.by_name.get(name) {
             return known;
         }
-        let id = TypeId(self.called.len() as u32);
+        let id = TypeId(self.by_number.len() as u32);
         let name: Arc<str> = name.into();
-        self.called.push(Arc::clone(&name));
+        self.by_number.push(Arc::clone(&name));
         self.by_name.insert(name, id);
         id
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use memtrace_common::interpreter::Handle;
+
+    use super::super::entries::Entries;
+    use super::super::toy::{Nothing, Toy, type_at};
+    use super::*;
+    use crate::probe::Tables;
+    use crate::profile::Language;
+
+    /// Two interpreters at the same place, of two programs.
+    fn interpreters() -> [Interpreter; 2] {
+        let mut entries = Entries::new(Tables::in_memory(1));
+        [1, 2].map(|_| {
+            let handle = entries.find_or_add(Arc::new(Toy { address: 7 }), None);
+            let handle: Handle = handle.unwrap();
+            entries.get(handle).unwrap().clone()
+        })
+    }
+
+    fn taken(name: &str, fingerprint: u64) -> TakenFunction {
+        TakenFunction {
+            function: 0x1000,
+            fingerprint,
+            first_line: 10,
+            name: (0x2000, name.as_bytes().into()),
+            ..TakenFunction::default()
+        }
+    }
+
+    fn frame(fingerprint: u64) -> TakenFrame {
+        TakenFrame {
+            function: 0x1000,
+            position: 3,
+            fingerprint,
+            is_entry: true,
+        }
+    }
+
+    #[test]
+    fn functions_at_one_address_are_told_apart() {
+        let [one, other] = interpreters();
+        let mut names = Names::default();
+        for (interpreter, name, fingerprint) in [
+            (&one, "first", 1),
+            (&one, "second", 2),
+            (&other, "third", 1),
+            (&one, "late", 1),
+        ] {
+            names.add_function(interpreter, &taken(name, fingerprint), &Nothing);
+        }
+        let called = |interpreter, fingerprint| {
+            let call = names.name(interpreter, &frame(fingerprint));
+            (call.frame.function.to_string(), call.frame.unknown)
+        };
+        assert_eq!(called(&one, 1), ("first".to_owned(), None));
+        assert_eq!(called(&one, 2), ("second".to_owned(), None));
+        assert_eq!(called(&other, 1), ("third".to_owned(), None));
+        let gone = Some(Unknown::CodeGone);
+        assert_eq!(called(&other, 2), ("[unknown]".to_owned(), gone));
+    }
+
+    #[test]
+    fn a_frame_has_the_language_the_line_and_the_entry_of_its_interpreter() {
+        let [one, _] = interpreters();
+        let mut names = Names::default();
+        names.add_function(&one, &taken("f", 1), &Nothing);
+        let ScriptCall { frame, is_entry } = names.name(&one, &frame(1));
+        assert_eq!(frame.language, Language::Python);
+        assert_eq!((frame.line, frame.file), (Some(13), None));
+        assert_eq!((frame.address, is_entry), (0x1000, true));
+    }
+
+    #[test]
+    fn a_type_is_read_once_and_types_of_one_name_are_one() {
+        let [one, other] = interpreters();
+        let mut names = Names::default();
+        let memory = || Box::new(type_at(0x40, "List")) as Box<dyn ReadMemory>;
+        let list = names.type_at(&one, 0x40, memory).unwrap();
+        assert_eq!(&*names.type_names()[list.index()], "List");
+        let again = names.type_at(&one, 0x40, || unreachable!("it is known"));
+        assert_eq!(again, Some(list));
+        assert_eq!(names.type_at(&other, 0x40, memory), Some(list));
+        // That it has no name is also found out once.
+        let nothing = || Box::new(Nothing) as Box<dyn ReadMemory>;
+        assert_eq!(names.type_at(&one, 0x48, nothing), None);
+        let again = names.type_at(&one, 0x48, || unreachable!("it is known"));
+        assert_eq!(again, None);
     }
 }

@@ -72,8 +72,8 @@ impl Backend for Lacking {
 fn a_machine_with_everything_gets_what_was_asked_for() {
     let plan = Plan::of(&options(), &facts()).ok().unwrap();
     assert_eq!(plan.unwind.value, Unwind::Auto);
-    assert!(plan.unwind.why.is_none() && plan.interpreters.why.is_none());
-    assert!(plan.backend.why.is_none() && plan.takes_interpreters());
+    assert!(plan.unwind.why.is_none() && plan.python.why.is_none());
+    assert!(plan.backend.why.is_none() && !plan.loaders().is_empty());
 }
 
 #[test]
@@ -85,15 +85,15 @@ fn a_kernel_without_bpf_loop_follows_frame_pointers_and_says_why() {
     let plan = Plan::of(&options(), &facts).ok().unwrap();
     assert_eq!(plan.unwind.value, Unwind::FramePointers);
     assert!(plan.unwind.why.unwrap().contains("bpf_loop"));
-    assert_eq!(plan.interpreters.value, Python::Off);
-    assert!(plan.interpreters.why.is_some());
+    assert_eq!(plan.python.value, Python::Off);
+    assert!(plan.python.why.is_some());
     let asked = Options {
         unwind: Unwind::Off,
         python: Python::Off,
         ..options()
     };
     let plan = Plan::of(&asked, &facts).ok().unwrap();
-    assert!(plan.unwind.why.is_none() && plan.interpreters.why.is_none());
+    assert!(plan.unwind.why.is_none() && plan.python.why.is_none());
 }
 
 #[test]

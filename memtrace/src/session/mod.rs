@@ -125,7 +125,7 @@ impl Session<Attached> {
         let probe = Probe::attach(settings).map_err(|error| preflight::explain(error, options))?;
         let tables = probe.tables().clone();
         let source = Attached::new(probe)?;
-        let tracker = Tracker::new(plan.takes_interpreters());
+        let tracker = Tracker::new(plan.loaders(), tables.clone());
         let targets = Targets::new(processes, tracker, unwinder, options.unchanged, tables);
         let intake = Intake::new(targets, Naming::new(plan.unwind.value));
         priority::stay_ahead();

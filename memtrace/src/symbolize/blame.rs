@@ -1,132 +1,17 @@
 //! Which frame of a stack is the call site.
 //!
-//! The innermost Python frame where there is one, else the innermost native frame that is not
-//! inside an allocator or the C library's string functions: that `memcpy` wrote is true of every
-//! program, who called it tells where. A function is passed over for its name only in a library
-//! that is known to have it; a program's own `memset` is its own. Wrappers of system calls are not
-//! passed over, since a `read` into shared memory is a finding.
+//! The innermost interpreted frame where there is one, else the innermost native frame that is not
+//! inside an allocator or the C library's string functions ([`role`]): that `memcpy` wrote is true
+//! of every program, who called it tells where. Wrappers of system calls are not passed over, since
+//! a `read` into shared memory is a finding.
 
 use std::sync::Arc;
 
+use super::role::{Role, role};
 use crate::profile::{Frame, Language, Site};
 
-/// Writes memory for its caller; with the ending `_chk` or that of a processor also.
-const STRING: &[&str] = &[
-    "bcopy",
-    "bzero",
-    "explicit_bzero",
-    "memccpy",
-    "memcpy",
-    "memfrob",
-    "memmove",
-    "mempcpy",
-    "memset",
-    "rawmemcpy",
-    "stpcpy",
-    "stpncpy",
-    "strcat",
-    "strcpy",
-    "strdup",
-    "strlcat",
-    "strlcpy",
-    "strncat",
-    "strncpy",
-    "strndup",
-    "strxfrm",
-    "swab",
-    "wcpcpy",
-    "wcpncpy",
-    "wcscat",
-    "wcscpy",
-    "wcsdup",
-    "wcslcat",
-    "wcslcpy",
-    "wcsncat",
-    "wcsncpy",
-    "wmemcpy",
-    "wmemmove",
-    "wmempcpy",
-    "wmemset",
-];
-
-/// Allocates, or serves a function that does, in glibc or musl; without leading underscores.
-const ALLOCATOR: &[&str] = &[
-    "aligned_alloc",
-    "alloc_new_heap",
-    "alloc_perturb",
-    "alloc_slot",
-    "arena_get2",
-    "arena_get_retry",
-    "brk",
-    "calloc",
-    "cfree",
-    "detach_arena",
-    "free",
-    "free_perturb",
-    "get_free_list",
-    "get_meta",
-    "get_nominal_size",
-    "grow_heap",
-    "heap_trim",
-    "int_calloc",
-    "int_free",
-    "int_free_chunk",
-    "int_free_create_chunk",
-    "int_free_maybe_consolidate",
-    "int_free_maybe_trim",
-    "int_free_merge_chunk",
-    "int_malloc",
-    "int_memalign",
-    "int_realloc",
-    "malloc",
-    "malloc_consolidate",
-    "malloc_trim",
-    "malloc_usable_size",
-    "mallopt",
-    "memalign",
-    "mid_memalign",
-    "minimal_calloc",
-    "minimal_free",
-    "minimal_malloc",
-    "minimal_realloc",
-    "mremap_chunk",
-    "mtrim",
-    "munmap_chunk",
-    "new_arena",
-    "new_heap",
-    "nontrivial_free",
-    "posix_memalign",
-    "ptmalloc_init",
-    "pvalloc",
-    "realloc",
-    "reallocarray",
-    "reused_arena",
-    "rtld_calloc",
-    "rtld_free",
-    "rtld_malloc",
-    "rtld_realloc",
-    "sbrk",
-    "shrink_heap",
-    "sysmalloc",
-    "sysmalloc_mmap",
-    "sysmalloc_mmap_fallback",
-    "systrim",
-    "tcache_free_init",
-    "tcache_get",
-    "tcache_get_align",
-    "tcache_get_n",
-    "tcache_init",
-    "tcache_key_initialize",
-    "tcache_malloc_init",
-    "tcache_put",
-    "tcache_put_n",
-    "tcache_thread_shutdown",
-    "unlink_chunk",
-    "valloc",
-];
-
-/// Where the sources of the languages' own libraries lie. What is inlined from there works for
-/// whoever called it: the write through a pointer is not `write_volatile`'s.
+/// Where the sources of the languages' own libraries are. What is inlined from there works for its
+/// caller: the write through a pointer is not `write_volatile`'s.
 const LIBRARY_SOURCES: [&str; 4] = [
     "/library/core/src/",
     "/library/alloc/src/",
@@ -134,32 +19,17 @@ const LIBRARY_SOURCES: [&str; 4] = [
     "/include/c++/",
 ];
 
-/// A library that a function can be passed over in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Library {
-    /// The C library, or the dynamic linker, which has an allocator and string functions too.
-    C,
-    /// The C++ run time.
-    Cpp,
-    /// Nothing but an allocator.
-    Allocator,
-}
-
 /// The call site of a stack, leaf first. When all its frames would be passed over it is the leaf;
 /// of no frames it is one named `[no stack]`.
 #[must_use]
 pub fn blame(frames: &[Frame]) -> Site {
-    let python = || {
-        frames
-            .iter()
-            .find(|frame| frame.language == Language::Python)
-    };
+    let interpreted = || frames.iter().find(|frame| frame.language.is_interpreted());
     let native = || {
         frames
             .iter()
             .find(|frame| is_code(frame) && !is_passed_over(frame))
     };
-    let Some(frame) = python().or_else(native).or(frames.first()) else {
+    let Some(frame) = interpreted().or_else(native).or(frames.first()) else {
         return Site {
             function: Arc::from("[no stack]"),
             file: None,
@@ -178,45 +48,9 @@ pub fn blame(frames: &[Frame]) -> Site {
 }
 
 /// Whether a frame is known to be code: an address in no mapping was found by following something
-/// that is no stack.
+/// that is not a stack.
 fn is_code(frame: &Frame) -> bool {
     frame.unknown.is_none() || frame.module.is_some()
-}
-
-/// What a function is there for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role {
-    /// It manages memory for others.
-    Allocator,
-    /// It writes memory for its caller.
-    String,
-    /// It is the C library's and counts what is no reference: holders of a lock, a semaphore.
-    Lock,
-    /// Anything else.
-    Other,
-}
-
-/// What the function of a native frame is there for, by its name and library.
-#[must_use]
-pub fn role(frame: &Frame) -> Role {
-    let library = frame.module.as_deref().and_then(library);
-    let function = &*frame.function;
-    match library {
-        Some(Library::Allocator) => return Role::Allocator,
-        _ if frame.unknown.is_some() => return Role::Other,
-        Some(Library::C) if is_allocator(function) => return Role::Allocator,
-        Some(Library::C) if is_string(function) => return Role::String,
-        Some(Library::C) if is_lock(function) => return Role::Lock,
-        Some(Library::Cpp) if is_operator(function) => return Role::Allocator,
-        _ => {}
-    }
-    if is_python_allocator(function) {
-        Role::Allocator
-    } else if is_compiler_builtin(function) || is_processor_variant(function) {
-        Role::String
-    } else {
-        Role::Other
-    }
 }
 
 fn is_passed_over(frame: &Frame) -> bool {
@@ -228,116 +62,6 @@ fn is_passed_over(frame: &Frame) -> bool {
         return true;
     }
     matches!(role(frame), Role::Allocator | Role::String)
-}
-
-/// The library that a module is, by the name of its file.
-fn library(module: &str) -> Option<Library> {
-    let name = module.rsplit('/').next().unwrap_or(module);
-    // `libc.so.6`, `libc-2.31.so` and `libc.musl-x86_64.so.1` are all the library `c`.
-    let is = |library: &str| {
-        name.strip_prefix(library)
-            .is_some_and(|rest| rest.starts_with(['.', '-']) && rest.contains(".so"))
-            || name.strip_prefix(library).is_some_and(|rest| rest == ".so")
-    };
-    if ["libc", "ld", "ld-linux", "ld-musl", "ld64"]
-        .into_iter()
-        .any(is)
-    {
-        return Some(Library::C);
-    }
-    if ["libstdc++", "libc++", "libc++abi"].into_iter().any(is) {
-        return Some(Library::Cpp);
-    }
-    let allocators = [
-        "libjemalloc",
-        "libtcmalloc",
-        "libmimalloc",
-        "libhoard",
-        "libsnmalloc",
-    ];
-    allocators
-        .into_iter()
-        .any(|allocator| name.starts_with(allocator) && name.contains(".so"))
-        .then_some(Library::Allocator)
-}
-
-/// Without the version, the leading underscores and the prefixes that the C library adds.
-fn bare(function: &str) -> &str {
-    let mut bare = function.split('@').next().unwrap_or(function);
-    loop {
-        bare = bare.trim_start_matches('_');
-        let Some(rest) = bare
-            .strip_prefix("libc_")
-            .or_else(|| bare.strip_prefix("GI_"))
-        else {
-            return bare;
-        };
-        bare = rest;
-    }
-}
-
-/// `memcpy`, `__memcpy_chk`, `__memmove_avx_unaligned_erms`.
-fn is_string(function: &str) -> bool {
-    let bare = bare(function);
-    STRING.iter().any(|&name| {
-        bare.strip_prefix(name)
-            .is_some_and(|rest| rest.is_empty() || rest.starts_with('_'))
-    })
-}
-
-/// `malloc`, `_int_malloc`, `__libc_free`, `_int_malloc.part.0`.
-fn is_allocator(function: &str) -> bool {
-    let bare = bare(function).split('.').next().unwrap_or_default();
-    ALLOCATOR.binary_search(&bare).is_ok()
-}
-
-/// `pthread_mutex_lock`, `__lll_lock_wait`, `sem_post@@GLIBC_2.34`.
-fn is_lock(function: &str) -> bool {
-    let bare = bare(function);
-    ["pthread_", "lll_", "sem_", "mtx_", "cnd_"]
-        .iter()
-        .any(|prefix| bare.starts_with(prefix))
-}
-
-/// CPython's own: `_PyObject_Malloc`, `pymalloc_free.isra.0`, `PyMem_Free`. Nothing else may use
-/// these names.
-fn is_python_allocator(function: &str) -> bool {
-    let bare = bare(function).split('.').next().unwrap_or_default();
-    let rest = ["PyObject_", "PyMem_Raw", "PyMem_"]
-        .iter()
-        .find_map(|prefix| bare.strip_prefix(prefix));
-    let called = |name: &str| ["Malloc", "Calloc", "Realloc", "Free", "Alloc"].contains(&name);
-    rest.is_some_and(called) || bare.starts_with("pymalloc_")
-}
-
-/// `operator new(unsigned long)`, `_ZdlPv`.
-fn is_operator(function: &str) -> bool {
-    ["operator new", "operator delete"].iter().any(|operator| {
-        function
-            .strip_prefix(operator)
-            .is_some_and(|rest| rest.is_empty() || rest.starts_with(['(', '[']))
-    }) || ["_Znw", "_Zna", "_Zdl", "_Zda"]
-        .iter()
-        .any(|mangled| function.starts_with(mangled))
-}
-
-/// Rust's own `memcpy` and its relatives, which are linked into the program.
-fn is_compiler_builtin(function: &str) -> bool {
-    function.starts_with("compiler_builtins::mem::")
-}
-
-/// A string function for one kind of processor, such as `__memset_avx2_erms`. The C library
-/// picks it at run time, and no program has one of its own; in a program that is linked statically
-/// it is part of the program's file.
-fn is_processor_variant(function: &str) -> bool {
-    const KINDS: &[&str] = &[
-        "sse", "ssse3", "avx", "evex", "erms", "aarch64", "sve", "mops",
-    ];
-    function.starts_with("__")
-        && is_string(function)
-        && function
-            .split('_')
-            .any(|part| KINDS.iter().any(|kind| part.starts_with(kind)))
 }
 
 #[cfg(test)]
@@ -366,12 +90,6 @@ mod tests {
             .map(|(function, module)| frame(function, module))
             .collect();
         blame(&frames).function.to_string()
-    }
-
-    #[test]
-    fn the_lists_are_sorted() {
-        assert!(ALLOCATOR.is_sorted());
-        assert!(STRING.is_sorted());
     }
 
     #[test]
@@ -453,12 +171,12 @@ mod tests {
     }
 
     #[test]
-    fn the_innermost_python_frame_comes_first() {
-        let mut python = frame("handler", "/app/views.py");
-        python.language = Language::Python;
+    fn the_innermost_interpreted_frame_comes_first() {
+        let mut handler = frame("handler", "/app/views.py");
+        handler.language = Language::Python;
         let stack = [
             frame("dict_resize", "/bin/python3"),
-            python,
+            handler,
             frame("main", "/bin/python3"),
         ];
         let site = blame(&stack);
@@ -509,9 +227,9 @@ mod tests {
             Just(Some("/lib/libjemalloc.so.2".to_owned())),
             ".{0,12}".prop_map(Some),
         ];
-        (name, module, any::<bool>()).prop_map(|(name, module, python)| Frame {
+        (name, module, any::<bool>()).prop_map(|(name, module, interpreted)| Frame {
             module: module.map(Into::into),
-            language: if python {
+            language: if interpreted {
                 Language::Python
             } else {
                 Language::Native
@@ -530,7 +248,7 @@ mod tests {
                     && frame.language == site.language
             });
             let chosen = chosen.expect("the site is a frame of the stack");
-            match frames.iter().position(|frame| frame.language == Language::Python) {
+            match frames.iter().position(|frame| frame.language.is_interpreted()) {
                 Some(first) => prop_assert_eq!(chosen, first),
                 None if frames.iter().all(is_passed_over) => prop_assert_eq!(chosen, 0),
                 None => prop_assert!(frames[..chosen].iter().all(is_passed_over)),

@@ -1,22 +1,12 @@
-//! One stack out of native and Python frames.
+//! One stack out of native frames and those that an interpreter ran.
 //!
-//! The interpreter's loop is a native function that runs Python functions; each time that it was
-//! entered, it stands in the native stack once, and ran the Python frames from the innermost that
-//! is not taken yet up to the one that it was entered with. Those frames take its place.
+//! The interpreter's loop is a native function that runs the functions of its scripts. Each time
+//! that it was entered, it is in the native stack once, and it ran the script frames from the
+//! innermost that no loop before it ran, up to the one that it was entered with. Those frames
+//! replace it.
 
+use crate::interpreter::ScriptCall;
 use crate::profile::{Frame, Language};
-
-/// The interpreter's loop, in all versions of CPython.
-const LOOP: &str = "_PyEval_EvalFrameDefault";
-
-/// A Python frame, named.
-#[derive(Clone, Debug)]
-pub struct PythonFrame {
-    /// Its name.
-    pub frame: Frame,
-    /// Whether the interpreter's loop was entered with it.
-    pub is_entry: bool,
-}
 
 /// How far native callers can be believed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,16 +18,26 @@ pub enum Native {
     Guessed,
 }
 
-/// Puts Python frames, innermost first, into the native stack, leaf first.
+/// Puts script frames, innermost first, into the native stack, leaf first. `is_loop` says which
+/// native functions, by name, are the loop of the interpreter that ran them.
 ///
-/// Where the native stack is not known far enough, what is left of the Python frames comes behind
+/// Where the native stack is not known far enough, what is left of the script frames comes behind
 /// it.
 #[must_use]
-pub fn merge(native: Vec<Frame>, python: Vec<PythonFrame>, trust: Native) -> Vec<Frame> {
-    if python.is_empty() {
+pub fn merge(
+    native: Vec<Frame>,
+    script: Vec<ScriptCall>,
+    is_loop: impl Fn(&str) -> bool,
+    trust: Native,
+) -> Vec<Frame> {
+    if script.is_empty() {
         return native;
     }
-    let entries = python.iter().filter(|frame| frame.is_entry).count();
+    let is_loop = |group: &[Frame]| {
+        let outer = group.last();
+        outer.is_some_and(|frame| frame.language == Language::Native && is_loop(&frame.function))
+    };
+    let entries = script.iter().filter(|call| call.is_entry).count();
     let loops = groups(&native).filter(|group| is_loop(group)).count();
     let keep = if loops >= entries || trust == Native::Exact {
         native.len()
@@ -48,13 +48,13 @@ pub fn merge(native: Vec<Frame>, python: Vec<PythonFrame>, trust: Native) -> Vec
             .filter(|group| !is_loop(group))
             .map_or(0, <[Frame]>::len)
     };
-    let mut merged = Vec::with_capacity(native.len() + python.len());
-    let mut python = python.into_iter().peekable();
+    let mut merged = Vec::with_capacity(native.len() + script.len());
+    let mut script = script.into_iter().peekable();
     for group in groups(&native[..keep]) {
-        if is_loop(group) && python.peek().is_some() {
-            for run in python.by_ref() {
-                merged.push(run.frame);
-                if run.is_entry {
+        if is_loop(group) && script.peek().is_some() {
+            for call in script.by_ref() {
+                merged.push(call.frame);
+                if call.is_entry {
                     break;
                 }
             }
@@ -62,7 +62,7 @@ pub fn merge(native: Vec<Frame>, python: Vec<PythonFrame>, trust: Native) -> Vec
             merged.extend_from_slice(group);
         }
     }
-    merged.extend(python.map(|left| left.frame));
+    merged.extend(script.map(|left| left.frame));
     merged
 }
 
@@ -71,22 +71,11 @@ fn groups(frames: &[Frame]) -> impl Iterator<Item = &[Frame]> {
     frames.chunk_by(|inner, _| inner.inlined)
 }
 
-fn is_loop(group: &[Frame]) -> bool {
-    group
-        .last()
-        .is_some_and(|frame| frame.language == Language::Native && is_loop_name(&frame.function))
-}
-
-/// Compilers split functions, and say so behind the name: `.cold`, `.lto_priv.0`.
-fn is_loop_name(function: &str) -> bool {
-    function
-        .strip_prefix(LOOP)
-        .is_some_and(|part| part.is_empty() || part.starts_with('.'))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::interpreter::Instance as _;
+    use crate::interpreter::toy::{LOOP, Toy};
 
     fn native(function: &str) -> Frame {
         Frame {
@@ -109,19 +98,24 @@ mod tests {
     }
 
     /// Names that end in `!` are entries.
-    fn python(names: &[&str]) -> Vec<PythonFrame> {
-        let frame = |name: &&str| PythonFrame {
+    fn script(names: &[&str]) -> Vec<ScriptCall> {
+        let call = |name: &&str| ScriptCall {
             frame: Frame {
                 language: Language::Python,
                 ..native(name.trim_end_matches('!'))
             },
             is_entry: name.ends_with('!'),
         };
-        names.iter().map(frame).collect()
+        names.iter().map(call).collect()
+    }
+
+    /// The loop is the toy interpreter's.
+    fn is_loop(function: &str) -> bool {
+        Toy { address: 0 }.is_loop(function)
     }
 
     fn merged(native: Vec<Frame>, names: &[&str], trust: Native) -> String {
-        let frames = merge(native, python(names), trust);
+        let frames = merge(native, script(names), is_loop, trust);
         let names: Vec<_> = frames.iter().map(|frame| &*frame.function).collect();
         names.join(" ")
     }
@@ -151,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn behind_an_unknown_native_stack_come_the_python_frames() {
+    fn behind_an_unknown_native_stack_come_the_script_frames() {
         let native = stack(&["memcpy", "garbage", "more"]);
         let names = ["inner!", "outer!"];
         assert_eq!(
@@ -161,17 +155,6 @@ mod tests {
         assert_eq!(
             merged(native, &names, Native::Exact),
             "memcpy garbage more inner outer"
-        );
-    }
-
-    #[test]
-    fn a_part_that_the_compiler_split_off_is_the_loop_too() {
-        let cold = format!("{LOOP}.cold");
-        let native = stack(&["memcpy", &cold, "call", LOOP, "main"]);
-        let names = ["inner!", "outer!"];
-        assert_eq!(
-            merged(native, &names, Native::Exact),
-            "memcpy inner call outer main"
         );
     }
 
@@ -198,14 +181,23 @@ mod tests {
     }
 
     #[test]
-    fn without_python_nothing_changes() {
+    fn the_loop_of_another_interpreter_stays() {
+        let native = stack(&["f", "other_run", LOOP, "main"]);
+        assert_eq!(
+            merged(native, &["run!"], Native::Exact),
+            "f other_run run main"
+        );
+    }
+
+    #[test]
+    fn without_script_frames_nothing_changes() {
         let native = stack(&["f", LOOP]);
         assert_eq!(merged(native, &[], Native::Guessed), format!("f {LOOP}"));
     }
 
     proptest::proptest! {
         #[test]
-        fn no_python_frame_is_lost_or_repeated(
+        fn no_script_frame_is_lost_or_repeated(
             shape in proptest::collection::vec(proptest::bool::ANY, 0..20),
             entries in proptest::collection::vec(proptest::bool::ANY, 0..20),
             exact in proptest::bool::ANY,
@@ -221,10 +213,10 @@ mod tests {
                 .collect();
             let names: Vec<_> = names.iter().map(String::as_str).collect();
             let trust = if exact { Native::Exact } else { Native::Guessed };
-            let frames = merge(native, python(&names), trust);
+            let frames = merge(native, script(&names), is_loop, trust);
             let found: Vec<_> = frames
                 .iter()
-                .filter(|frame| frame.language == Language::Python)
+                .filter(|frame| frame.language.is_interpreted())
                 .map(|frame| frame.function.to_string())
                 .collect();
             let all: Vec<_> = names.iter().map(|name| name.trim_end_matches('!')).collect();

@@ -1,4 +1,6 @@
 //! Code objects: what a frame's function is called, and at which line it is.
+//!
+//! A code object is decoded once, when it is first seen; then nothing of its process is needed.
 
 use std::sync::Arc;
 
@@ -7,6 +9,7 @@ use memtrace_common::interpreter::python::{Layout, NO_FIELD};
 use super::lines::{self, Format};
 use super::text::{Bytes, Text};
 use crate::collect::TakenFunction;
+use crate::interpreter::Function;
 use crate::process::memory::ReadMemory;
 
 /// Characters of a function's name that are read.
@@ -15,20 +18,32 @@ const MAX_NAME: usize = 1024;
 const MAX_PATH: usize = 4096;
 /// Bytes of a table of lines that are read; a million lines of code do not have more.
 const MAX_LINES: usize = 4 << 20;
-/// Stands for a file whose name could not be had.
+/// In place of a file whose name could not be had.
 const NO_FILE: &str = "?";
 
 /// A code object, decoded.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Code {
+pub(super) struct Code {
     /// The function's name, qualified where the version has it (3.11 and later); fit to show.
-    pub name: Arc<str>,
+    pub(super) name: Arc<str>,
     /// The file's name as the code object has it, fit to show; `?` when it could not be had.
-    pub file: Arc<str>,
+    pub(super) file: Arc<str>,
     /// The line that it begins with.
-    pub first_line: u32,
+    pub(super) first_line: u32,
     /// The table of lines; `None` when it could not be had.
     lines: Option<Bytes>,
+    /// How that is coded.
+    format: Format,
+    positions: Positions,
+}
+
+/// What a frame has to say where in a function it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Positions {
+    /// An index, as `f_lasti` (up to 3.10).
+    Indices,
+    /// An address in the bytecode, which begins at this one; `None` when that is not known.
+    Addresses(Option<u64>),
 }
 
 impl Code {
@@ -36,7 +51,11 @@ impl Code {
     /// process or a relative, if that has the same code object there, which is told by the same
     /// pointers in it. `None` when no name could be had.
     #[must_use]
-    pub fn decode(taken: &TakenFunction, layout: &Layout, memory: &dyn ReadMemory) -> Option<Self> {
+    pub(super) fn decode(
+        taken: &TakenFunction,
+        layout: &Layout,
+        memory: &dyn ReadMemory,
+    ) -> Option<Self> {
         let name = Text::from_part(&taken.name.1, layout);
         let file = Text::from_part(&taken.file.1, layout);
         let lines = Bytes::from_part(&taken.lines.1, layout);
@@ -60,51 +79,71 @@ impl Code {
             file: file.map_or_else(|| NO_FILE.into(), |file| file.as_path().into()),
             first_line: taken.first_line,
             lines,
+            format: Format::of(layout.version),
+            positions: Positions::of(taken.function, layout),
         })
     }
 
-    /// The line of an instruction, given as the frame has it
-    /// ([`TakenFrame::position`](crate::collect::TakenFrame::position)), in the code object
-    /// at `code_address`. Before the first instruction it is [`Code::first_line`]. `None` when the
-    /// instruction has no line, is not in this code, or its line is behind where the table was cut.
-    #[must_use]
-    pub fn line(&self, code_address: u64, instruction: u64, layout: &Layout) -> Option<u32> {
-        let Some(offset) = offset(code_address, instruction, layout)? else {
-            return Some(self.first_line);
-        };
-        let Bytes { bytes, cut } = self.lines.as_ref()?;
-        let format = Format::of(layout.version);
-        lines::line(format, bytes, *cut, self.first_line, offset)
+    /// Where an instruction is: `Some(None)` before the first, else bytes of bytecode. `None` when
+    /// it is an address far from the code: the free-threaded build from 3.14 on runs copies.
+    #[expect(
+        clippy::option_option,
+        reason = "that it is unknown and that it is before the first are two things"
+    )]
+    fn offset(&self, position: u64) -> Option<Option<u64>> {
+        /// Bytes of a code unit.
+        const UNIT: u64 = 2;
+        match self.positions {
+            Positions::Indices => {
+                let Ok(index) = u64::try_from(position as u32 as i32) else {
+                    return Some(None);
+                };
+                Some(Some(match self.format {
+                    Format::Steps => index,
+                    Format::Ranges | Format::Locations => index * UNIT,
+                }))
+            }
+            Positions::Addresses(start) => {
+                let start = start?;
+                match position.checked_sub(start) {
+                    Some(offset) => Some(Some(offset)),
+                    None if start - position <= UNIT => Some(None),
+                    None => None,
+                }
+            }
+        }
     }
 }
 
-/// Where an instruction is: `Some(None)` before the first, else bytes of bytecode. `None` when it
-/// is an address far from the code: the free-threaded build from 3.14 on runs copies.
-#[expect(
-    clippy::option_option,
-    reason = "that it is unknown and that it is before the first are two things"
-)]
-fn offset(code_address: u64, instruction: u64, layout: &Layout) -> Option<Option<u64>> {
-    /// Bytes of a code unit.
-    const UNIT: u64 = 2;
-    if layout.instruction_size == 4 {
-        let index = instruction as u32 as i32;
-        let Ok(index) = u64::try_from(index) else {
-            return Some(None);
+impl Positions {
+    /// Those of frames that run the code object at `code`.
+    fn of(code: u64, layout: &Layout) -> Self {
+        if layout.instruction_size == 4 {
+            return Self::Indices;
+        }
+        let bytecode = u64::from(layout.code_bytecode);
+        let is_known = layout.code_bytecode != NO_FIELD;
+        Self::Addresses(code.checked_add(bytecode).filter(|_| is_known))
+    }
+}
+
+impl Function for Code {
+    fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
+    fn file(&self) -> Option<&Arc<str>> {
+        Some(&self.file)
+    }
+
+    /// Before the first instruction it is the line that the function begins with. `None` when the
+    /// instruction has no line, is not in this code, or its line is behind where the table was cut.
+    fn line(&self, position: u64) -> Option<u32> {
+        let Some(offset) = self.offset(position)? else {
+            return Some(self.first_line);
         };
-        return Some(Some(match Format::of(layout.version) {
-            Format::Steps => index,
-            Format::Ranges | Format::Locations => index * UNIT,
-        }));
-    }
-    if layout.code_bytecode == NO_FIELD {
-        return None;
-    }
-    let start = code_address.checked_add(u64::from(layout.code_bytecode))?;
-    match instruction.checked_sub(start) {
-        Some(offset) => Some(Some(offset)),
-        None if start - instruction <= UNIT => Some(None),
-        None => None,
+        let Bytes { bytes, cut } = self.lines.as_ref()?;
+        lines::line(self.format, bytes, *cut, self.first_line, offset)
     }
 }
 

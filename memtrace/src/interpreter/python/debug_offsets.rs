@@ -83,6 +83,90 @@ pub(super) fn version(words: &[u64; WORDS]) -> Option<u32> {
     u32::try_from(words[1]).ok()
 }
 
+/// What the table says of each structure.
+struct Structures<'table> {
+    runtime: Group<'table>,
+    interpreter: Group<'table>,
+    /// In the interpreter's group, `next`; `threads_head` follows.
+    interpreter_next: usize,
+    thread: Group<'table>,
+    frame: Group<'table>,
+    code: Group<'table>,
+    object: Group<'table>,
+    kind: Group<'table>,
+}
+
+impl<'table> Structures<'table> {
+    /// Takes the table apart.
+    fn of(words: &'table [u64; WORDS], groups: &Groups) -> Self {
+        let mut rest = &words[3..];
+        let mut next = |what, count, most| {
+            let (words, after) = rest.split_at(count);
+            rest = after;
+            Group { what, words, most }
+        };
+        Self {
+            runtime: next("runtime", groups.runtime, MAX_STATE),
+            interpreter: next("interpreter", groups.interpreter, MAX_STATE),
+            interpreter_next: groups.interpreter_next,
+            thread: next("thread state", groups.thread, MAX_STRUCTURE),
+            frame: next("frame", groups.frame, MAX_STRUCTURE),
+            code: next("code object", groups.code, MAX_STRUCTURE),
+            object: next("object", groups.object, MAX_STRUCTURE),
+            kind: next("type", groups.kind, MAX_STRUCTURE),
+        }
+    }
+
+    /// The layout, as far as it depends on the table: flags, pools and a frame's size are not
+    /// filled in.
+    fn layout(&self, version: u32) -> Result<Layout, String> {
+        let Self {
+            runtime,
+            interpreter,
+            interpreter_next,
+            thread,
+            frame,
+            code,
+            object,
+            kind,
+        } = self;
+        Ok(Layout {
+            runtime: 0,
+            type_type: 0,
+            code_type: 0,
+            version,
+            flags: 0,
+            current: NO_FIELD,
+            thread_local: NO_FIELD,
+            interpreters_head: runtime.field(2, 8)?,
+            interpreter_next: interpreter.field(*interpreter_next, 8)?,
+            threads_head: interpreter.field(*interpreter_next + 1, 8)?,
+            thread_next: thread.field(2, 8)?,
+            thread_id: thread.field(5, 8)?,
+            frame: thread.field(4, 8)?,
+            frame_indirect: NO_FIELD,
+            frame_code: frame.field(2, 8)?,
+            frame_previous: frame.field(1, 8)?,
+            frame_instruction: frame.field(3, 8)?,
+            frame_owner: frame.field(5, 1)?,
+            owner_shim: offsets::OWNER_SHIM,
+            frame_size: 0,
+            instruction_size: 8,
+            code_filename: code.field(1, 8)?,
+            code_name: code.field(2, 8)?,
+            code_qualname: code.field(3, 8)?,
+            code_first_line: code.field(5, 4)?,
+            code_lines: code.field(4, 8)?,
+            // The array is one of no fixed size at the end.
+            code_bytecode: code.field(9, 0)?,
+            object_type: object.field(1, 8)?,
+            type_flags: kind.field(3, 8)?,
+            type_name: kind.field(1, 8)?,
+            pool_size: 0,
+        })
+    }
+}
+
 /// The offsets in the table of a runtime of `version`, as 0x030d for 3.13; `Ok(None)` when that is
 /// a version whose table is not known.
 ///
@@ -95,89 +179,45 @@ pub(super) fn read(words: &[u64; WORDS], version: u32) -> Result<Option<Offsets>
         0x030e => V3_14,
         _ => return Ok(None),
     };
-    let mut rest = &words[3..];
-    let mut next = |what, count, most| {
-        let (words, after) = rest.split_at(count);
-        rest = after;
-        Group { what, words, most }
-    };
-    let runtime = next("runtime", groups.runtime, MAX_STATE);
-    let interpreter = next("interpreter", groups.interpreter, MAX_STATE);
-    let thread = next("thread state", groups.thread, MAX_STRUCTURE);
-    let frame = next("frame", groups.frame, MAX_STRUCTURE);
-    let code = next("code object", groups.code, MAX_STRUCTURE);
-    let object = next("object", groups.object, MAX_STRUCTURE);
-    let kind = next("type", groups.kind, MAX_STRUCTURE);
-
-    let free_threaded = match words[2] {
-        0 => false,
-        1 => true,
+    let structures = Structures::of(words, &groups);
+    let mut layout = structures.layout(version)?;
+    layout.flags = FRAMES_IN_CHUNKS | SHIM_FRAMES;
+    match words[2] {
+        0 => {
+            layout.flags |= REFCOUNT_32;
+            layout.pool_size = offsets::pool_size(version);
+        }
+        // The free-threaded build has mimalloc and no pools, and splits the count in two.
+        1 => layout.flags |= FREE_THREADED,
         other => {
             return Err(format!(
                 "its table of offsets says {other} for free-threaded"
             ));
         }
-    };
-    let mut layout = Layout {
-        runtime: 0,
-        type_type: 0,
-        code_type: 0,
-        version,
-        flags: FRAMES_IN_CHUNKS | SHIM_FRAMES,
-        current: NO_FIELD,
-        thread_local: NO_FIELD,
-        interpreters_head: runtime.field(2, 8)?,
-        interpreter_next: interpreter.field(groups.interpreter_next, 8)?,
-        threads_head: interpreter.field(groups.interpreter_next + 1, 8)?,
-        thread_next: thread.field(2, 8)?,
-        thread_id: thread.field(5, 8)?,
-        frame: thread.field(4, 8)?,
-        frame_indirect: NO_FIELD,
-        frame_code: frame.field(2, 8)?,
-        frame_previous: frame.field(1, 8)?,
-        frame_instruction: frame.field(3, 8)?,
-        frame_owner: frame.field(5, 1)?,
-        owner_shim: offsets::OWNER_SHIM,
-        frame_size: 0,
-        instruction_size: 8,
-        code_filename: code.field(1, 8)?,
-        code_name: code.field(2, 8)?,
-        code_qualname: code.field(3, 8)?,
-        code_first_line: code.field(5, 4)?,
-        code_lines: code.field(4, 8)?,
-        // The array is one of no fixed size at the end.
-        code_bytecode: code.field(9, 0)?,
-        object_type: object.field(1, 8)?,
-        type_flags: kind.field(3, 8)?,
-        type_name: kind.field(1, 8)?,
-        pool_size: offsets::pool_size(version),
-    };
-    // The free-threaded build has mimalloc and no pools, and splits the count in two.
-    if free_threaded {
-        layout.flags |= FREE_THREADED;
-        layout.pool_size = 0;
-    } else {
-        layout.flags |= REFCOUNT_32;
     }
-    layout.frame_size = [
+    layout.frame_size = frame_size(&layout)?;
+    Ok(Some(Offsets {
+        layout,
+        thread_interpreter: structures.thread.field(3, 8)?,
+        key: offsets::key(version),
+    }))
+}
+
+/// Bytes of a frame that are read.
+fn frame_size(layout: &Layout) -> Result<u32, String> {
+    let ends = [
         layout.frame_code + 8,
         layout.frame_previous + 8,
         layout.frame_instruction + 8,
         layout.frame_owner + 1,
-    ]
-    .into_iter()
-    .fold(0, u32::max);
-    if layout.frame_size > MAX_FRAME {
+    ];
+    let size = ends.into_iter().fold(0, u32::max);
+    if size > MAX_FRAME {
         return Err(format!(
-            "its table of offsets spreads a frame over {} bytes",
-            layout.frame_size
+            "its table of offsets spreads a frame over {size} bytes"
         ));
     }
-    Ok(Some(Offsets {
-        layout,
-        thread_interpreter: thread.field(3, 8)?,
-        key: offsets::key(version),
-    }))
+    Ok(size)
 }
 
 #[cfg(test)]

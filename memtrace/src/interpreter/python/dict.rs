@@ -13,7 +13,7 @@ const MAX_ENTRIES: u64 = 4096;
 const PIECE: u64 = 32;
 
 /// What a `dict` at `address` has under the `str` `wanted`: the address of an object. `None` when
-/// there is nothing, it is no `dict`, or it could not be read.
+/// there is nothing, it is not a `dict`, or it could not be read.
 pub(super) fn get(
     address: u64,
     wanted: &str,

@@ -7,12 +7,13 @@
 //! a few words of each.
 
 use std::fmt::Write as _;
+use std::sync::Arc;
 
 use memtrace_common::interpreter::python::{Layout, NO_FIELD, SHIM_FRAMES};
 
 use super::offsets::{self, Offsets};
-use super::{Exports, TOO_NEW, TOO_OLD, debug_offsets};
-use crate::interpreter::{Instance, Recognised};
+use super::{Exports, Python, TOO_NEW, TOO_OLD, debug_offsets};
+use crate::interpreter::Recognised;
 use crate::process::memory::ReadMemory;
 
 /// How often memory that does not fit is looked at.
@@ -46,7 +47,7 @@ pub(super) fn recognise(exports: &Exports, memory: &dyn ReadMemory) -> Recognise
     let mut last = Absent::NotYet;
     for _ in 0..ATTEMPTS {
         match build(exports, memory, offsets) {
-            Ok(layout) => return Recognised::Python(Instance { layout, name }),
+            Ok(layout) => return Recognised::Runs(Arc::new(Python { layout, name })),
             Err(absent) => last = absent,
         }
     }

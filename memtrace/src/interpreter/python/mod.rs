@@ -1,49 +1,72 @@
 //! `CPython` 3.8 to 3.14, free-threaded builds included.
 //!
-//! The loader is [`load`]: a file that exports `_PyRuntime`, or has a section of that name, is a
-//! `CPython`, whatever the file is called; so are programs that embed it. The version is the
-//! runtime's own, and with it come the offsets: from the runtime where it has a table of them (3.13
-//! and later, [`debug_offsets`]), else from ours ([`offsets`]). [`instance`] then checks in the
-//! process's memory that they lead where they should.
+//! A file that exports `_PyRuntime`, or has a section of that name, is a `CPython`, whatever the
+//! file is called; so are programs that embed it. The version is the runtime's own, and with it come
+//! the offsets: from the runtime where it has a table of them (3.13 and later, [`debug_offsets`]),
+//! else from ours ([`offsets`]). [`instance`] then checks in the process's memory that they lead
+//! where they should. [`code`] decodes functions, [`types`] finds names of types.
 
-pub mod code;
+mod code;
 mod debug_offsets;
 mod dict;
 mod instance;
-pub mod lines;
+mod lines;
 mod offsets;
-pub mod text;
-pub mod types;
+mod text;
+mod types;
 
+use std::any::Any;
 use std::fs::File;
 
-use super::Recognised;
+use memtrace_common::interpreter::Kind;
+use memtrace_common::interpreter::python::Layout;
+
+use self::code::Code;
 use super::elf::Elf;
+use super::{Data, Function, Instance, NoTypeName, Recognised, Role, unsplit};
+use crate::collect::TakenFunction;
+use crate::probe::Tables;
 use crate::process::memory::ReadMemory;
+use crate::profile::Language;
+
+/// The function that runs Python functions, in all versions.
+const LOOP: &str = "_PyEval_EvalFrameDefault";
+
+/// Recognises `CPython` in ELF files.
+pub struct Loader;
 
 /// What a file says of `CPython`. Addresses are the file's own; see [`Elf::bias`].
-#[derive(Debug)]
-pub(super) enum Data {
+enum FileData {
     /// It has a runtime.
     Runtime(Exports),
     /// It has an interpreter that cannot be walked: name, and why.
     Refused(&'static str, &'static str),
 }
 
+/// A `CPython` in a process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Python {
+    /// Where it is and how it is laid out. Equal in processes forked from one another.
+    layout: Layout,
+    /// "`CPython` 3.11.7"; "`CPython` 3.8" where the runtime does not say more; "`CPython` 3.13.5,
+    /// free-threaded".
+    name: String,
+}
+
 /// Addresses that a file exports, as it has them.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Exports {
+struct Exports {
     /// `_PyRuntime`.
-    pub(super) runtime: u64,
+    runtime: u64,
     /// `PyType_Type`, if exported.
-    pub(super) type_type: Option<u64>,
+    type_type: Option<u64>,
     /// `PyCode_Type`, if exported.
-    pub(super) code_type: Option<u64>,
+    code_type: Option<u64>,
     /// `Py_Version`, which 3.11 and later have.
-    pub(super) version: Option<u64>,
+    version: Option<u64>,
     /// What the functions of its API tell of the version, as 0x030a for 3.10; `None` when it
     /// exports none of those looked for.
-    pub(super) api: Option<u32>,
+    api: Option<u32>,
 }
 
 /// Functions that came with a version, newest first. Looked up in the libraries of 2.7 to 3.13:
@@ -55,13 +78,38 @@ const API: [(&str, u32); 4] = [
     ("PyInterpreterState_GetID", 0x0307),
 ];
 
-/// Recognises a file: `None` when there is no Python in it.
-pub(super) fn load(elf: &Elf, file: &File) -> Option<Data> {
+const TOO_OLD: &str = "Python frames can be read of 3.8 to 3.14, and this is older";
+const TOO_NEW: &str = "Python frames can be read of 3.8 to 3.14, and this is newer";
+
+impl super::Loader for Loader {
+    fn kind(&self) -> Kind {
+        Kind::Python
+    }
+
+    fn load(&self, elf: &Elf, file: &File) -> Option<Box<dyn Data>> {
+        Some(Box::new(load(elf, file)?))
+    }
+
+    /// Allocators: `_PyObject_Malloc`, `pymalloc_free.isra.0`, `PyMem_Free`.
+    fn role(&self, function: &str) -> Option<Role> {
+        let versionless = function.split('@').next().unwrap_or(function);
+        let bare = unsplit(versionless.trim_start_matches('_'));
+        let rest = ["PyObject_", "PyMem_Raw", "PyMem_"]
+            .iter()
+            .find_map(|prefix| bare.strip_prefix(prefix));
+        let called = |name: &str| ["Malloc", "Calloc", "Realloc", "Free", "Alloc"].contains(&name);
+        let allocates = rest.is_some_and(called) || bare.starts_with("pymalloc_");
+        allocates.then_some(Role::Allocator)
+    }
+}
+
+/// What a file says; `None` when there is no Python in it.
+fn load(elf: &Elf, file: &File) -> Option<FileData> {
     let symbol = |name| elf.symbol(file, name);
     let runtime = symbol("_PyRuntime").or_else(|| elf.section(file, ".PyRuntime"));
     if let Some(runtime) = runtime {
         let known = API.iter().find(|(name, _)| symbol(name).is_some());
-        return Some(Data::Runtime(Exports {
+        return Some(FileData::Runtime(Exports {
             runtime,
             type_type: symbol("PyType_Type"),
             code_type: symbol("PyCode_Type"),
@@ -70,23 +118,22 @@ pub(super) fn load(elf: &Elf, file: &File) -> Option<Data> {
         }));
     }
     if symbol("pypy_main_startup").is_some() || symbol("rpython_startup_code").is_some() {
-        return Some(Data::Refused("PyPy", "only CPython's frames can be read"));
+        return Some(FileData::Refused(
+            "PyPy",
+            "only CPython's frames can be read",
+        ));
     }
-    // What `_PyRuntime` took over in 3.7.
+    // What `_PyRuntime` replaced in 3.7.
     symbol("_PyThreadState_Current")?;
     Some(if symbol("PyString_Type").is_some() {
-        Data::Refused("CPython 2", TOO_OLD)
+        FileData::Refused("CPython 2", TOO_OLD)
     } else {
-        Data::Refused("CPython 3.6 or older", TOO_OLD)
+        FileData::Refused("CPython 3.6 or older", TOO_OLD)
     })
 }
 
-const TOO_OLD: &str = "Python frames can be read of 3.8 to 3.14, and this is older";
-const TOO_NEW: &str = "Python frames can be read of 3.8 to 3.14, and this is newer";
-
-impl Data {
-    /// What the process makes of it that has the file loaded with this bias.
-    pub(super) fn instance(&self, bias: u64, memory: &dyn ReadMemory) -> Recognised {
+impl Data for FileData {
+    fn instance(&self, bias: u64, memory: &dyn ReadMemory) -> Recognised {
         match self {
             Self::Runtime(exports) => instance::recognise(&exports.loaded(bias), memory),
             Self::Refused(name, why) => Recognised::Refused {
@@ -108,6 +155,44 @@ impl Exports {
             version: add(self.version),
             api: self.api,
         }
+    }
+}
+
+impl Instance for Python {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn kind(&self) -> Kind {
+        Kind::Python
+    }
+
+    fn language(&self) -> Language {
+        Language::Python
+    }
+
+    fn write(&self, tables: &Tables, index: u32) {
+        tables.pythons.write(index as usize, &self.layout);
+    }
+
+    fn same_as(&self, other: &dyn Instance) -> bool {
+        (other as &dyn Any).downcast_ref() == Some(self)
+    }
+
+    fn function(
+        &self,
+        taken: &TakenFunction,
+        memory: &dyn ReadMemory,
+    ) -> Option<Box<dyn Function>> {
+        Some(Box::new(Code::decode(taken, &self.layout, memory)?))
+    }
+
+    fn type_name(&self, address: u64, memory: &dyn ReadMemory) -> Result<String, NoTypeName> {
+        types::type_name(address, &self.layout, memory)
+    }
+
+    fn is_loop(&self, function: &str) -> bool {
+        unsplit(function) == LOOP
     }
 }
 

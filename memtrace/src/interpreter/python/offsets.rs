@@ -35,7 +35,7 @@ pub(super) fn key(version: u32) -> u32 {
     }
 }
 
-/// The offsets of a version, as 0x030a for 3.10; `None` when it is none of 3.8 to 3.12.
+/// The offsets of a version, as 0x030a for 3.10; `None` when it is not one of 3.8 to 3.12.
 pub(super) fn of(version: u32) -> Option<Offsets> {
     let (layout, key) = match version {
         0x0308 => (frame_objects(0x0308), 1392),
@@ -120,7 +120,7 @@ fn v3_11() -> Layout {
     }
 }
 
-/// Shim frames take the place of `is_entry`, and the runtime no longer has a current thread.
+/// Shim frames replace `is_entry`, and the runtime does not have a current thread any more.
 fn v3_12() -> Layout {
     Layout {
         version: 0x030c,

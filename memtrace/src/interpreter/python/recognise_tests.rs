@@ -1,5 +1,6 @@
 //! Interpreters that are at hand, run as children and read as a traced process is.
 
+use std::any::Any;
 use std::collections::HashSet;
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -10,7 +11,9 @@ use memtrace_common::interpreter::python::{
     ENTRY_BYTE, FREE_THREADED, Layout, NO_FIELD, SHIM_FRAMES,
 };
 
-use crate::interpreter::{Instance, Interpreters, Recognised};
+use super::Python;
+use crate::interpreter::recognise::Recogniser;
+use crate::interpreter::{LOADERS, Recognised};
 use crate::process::maps::AddressSpace;
 use crate::process::memory::{ProcessMemory, ReadMemory};
 use crate::symbolize::Modules;
@@ -87,12 +90,15 @@ impl Drop for Running {
 
 fn recognise(pid: u32) -> Recognised {
     let space = AddressSpace::read(pid, &mut Modules::new()).unwrap();
-    Interpreters::default().recognise(&space, &ProcessMemory::new(pid))
+    Recogniser::new(LOADERS.to_vec()).recognise(&space, &ProcessMemory::new(pid))
 }
 
-fn instance(pid: u32) -> Instance {
+fn instance(pid: u32) -> Python {
     match recognise(pid) {
-        Recognised::Python(instance) => instance,
+        Recognised::Runs(instance) => {
+            let python: Option<&Python> = (&*instance as &dyn Any).downcast_ref();
+            python.expect("it is a CPython").clone()
+        }
         other => panic!("{other:?}"),
     }
 }
@@ -158,7 +164,7 @@ fn version_of(python: &Path) -> String {
         .to_owned()
 }
 
-/// What stands at an offset of something in a process.
+/// What is at an offset of something in a process.
 struct Walk<'instance> {
     layout: &'instance Layout,
     memory: ProcessMemory,
@@ -261,7 +267,7 @@ impl Walk<'_> {
 }
 
 /// The functions of each thread, and that type flags are where they should be.
-fn chains(pid: u32, instance: &Instance) -> HashSet<Vec<String>> {
+fn chains(pid: u32, instance: &Python) -> HashSet<Vec<String>> {
     let walk = Walk {
         layout: &instance.layout,
         memory: ProcessMemory::new(pid),
@@ -336,7 +342,8 @@ fn other_versions_are_refused_and_named() {
 fn a_program_without_an_interpreter_has_none() {
     let running = Running::start(&mut Command::new("cat"));
     // Until it is `cat`, it is this program, which has none either.
-    assert_eq!(recognise(running.child.id()), Recognised::None);
+    let found = recognise(running.child.id());
+    assert!(matches!(found, Recognised::None), "{found:?}");
 }
 
 /// A program that embeds Python and waits before it starts it. It uses types directly, so where it

@@ -11,8 +11,10 @@ use proptest::prelude::*;
 use super::code::Code;
 use super::lines::{self, Format};
 use super::text::{Bytes, Text};
-use super::types::{NoTypeName, type_name};
+use super::types::type_name;
 use crate::collect::TakenFunction;
+use crate::interpreter::toy::Toy;
+use crate::interpreter::{Function as _, Instance as _, NoTypeName};
 use crate::process::memory::{ProcessMemory, ReadMemory};
 
 /// Layout of a version, by measurement.
@@ -217,12 +219,8 @@ fn check_code(python: &Python) -> usize {
             let at = at as u64 * 2;
             let line = line.parse::<u32>().ok();
             let instruction = instruction(address, at, layout);
-            assert_eq!(
-                whole.line(address, instruction, layout),
-                line,
-                "{context} at {at}"
-            );
-            let from_part = parts.line(address, instruction, layout);
+            assert_eq!(whole.line(instruction), line, "{context} at {at}");
+            let from_part = parts.line(instruction);
             assert!(
                 !cut || from_part.is_none(),
                 "{context} behind the cut, at {at}"
@@ -236,7 +234,7 @@ fn check_code(python: &Python) -> usize {
         } else {
             address + u64::from(layout.code_bytecode) - 2
         };
-        assert_eq!(whole.line(address, before, layout), Some(whole.first_line));
+        assert_eq!(whole.line(before), Some(whole.first_line));
     }
     assert!(cut_names >= 2 && cut_tables >= 1, "{}", python.name);
     offsets
@@ -374,7 +372,7 @@ proptest! {
                 ..TakenFunction::default()
             };
             if let Some(code) = Code::decode(&taken, &layout, &memory) {
-                let _ = code.line(address, instruction, &layout);
+                let _ = code.line(instruction);
             }
         }
     }
@@ -414,4 +412,35 @@ fn surrogates_are_spelled_out_and_lengths_are_not_believed() {
         assert_eq!(read(&part(4)[..data], &layout), None);
         assert_eq!(read(&[], &layout), None);
     }
+}
+
+#[test]
+fn a_loop_that_the_compiler_split_is_a_loop_too() {
+    let python = super::Python {
+        layout: Layout::default(),
+        name: String::new(),
+    };
+    for name in [
+        "_PyEval_EvalFrameDefault",
+        "_PyEval_EvalFrameDefault.cold",
+        "_PyEval_EvalFrameDefault.lto_priv.0",
+    ] {
+        assert!(python.is_loop(name), "{name}");
+    }
+    for name in ["", "_PyEval_EvalFrameDefault2", "_PyEval_EvalFrame"] {
+        assert!(!python.is_loop(name), "{name}");
+    }
+}
+
+#[test]
+fn an_instance_is_the_same_only_where_layout_and_name_are() {
+    let python = |version, name: &str| super::Python {
+        layout: layout(version, false),
+        name: name.to_owned(),
+    };
+    let one = python(0x030b, "CPython 3.11.7");
+    assert!(one.same_as(&one.clone()));
+    assert!(!one.same_as(&python(0x030c, "CPython 3.11.7")));
+    assert!(!one.same_as(&python(0x030b, "CPython 3.11.8")));
+    assert!(!one.same_as(&Toy { address: 0 }));
 }

@@ -20,7 +20,7 @@ const STR_SUBCLASS: u32 = 1 << 28;
 /// Bytes of the longest header of a `str`, with the pointer to its characters.
 const MAX_HEADER: usize = 80;
 
-/// Stands for what was cut.
+/// Replaces what was cut.
 const CUT: char = '…';
 
 /// The text of a `str`, or its beginning. Characters are as they are, not yet fit to show, but lone
@@ -35,7 +35,7 @@ pub struct Text {
 
 impl Text {
     /// From the beginning of a `str` object. `None` when it has no header, its characters are not
-    /// behind it, or it is no `str`.
+    /// behind it, or it is not a `str`.
     #[must_use]
     pub fn from_part(part: &[u8], layout: &Layout) -> Option<Self> {
         let header = Header::decode(part, layout)?;
@@ -46,7 +46,7 @@ impl Text {
         let wanted = header.length.saturating_mul(header.width as u64);
         let here = data.len() as u64 / header.width as u64 * header.width as u64;
         let data = &data[..wanted.min(here) as usize];
-        // Nothing of a text that is not empty is no text.
+        // A text that is not empty, and of which nothing is here, could not be read.
         (wanted == 0 || !data.is_empty()).then(|| Self {
             text: characters(data, header.width),
             cut: here < wanted,
@@ -54,7 +54,7 @@ impl Text {
     }
 
     /// Reads the `str` object at `address`, up to `most` characters. `None` when it could not be
-    /// read or is no `str`.
+    /// read or is not a `str`.
     #[must_use]
     pub fn read(
         address: u64,
@@ -130,7 +130,7 @@ impl Bytes {
         })
     }
 
-    /// Reads the `bytes` object at `address`. `None` when it could not be read, is no `bytes`, or
+    /// Reads the `bytes` object at `address`. `None` when it could not be read, is not a `bytes`, or
     /// has more than `most` bytes.
     #[must_use]
     pub fn read(
@@ -238,8 +238,8 @@ impl Header {
         let shape = Shape::of(layout);
         let length = size(word(bytes, shape.length)?)?;
         let state = u32::from_le_bytes(*bytes.get(shape.state..)?.first_chunk()?);
-        // From 3.14 on what stands before the kind depends on the build: two bits, a byte, or
-        // two bytes, with a number of at most 3 in it, so that the kind is 0 at the others.
+        // From 3.14 on it depends on the build what comes before the kind: two bits, a byte, or
+        // two bytes. They hold a number of at most 3, so a wrong shift finds 0 for the kind.
         let shifts: &[u32] = if layout.version < 0x030e {
             &[0]
         } else {

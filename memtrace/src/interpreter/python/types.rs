@@ -1,11 +1,10 @@
 //! What a type is called.
 
-use std::fmt;
-
 use memtrace_common::interpreter::python::{FREE_THREADED, Layout};
 
 use super::dict;
 use super::text::{Text, has_type_flag};
+use crate::interpreter::NoTypeName;
 use crate::process::memory::ReadMemory;
 use crate::symbolize::text::{MAX_NAME, shown};
 
@@ -14,34 +13,13 @@ const HEAP_TYPE: u32 = 1 << 9;
 /// `tp_flags`: a subclass of `type`, or itself.
 const TYPE_SUBCLASS: u32 = 1 << 31;
 
-/// Why a type has no name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum NoTypeName {
-    /// Its memory could not be read: the process has gone, or freed it.
-    Unreadable,
-    /// What is there is no type: it was freed, and the memory used again.
-    NotAType,
-    /// It is a type, but its name is not there.
-    Nameless,
-}
-
-impl fmt::Display for NoTypeName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Unreadable => "its memory could not be read",
-            Self::NotAType => "it is no type any more",
-            Self::Nameless => "its name could not be read",
-        })
-    }
-}
-
 /// The qualified name of the type object at `address`, fit to show: `str`,
-/// `collections.OrderedDict`, `app.models.User`; builtins without `builtins.`. Where the module of
-/// a class cannot be had: the qualified name alone.
+/// `collections.OrderedDict`, `app.models.User`; builtins without `builtins.`. The name of
+/// a class whose module cannot be had is the qualified name alone.
 ///
 /// # Errors
 ///
-/// When it could not be read, or is no type.
+/// When it could not be read, or is not a type.
 pub fn type_name(
     address: u64,
     layout: &Layout,

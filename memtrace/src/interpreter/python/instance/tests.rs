@@ -1,5 +1,6 @@
 //! Recognition in memory that is made up.
 
+use std::any::Any;
 use std::cell::Cell;
 use std::collections::BTreeMap;
 
@@ -67,12 +68,27 @@ fn refusal(exports: &Exports, memory: &Words) -> (String, String) {
     }
 }
 
+fn python(exports: &Exports, memory: &Words) -> Python {
+    match recognise(exports, memory) {
+        Recognised::Runs(instance) => {
+            let python: Option<&Python> = (&*instance as &dyn Any).downcast_ref();
+            python.expect("it is a CPython").clone()
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+fn not_yet(exports: &Exports, memory: &Words) -> String {
+    match recognise(exports, memory) {
+        Recognised::NotYet { name } => name,
+        other => panic!("{other:?}"),
+    }
+}
+
 #[test]
 fn an_initialised_runtime_is_an_instance() {
     let (exports, memory) = python_3_11();
-    let Recognised::Python(instance) = recognise(&exports, &memory) else {
-        panic!("{:?}", recognise(&exports, &memory));
-    };
+    let instance = python(&exports, &memory);
     assert_eq!(instance.name, "CPython 3.11.7");
     let layout = instance.layout;
     assert_eq!((layout.runtime, layout.type_type), (RUNTIME, TYPE));
@@ -89,10 +105,8 @@ fn a_key_that_no_thread_shows_is_not_used() {
     ] {
         let (exports, mut memory) = python_3_11();
         memory.words.insert(at, value);
-        let Recognised::Python(instance) = recognise(&exports, &memory) else {
-            panic!("{at:#x}");
-        };
-        assert_eq!(instance.layout.thread_local, NO_FIELD);
+        let instance = python(&exports, &memory);
+        assert_eq!(instance.layout.thread_local, NO_FIELD, "{at:#x}");
     }
 }
 
@@ -101,8 +115,7 @@ fn a_runtime_without_interpreter_or_bound_thread_is_not_there_yet() {
     for at in [RUNTIME + 40, INTERPRETER + 16, THREAD + 152] {
         let (exports, mut memory) = python_3_11();
         memory.words.remove(&at);
-        let name = "CPython 3.11.7".to_owned();
-        assert_eq!(recognise(&exports, &memory), Recognised::NotYet { name });
+        assert_eq!(not_yet(&exports, &memory), "CPython 3.11.7");
     }
 }
 
@@ -173,9 +186,8 @@ fn the_api_tells_the_version_where_the_runtime_does_not() {
     };
     let (name, _) = refusal(&exports(Some(0x0307)), &memory);
     assert_eq!(name, "CPython 3.7");
-    let name = "CPython 3.9".to_owned();
-    let found = recognise(&exports(Some(0x0309)), &memory);
-    assert_eq!(found, Recognised::NotYet { name });
+    let name = not_yet(&exports(Some(0x0309)), &memory);
+    assert_eq!(name, "CPython 3.9");
     let (name, why) = refusal(&exports(None), &memory);
     assert_eq!(name, "CPython");
     assert!(why.contains("nothing that tells its version"), "{why}");
@@ -186,10 +198,8 @@ fn lists_without_end_are_cut() {
     let (exports, mut memory) = python_3_11();
     memory.words.insert(THREAD + 8, THREAD);
     memory.words.insert(INTERPRETER, INTERPRETER);
-    assert!(matches!(
-        recognise(&exports, &memory),
-        Recognised::Python(_)
-    ));
+    let found = recognise(&exports, &memory);
+    assert!(matches!(found, Recognised::Runs(_)), "{found:?}");
     assert!(memory.reads.get() < 5000, "{} reads", memory.reads.get());
 }
 

@@ -1,0 +1,164 @@
+//! Asks every loader what runs in a process, and keeps what loaders found in files.
+
+use std::collections::HashMap;
+use std::fs::File;
+
+use super::elf::Elf;
+use super::{Data, Loader, Recognised};
+use crate::process::maps::AddressSpace;
+use crate::process::memory::ReadMemory;
+use crate::symbolize::Module;
+
+/// Files whose data is kept; when there are more, all of them are read again.
+const MAX_FILES: usize = 16_384;
+
+/// Places in an address space where an interpreter's file is looked at: a file may be loaded more
+/// than once.
+const MAX_PLACES: usize = 8;
+
+/// Recognises interpreters in processes.
+pub struct Recogniser {
+    loaders: Vec<&'static dyn Loader>,
+    /// By [`Module::id`](crate::symbolize::Module::id); `None` for a file without an interpreter.
+    files: HashMap<u32, Option<Recognisable>>,
+}
+
+/// A file with an interpreter, or with several.
+struct Recognisable {
+    data: Vec<Box<dyn Data>>,
+    elf: Elf,
+}
+
+impl Recognisable {
+    /// Asks each loader.
+    fn load(loaders: &[&'static dyn Loader], file: &File) -> Option<Self> {
+        let elf = Elf::read(file)?;
+        let data = loaders.iter().filter_map(|loader| loader.load(&elf, file));
+        let data: Vec<_> = data.collect();
+        (!data.is_empty()).then_some(Self { data, elf })
+    }
+}
+
+impl Recogniser {
+    /// Asks these loaders.
+    pub fn new(loaders: Vec<&'static dyn Loader>) -> Self {
+        Self {
+            loaders,
+            files: HashMap::new(),
+        }
+    }
+
+    /// Whether it knows no interpreter, so that it need not be asked.
+    pub fn knows_none(&self) -> bool {
+        self.loaders.is_empty()
+    }
+
+    /// What runs in the process that has the mappings `space` and the memory `memory`. Where there
+    /// is more than one interpreter, one that runs is preferred, then one that may still come to.
+    pub fn recognise(&mut self, space: &AddressSpace, memory: &dyn ReadMemory) -> Recognised {
+        let mut best = Recognised::None;
+        let mut tried: Vec<(u32, u64)> = Vec::new();
+        for mapping in space.mappings() {
+            // All of a file is loaded with one bias, which its executable mapping tells.
+            let Some(module) = mapping.module().filter(|_| mapping.executable) else {
+                continue;
+            };
+            let Some(Recognisable { data, elf }) = self.file(module) else {
+                continue;
+            };
+            let Some(bias) = elf.bias(mapping.start, mapping.offset) else {
+                continue;
+            };
+            let place = (module.id(), bias);
+            if tried.contains(&place) || tried.len() >= MAX_PLACES {
+                continue;
+            }
+            tried.push(place);
+            for data in data {
+                let found = data.instance(bias, memory);
+                if rank(&found) > rank(&best) {
+                    best = found;
+                }
+                if matches!(best, Recognised::Runs(_)) {
+                    return best;
+                }
+            }
+        }
+        best
+    }
+
+    /// What loaders say of a file; they are asked once.
+    fn file(&mut self, module: &Module) -> Option<&Recognisable> {
+        let file = module.file()?;
+        if self.files.len() >= MAX_FILES && !self.files.contains_key(&module.id()) {
+            self.files.clear();
+        }
+        let load = || Recognisable::load(&self.loaders, file);
+        self.files.entry(module.id()).or_insert_with(load).as_ref()
+    }
+}
+
+/// Of two interpreters in a process, the one of the higher rank is shown.
+fn rank(found: &Recognised) -> u8 {
+    match found {
+        Recognised::None => 0,
+        Recognised::Refused { .. } => 1,
+        Recognised::NotYet { .. } => 2,
+        Recognised::Runs(_) => 3,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::toy::{ABSENT, Control, NOT_YET, REFUSED};
+    use super::*;
+    use crate::process::memory::ProcessMemory;
+    use crate::symbolize::Modules;
+
+    /// What is recognised in this process by loaders of interpreters in these states.
+    fn recognised(states: &[u64]) -> String {
+        let loaders = states
+            .iter()
+            .flat_map(|&state| Control::new(state).loaders());
+        let pid = std::process::id();
+        let space = AddressSpace::read(pid, &mut Modules::new()).unwrap();
+        let memory = ProcessMemory::new(pid);
+        match Recogniser::new(loaders.collect()).recognise(&space, &memory) {
+            Recognised::None => "none".to_owned(),
+            Recognised::NotYet { name } => format!("{name}, not yet"),
+            Recognised::Refused { name, why } => format!("{name}: {why}"),
+            Recognised::Runs(instance) => instance.name().to_owned(),
+        }
+    }
+
+    #[test]
+    fn an_interpreter_that_runs_is_preferred_then_one_that_may() {
+        let runs = 0x7000;
+        assert_eq!(recognised(&[]), "none");
+        assert_eq!(recognised(&[ABSENT]), "none");
+        assert_eq!(recognised(&[ABSENT, REFUSED]), "Toy: it is broken");
+        assert_eq!(recognised(&[NOT_YET, REFUSED]), "Toy, not yet");
+        assert_eq!(recognised(&[REFUSED, NOT_YET, ABSENT]), "Toy, not yet");
+        assert_eq!(recognised(&[REFUSED, NOT_YET, runs]), "Toy 1");
+        assert_eq!(recognised(&[runs, NOT_YET, REFUSED]), "Toy 1");
+    }
+
+    #[test]
+    fn a_file_is_loaded_once_for_all_processes() {
+        let control = Control::new(ABSENT);
+        let mut recogniser = Recogniser::new(control.loaders());
+        let pid = std::process::id();
+        let memory = ProcessMemory::new(pid);
+        let mut modules = Modules::new();
+        let space = AddressSpace::read(pid, &mut modules).unwrap();
+        let _ = recogniser.recognise(&space, &memory);
+        let files = recogniser.files.len();
+        let with = |recogniser: &Recogniser| recogniser.files.values().flatten().count();
+        assert!(files > 1 && with(&recogniser) == 1);
+        control.set(0x7000);
+        let space = AddressSpace::read(pid, &mut modules).unwrap();
+        let found = recogniser.recognise(&space, &memory);
+        assert!(matches!(found, Recognised::Runs(_)), "{found:?}");
+        assert_eq!((recogniser.files.len(), with(&recogniser)), (files, 1));
+    }
+}

@@ -1,0 +1,284 @@
+//! Processes that are this one again and again, with an interpreter that does what it is told.
+
+use std::sync::Arc;
+
+use memtrace_common::process::{Counters, NO_SLOT, ProcessSlot, SLOT_LIVE};
+
+use super::super::toy::{ABSENT, Control, NOT_YET, REFUSED, Toy};
+use super::*;
+
+/// Tables, processes and a tracker of them; and what says what their interpreter does.
+struct World {
+    tables: Tables,
+    processes: Processes,
+    tracker: Tracker,
+    control: Control,
+}
+
+impl World {
+    fn new(state: u64) -> Self {
+        let tables = Tables::in_memory(1);
+        let control = Control::new(state);
+        Self {
+            tracker: Tracker::new(control.loaders(), tables.clone()),
+            processes: Processes::new(),
+            tables,
+            control,
+        }
+    }
+
+    /// A process that is found in `slot`, or that the one in the slot `parent` has forked. It has its
+    /// parent's interpreter, as the kernel side does it.
+    fn add(&mut self, slot: u32, parent: Option<u32>) -> ProcessId {
+        let inherited = parent.map_or(0, |parent| self.in_kernel(parent));
+        self.add_with(slot, parent, inherited)
+    }
+
+    fn add_with(&mut self, slot: u32, parent: Option<u32>, interpreter: u64) -> ProcessId {
+        let now = crate::clock::monotonic_ns();
+        let entry = ProcessSlot {
+            state: SLOT_LIVE,
+            threads: 1,
+            pid: std::process::id(),
+            parent_pid: 1,
+            parent_slot: parent.unwrap_or(NO_SLOT),
+            execs: 0,
+            forked_ns: parent.map_or(0, |_| now),
+            exited_ns: 0,
+            start_boottime_ns: crate::clock::boottime_ns(),
+            interpreter,
+            mappings: 0,
+            comm: [0; 16],
+            counters: Counters::ZERO,
+        };
+        self.tables.processes.set(slot, &entry);
+        let process = self.processes.add(slot, &entry);
+        self.tracker.process_added(slot, process, &self.processes);
+        process
+    }
+
+    fn exec(&mut self, slot: u32, process: ProcessId) {
+        let entry = self.tables.processes.read(slot as usize).unwrap();
+        self.processes.execed(process, &entry);
+        self.tracker.process_execed(slot, process, &self.processes);
+    }
+
+    fn end(&mut self, slot: u32, process: ProcessId) {
+        self.tracker.process_ended(process);
+        self.processes.release(slot);
+    }
+
+    /// Goes on as if it were so much later.
+    fn tick_in(&mut self, later: Duration) {
+        self.tracker
+            .tick(Instant::now() + later, &mut self.processes);
+    }
+
+    /// The process's mappings are found to have changed.
+    fn remap(&mut self, slot: u32, process: ProcessId) {
+        let entry = self.tables.processes.read(slot as usize).unwrap();
+        // What is known of them is dropped, and they are read.
+        self.processes.execed(process, &entry);
+        self.tracker.processes_remapped(&mut self.processes);
+    }
+
+    fn in_kernel(&self, slot: u32) -> u64 {
+        self.tables
+            .processes
+            .read(slot as usize)
+            .unwrap()
+            .interpreter
+    }
+
+    /// Where the interpreter is that the kernel side finds for the process in a slot.
+    fn walked(&self, slot: u32) -> Option<u64> {
+        let handle = Handle::from_raw(self.in_kernel(slot) as u16);
+        handle.kind()?;
+        let layout = self.tables.pythons.read(handle.index() as usize)?;
+        assert!(self.tracker.instance(handle).is_some());
+        Some(layout.runtime)
+    }
+
+    fn why(&self, process: ProcessId) -> Option<String> {
+        self.tracker.seen(process).unwrap().why
+    }
+}
+
+const SOON: Duration = Duration::from_millis(50);
+
+#[test]
+fn a_process_that_is_found_has_its_interpreter() {
+    let mut world = World::new(0x7000);
+    let process = world.add(3, None);
+    assert_eq!(world.walked(3), Some(0x7000));
+    let seen = world.tracker.seen(process).unwrap();
+    assert_eq!((seen.name.as_str(), seen.why), ("Toy 1", None));
+    assert_eq!(
+        world.tracker.next_due(),
+        None,
+        "there is nothing to wait for"
+    );
+}
+
+#[test]
+fn without_loaders_no_process_is_looked_at() {
+    let mut world = World::new(0x7000);
+    world.tracker = Tracker::new(Vec::new(), world.tables.clone());
+    let process = world.add(3, None);
+    world.exec(3, process);
+    world.tracker.processes_remapped(&mut world.processes);
+    assert_eq!(world.walked(3), None);
+    assert_eq!(world.tracker.next_due(), None);
+    assert!(world.tracker.seen(process).is_none());
+}
+
+#[test]
+fn a_child_inherits_its_parents_interpreter() {
+    let mut world = World::new(0x7000);
+    let parent = world.add(3, None);
+    // Looking at the child would not find it.
+    world.control.set(ABSENT);
+    let child = world.add(4, Some(3));
+    assert_eq!(world.walked(4), Some(0x7000));
+    assert_eq!(world.in_kernel(4), world.in_kernel(3));
+    let ids = [parent, child].map(|process| world.tracker.of(process).unwrap().id);
+    assert_eq!(ids[0], ids[1]);
+}
+
+#[test]
+fn a_child_forked_just_before_its_parents_interpreter_was_known_gets_it_too() {
+    let mut world = World::new(0x7000);
+    world.add(3, None);
+    world.add_with(4, Some(3), 0);
+    assert_eq!(world.walked(4), Some(0x7000));
+}
+
+#[test]
+fn an_exec_clears_the_interpreter() {
+    let mut world = World::new(0x7000);
+    let parent = world.add(3, None);
+    let child = world.add(4, Some(3));
+    world.control.set(ABSENT);
+    world.exec(4, child);
+    assert_eq!(world.in_kernel(4), 0);
+    assert!(world.tracker.of(child).is_none() && world.tracker.seen(child).is_none());
+    assert_eq!(world.walked(3), Some(0x7000), "the parent's stays");
+    // The new program starts another one.
+    world.control.set(0x8000);
+    world.tick_in(SOON);
+    assert_eq!(world.walked(4), Some(0x8000));
+    let ids = [parent, child].map(|process| world.tracker.of(process).unwrap().id);
+    assert_ne!(ids[0], ids[1]);
+}
+
+#[test]
+fn an_interpreter_that_initialises_late_is_found_on_a_later_tick() {
+    let mut world = World::new(NOT_YET);
+    let process = world.add(3, None);
+    assert_eq!(world.why(process).unwrap(), "it had not initialised");
+    assert!(world.tracker.next_due().unwrap() <= Instant::now() + FIRST_PAUSE);
+    world.tick_in(SOON);
+    assert_eq!(world.walked(3), None);
+    // It is waited for however long that takes.
+    world.tick_in(10 * PATIENCE);
+    assert!(world.tracker.next_due().is_some());
+    world.control.set(0x7000);
+    world.tick_in(20 * PATIENCE);
+    assert_eq!(world.walked(3), Some(0x7000));
+    assert_eq!(world.why(process), None);
+    assert_eq!(world.tracker.next_due(), None);
+}
+
+#[test]
+fn pauses_grow_up_to_a_bound_while_a_program_starts() {
+    let mut world = World::new(NOT_YET);
+    world.add(3, None);
+    let start = Instant::now();
+    let mut now = start;
+    let mut looks = 0;
+    while now < start + PATIENCE {
+        let due = world.tracker.next_due().unwrap();
+        assert!(due > now && due <= now.max(Instant::now()) + START_PAUSE);
+        now = due;
+        world.tracker.tick(now, &mut world.processes);
+        looks += 1;
+    }
+    let at_most = PATIENCE.as_millis() / START_PAUSE.as_millis() + 10;
+    assert!((20..=at_most).contains(&looks), "{looks} looks");
+    let due = world.tracker.next_due().unwrap();
+    assert!(
+        due >= now + LONG_PAUSE,
+        "after that it is looked for rarely"
+    );
+}
+
+#[test]
+fn a_program_without_an_interpreter_is_given_up_after_a_while() {
+    for state in [ABSENT, REFUSED] {
+        let mut world = World::new(state);
+        let process = world.add(3, None);
+        assert!(world.tracker.next_due().is_some());
+        world.tick_in(SOON);
+        assert!(world.tracker.next_due().is_some());
+        world.tick_in(2 * PATIENCE);
+        assert_eq!(world.tracker.next_due(), None);
+        let why = world.tracker.seen(process).map(|seen| seen.why.unwrap());
+        let expected = (state == REFUSED).then(|| "it is broken".to_owned());
+        assert_eq!(why, expected);
+        // But a library that it loads later is looked at.
+        world.control.set(0x7000);
+        world.remap(3, process);
+        assert_eq!(world.walked(3), Some(0x7000));
+    }
+}
+
+#[test]
+fn a_child_of_a_parent_that_still_starts_is_looked_at_itself() {
+    let mut world = World::new(NOT_YET);
+    let parent = world.add(3, None);
+    let child = world.add(4, Some(3));
+    world.end(3, parent);
+    world.control.set(0x7000);
+    world.tick_in(SOON);
+    assert_eq!(world.walked(4), Some(0x7000));
+    assert!(world.tracker.of(child).is_some());
+}
+
+#[test]
+fn the_report_keeps_the_name_after_the_end() {
+    let mut world = World::new(0x7000);
+    let process = world.add(3, None);
+    world.end(3, process);
+    let seen = world.tracker.seen(process).unwrap();
+    assert_eq!((seen.name.as_str(), seen.why), ("Toy 1", None));
+    assert!(world.tracker.of(process).is_none());
+}
+
+#[test]
+fn a_full_table_refuses_until_a_process_ends() {
+    let mut world = World::new(0x7000);
+    // Strangers, each with an entry of its own. Faster than adding as many processes.
+    for address in 1..u64::from(MAX_INTERPRETERS) {
+        let stranger = Arc::new(Toy { address });
+        let handle = world.tracker.entries.find_or_add(stranger, None).unwrap();
+        world.tracker.entries.add_user(handle);
+    }
+    let last = world.add(3, None);
+    assert_eq!(world.walked(3), Some(0x7000));
+    let child = world.add(4, Some(3));
+    let refused = world.add(5, None);
+    let why = world.why(refused).unwrap();
+    assert_eq!(why, "too many interpreters are traced at once");
+    assert_eq!(world.in_kernel(5), 0);
+    world.end(3, last);
+    world.tick_in(SOON);
+    assert!(
+        world.why(refused).is_some(),
+        "the child still uses the entry"
+    );
+    world.end(4, child);
+    world.control.set(0x8000);
+    world.tick_in(2 * SOON);
+    assert_eq!(world.walked(5), Some(0x8000));
+    assert_eq!(world.why(refused), None);
+}

@@ -1,0 +1,330 @@
+//! What a native function is there for, by its name.
+//!
+//! A function is recognised by its name only in a library that is known to have it; a program's own
+//! `memset` is its own. Names that nobody else may use are recognised everywhere: those of
+//! interpreters' functions ([`interpreter::role`]), of Rust's builtins, and of the C library's
+//! functions for one kind of processor.
+
+use crate::interpreter;
+pub use crate::interpreter::Role;
+use crate::profile::Frame;
+
+/// Writes memory for its caller; with the ending `_chk` or that of a processor also.
+const STRING: &[&str] = &[
+    "bcopy",
+    "bzero",
+    "explicit_bzero",
+    "memccpy",
+    "memcpy",
+    "memfrob",
+    "memmove",
+    "mempcpy",
+    "memset",
+    "rawmemcpy",
+    "stpcpy",
+    "stpncpy",
+    "strcat",
+    "strcpy",
+    "strdup",
+    "strlcat",
+    "strlcpy",
+    "strncat",
+    "strncpy",
+    "strndup",
+    "strxfrm",
+    "swab",
+    "wcpcpy",
+    "wcpncpy",
+    "wcscat",
+    "wcscpy",
+    "wcsdup",
+    "wcslcat",
+    "wcslcpy",
+    "wcsncat",
+    "wcsncpy",
+    "wmemcpy",
+    "wmemmove",
+    "wmempcpy",
+    "wmemset",
+];
+
+/// Allocates, or serves a function that does, in glibc or musl; without leading underscores.
+const ALLOCATOR: &[&str] = &[
+    "aligned_alloc",
+    "alloc_new_heap",
+    "alloc_perturb",
+    "alloc_slot",
+    "arena_get2",
+    "arena_get_retry",
+    "brk",
+    "calloc",
+    "cfree",
+    "detach_arena",
+    "free",
+    "free_perturb",
+    "get_free_list",
+    "get_meta",
+    "get_nominal_size",
+    "grow_heap",
+    "heap_trim",
+    "int_calloc",
+    "int_free",
+    "int_free_chunk",
+    "int_free_create_chunk",
+    "int_free_maybe_consolidate",
+    "int_free_maybe_trim",
+    "int_free_merge_chunk",
+    "int_malloc",
+    "int_memalign",
+    "int_realloc",
+    "malloc",
+    "malloc_consolidate",
+    "malloc_trim",
+    "malloc_usable_size",
+    "mallopt",
+    "memalign",
+    "mid_memalign",
+    "minimal_calloc",
+    "minimal_free",
+    "minimal_malloc",
+    "minimal_realloc",
+    "mremap_chunk",
+    "mtrim",
+    "munmap_chunk",
+    "new_arena",
+    "new_heap",
+    "nontrivial_free",
+    "posix_memalign",
+    "ptmalloc_init",
+    "pvalloc",
+    "realloc",
+    "reallocarray",
+    "reused_arena",
+    "rtld_calloc",
+    "rtld_free",
+    "rtld_malloc",
+    "rtld_realloc",
+    "sbrk",
+    "shrink_heap",
+    "sysmalloc",
+    "sysmalloc_mmap",
+    "sysmalloc_mmap_fallback",
+    "systrim",
+    "tcache_free_init",
+    "tcache_get",
+    "tcache_get_align",
+    "tcache_get_n",
+    "tcache_init",
+    "tcache_key_initialize",
+    "tcache_malloc_init",
+    "tcache_put",
+    "tcache_put_n",
+    "tcache_thread_shutdown",
+    "unlink_chunk",
+    "valloc",
+];
+
+/// A library that a function can be passed over in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Library {
+    /// The C library, or the dynamic linker, which has an allocator and string functions too.
+    C,
+    /// The C++ run time.
+    Cpp,
+    /// Nothing but an allocator.
+    Allocator,
+}
+
+/// What the function of a native frame is there for, by its name and library.
+#[must_use]
+pub fn role(frame: &Frame) -> Role {
+    let library = frame.module.as_deref().and_then(library);
+    let function = &*frame.function;
+    match library {
+        Some(Library::Allocator) => return Role::Allocator,
+        _ if frame.unknown.is_some() => return Role::Other,
+        Some(Library::C) if is_allocator(function) => return Role::Allocator,
+        Some(Library::C) if is_string(function) => return Role::String,
+        Some(Library::C) if is_lock(function) => return Role::Lock,
+        Some(Library::Cpp) if is_operator(function) => return Role::Allocator,
+        _ => {}
+    }
+    if let Some(role) = interpreter::role(function) {
+        role
+    } else if is_compiler_builtin(function) || is_processor_variant(function) {
+        Role::String
+    } else {
+        Role::Other
+    }
+}
+
+/// The library that a module is, by the name of its file.
+fn library(module: &str) -> Option<Library> {
+    let name = module.rsplit('/').next().unwrap_or(module);
+    // `libc.so.6`, `libc-2.31.so` and `libc.musl-x86_64.so.1` are all the library `c`.
+    let is = |library: &str| {
+        name.strip_prefix(library)
+            .is_some_and(|rest| rest.starts_with(['.', '-']) && rest.contains(".so"))
+            || name.strip_prefix(library).is_some_and(|rest| rest == ".so")
+    };
+    if ["libc", "ld", "ld-linux", "ld-musl", "ld64"]
+        .into_iter()
+        .any(is)
+    {
+        return Some(Library::C);
+    }
+    if ["libstdc++", "libc++", "libc++abi"].into_iter().any(is) {
+        return Some(Library::Cpp);
+    }
+    let allocators = [
+        "libjemalloc",
+        "libtcmalloc",
+        "libmimalloc",
+        "libhoard",
+        "libsnmalloc",
+    ];
+    allocators
+        .into_iter()
+        .any(|allocator| name.starts_with(allocator) && name.contains(".so"))
+        .then_some(Library::Allocator)
+}
+
+/// Without the version, the leading underscores and the prefixes that the C library adds.
+fn bare(function: &str) -> &str {
+    let mut bare = function.split('@').next().unwrap_or(function);
+    loop {
+        bare = bare.trim_start_matches('_');
+        let Some(rest) = bare
+            .strip_prefix("libc_")
+            .or_else(|| bare.strip_prefix("GI_"))
+        else {
+            return bare;
+        };
+        bare = rest;
+    }
+}
+
+/// `memcpy`, `__memcpy_chk`, `__memmove_avx_unaligned_erms`.
+fn is_string(function: &str) -> bool {
+    let bare = bare(function);
+    STRING.iter().any(|&name| {
+        bare.strip_prefix(name)
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with('_'))
+    })
+}
+
+/// `malloc`, `_int_malloc`, `__libc_free`, `_int_malloc.part.0`.
+fn is_allocator(function: &str) -> bool {
+    let bare = bare(function).split('.').next().unwrap_or_default();
+    ALLOCATOR.binary_search(&bare).is_ok()
+}
+
+/// `pthread_mutex_lock`, `__lll_lock_wait`, `sem_post@@GLIBC_2.34`.
+fn is_lock(function: &str) -> bool {
+    let bare = bare(function);
+    ["pthread_", "lll_", "sem_", "mtx_", "cnd_"]
+        .iter()
+        .any(|prefix| bare.starts_with(prefix))
+}
+
+/// `operator new(unsigned long)`, `_ZdlPv`.
+fn is_operator(function: &str) -> bool {
+    ["operator new", "operator delete"].iter().any(|operator| {
+        function
+            .strip_prefix(operator)
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with(['(', '[']))
+    }) || ["_Znw", "_Zna", "_Zdl", "_Zda"]
+        .iter()
+        .any(|mangled| function.starts_with(mangled))
+}
+
+/// Rust's own `memcpy` and its relatives, which are linked into the program.
+fn is_compiler_builtin(function: &str) -> bool {
+    function.starts_with("compiler_builtins::mem::")
+}
+
+/// A string function for one kind of processor, such as `__memset_avx2_erms`. The C library
+/// picks it at run time, and no program has one of its own; in a program that is linked statically
+/// it is part of the program's file.
+fn is_processor_variant(function: &str) -> bool {
+    const KINDS: &[&str] = &[
+        "sse", "ssse3", "avx", "evex", "erms", "aarch64", "sve", "mops",
+    ];
+    function.starts_with("__")
+        && is_string(function)
+        && function
+            .split('_')
+            .any(|part| KINDS.iter().any(|kind| part.starts_with(kind)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::profile::{Language, Unknown};
+
+    fn frame(function: &str, module: &str) -> Frame {
+        Frame {
+            function: function.into(),
+            file: None,
+            line: None,
+            module: Some(module.into()),
+            address: 1,
+            language: Language::Native,
+            inlined: false,
+            unknown: None,
+        }
+    }
+
+    const LIBC: &str = "/usr/lib/x86_64-linux-gnu/libc.so.6";
+
+    #[test]
+    fn the_lists_are_sorted() {
+        assert!(ALLOCATOR.is_sorted());
+        assert!(STRING.is_sorted());
+    }
+
+    #[test]
+    fn a_name_means_something_only_in_the_library_that_has_it() {
+        for (function, library, expected) in [
+            ("malloc", LIBC, Role::Allocator),
+            ("strcpy", LIBC, Role::String),
+            ("pthread_mutex_lock", LIBC, Role::Lock),
+            ("sem_post@@GLIBC_2.34", LIBC, Role::Lock),
+            (
+                "operator new(unsigned long)",
+                "/usr/lib/libstdc++.so.6",
+                Role::Allocator,
+            ),
+        ] {
+            assert_eq!(role(&frame(function, library)), expected, "{function}");
+            let own = frame(function, "/srv/program");
+            assert_eq!(role(&own), Role::Other, "{function}");
+        }
+    }
+
+    #[test]
+    fn an_interpreters_functions_are_known_in_any_file() {
+        for (function, expected) in [
+            ("_PyObject_Malloc", Role::Allocator),
+            ("pymalloc_free.isra.0", Role::Allocator),
+            ("PyMem_RawFree", Role::Allocator),
+            ("_PyMem_Realloc@@Base", Role::Allocator),
+            ("PyMem_GetAllocator", Role::Other),
+            ("PyObject_Call", Role::Other),
+        ] {
+            for file in ["/usr/bin/python3.11", "/srv/embeds", LIBC] {
+                assert_eq!(role(&frame(function, file)), expected, "{function}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_function_without_a_name_is_for_what_its_library_is_for() {
+        let unnamed = |module| Frame {
+            unknown: Some(Unknown::NoSymbol),
+            ..frame("x+0x1", module)
+        };
+        assert_eq!(role(&unnamed("/a/libjemalloc.so.2")), Role::Allocator);
+        assert_eq!(role(&unnamed(LIBC)), Role::Other);
+    }
+}
