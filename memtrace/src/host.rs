@@ -3,9 +3,9 @@
 use std::ffi::CStr;
 use std::time::SystemTime;
 
+use crate::foreign::escape;
 use crate::options::{Python, Target, Unwind};
 use crate::profile::Host;
-use crate::report::escape::escape;
 
 /// Copies that the tracepoint backend cannot see.
 const BLIND_SPOTS: [&str; 4] = [

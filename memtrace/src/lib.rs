@@ -8,6 +8,7 @@ pub mod cli;
 pub mod collect;
 pub mod command;
 pub mod distribution;
+pub mod foreign;
 pub mod host;
 pub mod interpreter;
 pub mod options;

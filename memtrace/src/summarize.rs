@@ -10,13 +10,13 @@ use memtrace_common::record::{Cause, Origin};
 use crate::aggregate::{Aggregator, Kind, SiteIndex};
 use crate::cause::Verdict;
 use crate::distribution::Distribution;
+use crate::foreign::escape;
 use crate::process::traced::{ProcessId, Traced};
 use crate::profile::{
     ByCause, ByOrigin, CallSite, CauseName, CommandExit, Frame, Host, Language, Lost, NotCopied,
     OriginName, Process, Profile, SCHEMA, Site, StackPages, Totals, Truncated, Unchanged, Unknown,
     type_rows,
 };
-use crate::report::escape::escape;
 
 /// What the profile says of the run itself.
 pub struct Run {

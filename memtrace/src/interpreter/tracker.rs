@@ -12,12 +12,12 @@ use log::info;
 use memtrace_common::interpreter::{Handle, Kind, MAX_INTERPRETERS};
 
 use super::{Instance, Interpreters, Recognised};
+use crate::foreign::escape;
 use crate::probe::Tables;
 use crate::process::maps::AddressSpace;
 use crate::process::memory::ProcessMemory;
 use crate::process::traced::{ProcessId, Processes, clock_ns};
 use crate::profile::InterpreterSeen;
-use crate::report::escape::escape;
 
 /// How soon a process is looked at again; twice as long each time.
 const FIRST_PAUSE: Duration = Duration::from_millis(2);

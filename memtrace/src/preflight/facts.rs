@@ -7,7 +7,7 @@ use std::os::unix::fs::MetadataExt as _;
 use procfs::process::{Process, Stat, Status};
 use procfs::{FromRead, ProcError};
 
-use crate::report::escape::escape;
+use crate::foreign::escape;
 
 /// Inode numbers of the first user and PID namespace, fixed in the kernel's interface.
 const INITIAL_USER_NAMESPACE: u64 = 0xefff_fffd;

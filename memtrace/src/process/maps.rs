@@ -10,8 +10,8 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader};
 use std::sync::Arc;
 
+use crate::foreign;
 use crate::symbolize::modules::{MappedFile, Module, Modules};
-use crate::symbolize::text;
 
 /// Mappings of any kind that are kept of one process, and beyond them as many executable ones.
 pub const MAX_MAPPINGS: usize = 65_536;
@@ -253,7 +253,7 @@ impl<'line> Line<'line> {
                 };
                 MappingKind::File(modules.see(&file))
             }
-            name => MappingKind::Special(text::shown(name, text::MAX_PATH).into()),
+            name => MappingKind::Special(foreign::shown(name, foreign::MAX_PATH).into()),
         }
     }
 }
@@ -375,7 +375,7 @@ mod tests {
         );
         let long = path_at(&space, 0x2000).unwrap();
         assert!(
-            long.len() <= text::MAX_PATH + 3 && long.ends_with("/end.so"),
+            long.len() <= foreign::MAX_PATH + 3 && long.ends_with("/end.so"),
             "{long}"
         );
     }

@@ -15,7 +15,7 @@ use blazesym::symbolize::source::{Elf, Source};
 use blazesym::symbolize::{self, CodeInfo, Input, Reason, Sym, Symbolized};
 use serde::{Deserialize, Serialize};
 
-use super::text;
+use crate::foreign;
 
 /// Inlined functions that are shown of one address, innermost first.
 const MAX_INLINED: usize = 64;
@@ -96,7 +96,7 @@ impl Engine {
             symbolize::Symbolizer::builder()
                 .enable_code_info(true)
                 .enable_inlined_fns(true)
-                // Demangling here would have no bound; see `text::function`.
+                // Demangling here would have no bound; see `foreign::function_name`.
                 .enable_demangling(false)
                 // Nor are other files looked for: the caller knows which are safe.
                 .set_debug_dirs(Some(<[PathBuf; 0]>::default()))
@@ -150,12 +150,13 @@ fn codes(symbol: &Sym<'_>) -> Vec<Code> {
 
 fn code(function: &str, place: Option<&CodeInfo<'_>>) -> Code {
     Code {
-        function: text::function(if function.is_empty() {
+        function: foreign::function_name(if function.is_empty() {
             "[unnamed]"
         } else {
             function
         }),
-        file: place.map(|place| text::shown_path(place.to_path().as_os_str().as_encoded_bytes())),
+        file: place
+            .map(|place| foreign::shown_path(place.to_path().as_os_str().as_encoded_bytes())),
         line: place.and_then(|place| place.line).filter(|&line| line != 0),
     }
 }

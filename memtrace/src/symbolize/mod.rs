@@ -12,7 +12,6 @@ pub mod helper;
 pub mod merge;
 pub mod modules;
 pub mod native;
-pub mod text;
 
 pub use blame::blame;
 pub use modules::{Module, Modules};

@@ -22,7 +22,7 @@ use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use super::elf::Layout;
-use super::text;
+use crate::foreign;
 
 /// Files that are kept open. A process may usually open 1,024; the others are left to the probes,
 /// which need some for every processor.
@@ -120,7 +120,7 @@ impl Modules {
         let module = if let Some(known) = same {
             Arc::clone(&known.module)
         } else {
-            let path = text::shown_path(mapped.path);
+            let path = foreign::shown_path(mapped.path);
             let module = Arc::new(Module::new(path, &self.open, &self.debug_dir));
             known.push(Known {
                 path: mapped.path.into(),
