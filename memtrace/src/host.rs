@@ -1,7 +1,6 @@
 //! The machine that a trace is made on.
 
 use std::ffi::CStr;
-use std::time::SystemTime;
 
 use crate::foreign::escape;
 use crate::options::{Python, Target, Unwind};
@@ -40,12 +39,6 @@ pub fn describe((unwind, unwind_why): (Unwind, Option<String>), python: Python) 
         .to_owned(),
         blind_spots: BLIND_SPOTS.map(str::to_owned).to_vec(),
     }
-}
-
-/// Now, as RFC 3339 with seconds, in UTC.
-#[must_use]
-pub fn now_rfc3339() -> String {
-    humantime::format_rfc3339_seconds(SystemTime::now()).to_string()
 }
 
 /// The COMMAND of a run, escaped; empty when there is none.

@@ -5,9 +5,11 @@
 pub mod aggregate;
 pub mod cause;
 pub mod cli;
+pub mod clock;
 pub mod collect;
 pub mod command;
 pub mod distribution;
+pub mod elf;
 pub mod foreign;
 pub mod host;
 pub mod interpreter;
@@ -40,7 +42,7 @@ pub fn run(options: &Options) -> Result<()> {
         .enable_all()
         .build()
         .context("cannot start the event loop")?;
-    let started_at = host::now_rfc3339();
+    let started_at = clock::now_rfc3339();
     let traced = runtime.block_on(session::trace(options))?;
     let run = Run {
         host: host::describe(traced.unwind, traced.python),

@@ -13,6 +13,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::aggregate::Aggregator;
+use crate::clock::monotonic_ns;
 use crate::collect::Collector;
 use crate::command::{Held, Running};
 use crate::host;
@@ -20,7 +21,7 @@ use crate::options::{Options, Python, Target, Unwind};
 use crate::preflight;
 use crate::probe::{Probe, Settings, has_loop};
 use crate::process::pidfd::PidFd;
-use crate::process::traced::{ProcessId, clock_ns};
+use crate::process::traced::ProcessId;
 use crate::profile::{CommandExit, Unchanged};
 use crate::progress::Progress;
 
@@ -122,7 +123,7 @@ pub async fn trace(options: &Options) -> Result<Traced> {
     let mut probe = Probe::attach(settings).map_err(|error| preflight::explain(error, options))?;
     let mut session = Session::new(&mut probe, folded)?;
     stay_ahead();
-    let started_ns = clock_ns(libc::CLOCK_MONOTONIC);
+    let started_ns = monotonic_ns();
     let found = probe.trace(&pids)?;
     for pid in &alive {
         ensure!(
@@ -136,7 +137,7 @@ pub async fn trace(options: &Options) -> Result<Traced> {
     announce(&pids, found);
     let command = command.map(Held::release).transpose()?;
     let ending = session.run(&mut probe, options, command, &mut stop).await?;
-    let duration_ns = clock_ns(libc::CLOCK_MONOTONIC) - started_ns;
+    let duration_ns = monotonic_ns() - started_ns;
     // From here on a second Ctrl-C ends memtrace at once.
     stop.restore();
     let unchanged = session.finish(&mut probe);
@@ -297,7 +298,7 @@ impl Session {
                     if has_lost && taken < BATCH && caught_up.elapsed() > RECORDS_LATE {
                         caught_up = Instant::now();
                         let late = RECORDS_LATE.as_nanos() as u64;
-                        let settled = clock_ns(libc::CLOCK_MONOTONIC) - late;
+                        let settled = monotonic_ns() - late;
                         self.folded.catch_up(probe.tables(), settled);
                     }
                     self.folded.look_for_interpreters(probe.tables());

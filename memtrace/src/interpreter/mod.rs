@@ -7,7 +7,6 @@
 //! Files and memory are of the traced process, so nothing in them is trusted: every read has a
 //! bound, and what does not fit is refused with a reason.
 
-mod elf;
 pub mod names;
 pub mod python;
 pub mod tracker;
@@ -17,9 +16,9 @@ use std::fs::File;
 
 use memtrace_common::interpreter::python::Layout;
 
+use crate::elf::Symbols;
 use crate::process::maps::AddressSpace;
 use crate::process::memory::ReadMemory;
-use elf::Elf;
 
 /// Files whose data is kept; when there are more, all is read again.
 const MAX_DATA: usize = 16_384;
@@ -60,7 +59,7 @@ pub struct Instance {
 
 /// Recognises interpreters; keeps what it found in files, by [`Module::id`].
 ///
-/// [`Module::id`]: crate::symbolize::Module::id
+/// [`Module::id`]: crate::process::modules::Module::id
 #[derive(Debug, Default)]
 pub struct Interpreters {
     data: HashMap<u32, Data>,
@@ -70,17 +69,17 @@ pub struct Interpreters {
 #[derive(Debug)]
 enum Data {
     None,
-    Python { data: python::Data, elf: Elf },
+    Python(python::Data),
 }
 
 impl Data {
     /// Asks each loader.
     fn load(file: &File) -> Self {
-        let Some(elf) = Elf::read(file) else {
+        let Some(symbols) = Symbols::read(file) else {
             return Self::None;
         };
-        match python::load(&elf, file) {
-            Some(data) => Self::Python { data, elf },
+        match python::load(&symbols, file) {
+            Some(data) => Self::Python(data),
             None => Self::None,
         }
     }
@@ -108,10 +107,13 @@ impl Interpreters {
                 .data
                 .entry(module.id())
                 .or_insert_with(|| Data::load(file));
-            let Data::Python { data, elf } = data else {
+            let Data::Python(data) = data else {
                 continue;
             };
-            let Some(bias) = elf.bias(mapping.start, mapping.offset) else {
+            let bias = module
+                .layout()
+                .and_then(|layout| layout.bias_of(mapping.start..mapping.end, mapping.offset));
+            let Some(bias) = bias else {
                 continue;
             };
             let place = (module.id(), bias);

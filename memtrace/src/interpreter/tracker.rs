@@ -12,11 +12,12 @@ use log::info;
 use memtrace_common::interpreter::{Handle, Kind, MAX_INTERPRETERS};
 
 use super::{Instance, Interpreters, Recognised};
+use crate::clock::monotonic_ns;
 use crate::foreign::escape;
 use crate::probe::Tables;
 use crate::process::maps::AddressSpace;
 use crate::process::memory::ProcessMemory;
-use crate::process::traced::{ProcessId, Processes, clock_ns};
+use crate::process::traced::{ProcessId, Processes};
 use crate::profile::InterpreterSeen;
 
 /// How soon a process is looked at again; twice as long each time.
@@ -121,8 +122,7 @@ impl Tracker {
         }
         self.states.insert(process, State::None);
         self.look_known(slot, process, processes, to);
-        let age_ns =
-            clock_ns(libc::CLOCK_MONOTONIC).saturating_sub(processes.get(process).started_ns);
+        let age_ns = monotonic_ns().saturating_sub(processes.get(process).started_ns);
         let is_starting = u128::from(age_ns) < PATIENCE.as_nanos();
         let is_half_there = matches!(self.states.get(&process), Some(State::NotYet { .. }));
         if self.may_change(process) && (is_starting || is_half_there) {

@@ -10,8 +10,8 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader};
 use std::sync::Arc;
 
+use super::modules::{MappedFile, Module, Modules};
 use crate::foreign;
-use crate::symbolize::modules::{MappedFile, Module, Modules};
 
 /// Mappings of any kind that are kept of one process, and beyond them as many executable ones.
 pub const MAX_MAPPINGS: usize = 65_536;

@@ -10,7 +10,8 @@ use memtrace_common::process::{Counters, NO_SLOT, ProcessSlot};
 use memtrace_common::record::Origin;
 
 use super::maps::AddressSpace;
-use crate::symbolize::Modules;
+use super::modules::Modules;
+use crate::clock::{boottime_ns, monotonic_ns};
 
 /// Bytes of /proc/PID/cmdline that are kept.
 const MAX_CMDLINE: u64 = 4096;
@@ -109,8 +110,7 @@ impl Processes {
             modules: Modules::default(),
             snapshots: 0,
             remapped: Vec::new(),
-            asleep_ns: clock_ns(libc::CLOCK_BOOTTIME)
-                .saturating_sub(clock_ns(libc::CLOCK_MONOTONIC)),
+            asleep_ns: boottime_ns().saturating_sub(monotonic_ns()),
         }
     }
 
@@ -357,19 +357,6 @@ impl Default for Processes {
     fn default() -> Self {
         Self::new()
     }
-}
-
-/// Now, in nanoseconds of `clock`.
-#[must_use]
-pub fn clock_ns(clock: libc::clockid_t) -> u64 {
-    let mut time = libc::timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
-    // SAFETY: `time` is there to be written; the clocks used exist on every kernel we run on, and
-    // an error would leave 0.
-    unsafe { libc::clock_gettime(clock, &raw mut time) };
-    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
 
 fn until_nul(bytes: &[u8]) -> Vec<u8> {

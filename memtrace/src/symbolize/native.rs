@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use super::engine::{Code, Found, Query};
 use super::helper::{Helper, MAX_ADDRESSES};
-use super::modules::Module;
 use crate::process::maps::{AddressSpace, MappingKind};
+use crate::process::modules::Module;
 use crate::profile::{Frame, Language, Unknown};
 
 /// Functions that are remembered with their addresses (about 100 bytes each); when there are more,

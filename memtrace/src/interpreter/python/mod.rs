@@ -18,10 +18,10 @@ pub mod types;
 use std::fs::File;
 
 use super::Recognised;
-use super::elf::Elf;
+use crate::elf::Symbols;
 use crate::process::memory::ReadMemory;
 
-/// What a file says of `CPython`. Addresses are the file's own; see [`Elf::bias`].
+/// What a file says of `CPython`. Addresses are the file's own; see [`elf`](crate::elf).
 #[derive(Debug)]
 pub(super) enum Data {
     /// It has a runtime.
@@ -56,9 +56,9 @@ const API: [(&str, u32); 4] = [
 ];
 
 /// Recognises a file: `None` when there is no Python in it.
-pub(super) fn load(elf: &Elf, file: &File) -> Option<Data> {
-    let symbol = |name| elf.symbol(file, name);
-    let runtime = symbol("_PyRuntime").or_else(|| elf.section(file, ".PyRuntime"));
+pub(super) fn load(symbols: &Symbols, file: &File) -> Option<Data> {
+    let symbol = |name| symbols.symbol(file, name);
+    let runtime = symbol("_PyRuntime").or_else(|| symbols.section(file, ".PyRuntime"));
     if let Some(runtime) = runtime {
         let known = API.iter().find(|(name, _)| symbol(name).is_some());
         return Some(Data::Runtime(Exports {

@@ -13,7 +13,7 @@ use memtrace_common::interpreter::python::{
 use crate::interpreter::{Instance, Interpreters, Recognised};
 use crate::process::maps::AddressSpace;
 use crate::process::memory::{ProcessMemory, ReadMemory};
-use crate::symbolize::Modules;
+use crate::process::modules::Modules;
 
 /// Waits in `inner`, called by `outer`; and in `waiting`, in a thread of its own.
 const PROGRAM: &str = "
