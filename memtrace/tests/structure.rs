@@ -20,8 +20,8 @@ const GROUND: [(&str, &[&str]); 5] = [
     ("symbolize", &["elf", "foreign", "process", "profile"]),
 ];
 
-/// Imports that close a circle, or lead out of the parts that are on their own, and are still to go.
-/// An entry that is not needed any more fails the test, so the list can only get shorter.
+/// Imports that close a circle, or lead out of the parts that are on their own, and must still go.
+/// An entry that is not needed any more fails a test, so the list can only get shorter.
 const STILL_THERE: [(&str, &str); 1] = [("report", "options")];
 
 /// Which parts each part imports.
@@ -46,7 +46,8 @@ fn what_a_profile_and_its_reports_need_imports_nothing_else() {
     let imports = imports();
     let mut found = BTreeSet::new();
     for part in ON_THEIR_OWN {
-        for to in &imports[part] {
+        // One of them may become a module of another.
+        for to in imports.get(part).into_iter().flatten() {
             if !ON_THEIR_OWN.contains(&to.as_str()) {
                 found.insert((part, to.as_str()));
             }

@@ -6,9 +6,10 @@
 //!
 //! The files belong to whoever runs the traced processes. Nothing is mapped: everything is read by
 //! `pread` into memory of a bounded size, so a file that is truncated meanwhile is a short read and
-//! not a signal. Bounds, each where it is kept: [`MAX_PROGRAMS`], [`MAX_SECTIONS`], [`MAX_NAMES`],
-//! [`MAX_NOTES`], and for symbols [`MAX_DYNAMIC`], [`MAX_CHAIN`]. What is beyond a bound counts as
-//! not there. The contents of a section have the bound that their reader gives.
+//! not a signal. Bounds, each where it is kept: `MAX_PROGRAMS` and `MAX_NOTES` in headers.rs,
+//! `MAX_SECTIONS` and `MAX_NAMES` in sections.rs, `MAX_DYNAMIC` and `MAX_CHAIN` in symbols.rs. What
+//! is beyond a bound counts as not there. The contents of a section have the bound that their
+//! reader gives.
 //!
 //! Files of this machine's byte order are read, of 32 and of 64 bits. Whoever needs 64 bits asks
 //! [`Headers::is_64_bit`].
@@ -25,13 +26,6 @@
 //! ```
 //!
 //! All of it wraps around. [`Layout`] computes it, for one mapping at a time.
-//!
-//! [`MAX_PROGRAMS`]: headers::MAX_PROGRAMS
-//! [`MAX_SECTIONS`]: sections::MAX_SECTIONS
-//! [`MAX_NAMES`]: sections::MAX_NAMES
-//! [`MAX_NOTES`]: headers::MAX_NOTES
-//! [`MAX_DYNAMIC`]: symbols::MAX_DYNAMIC
-//! [`MAX_CHAIN`]: symbols::MAX_CHAIN
 
 mod headers;
 mod layout;

@@ -3,7 +3,7 @@
 //! [`native`] names addresses of the files that [`process`](crate::process) keeps open, through
 //! blazesym in a helper process ([`helper`], [`engine`]), since what is parsed was written by
 //! whoever runs the traced process. [`merge`] puts an interpreter's frames in their place.
-//! [`blame`] picks the frame of a stack that stands for the call site.
+//! [`mod@blame`] chooses the frame of a stack that is its call site.
 
 pub mod blame;
 pub mod engine;

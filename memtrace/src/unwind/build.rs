@@ -225,7 +225,7 @@ fn section(file: &File, sections: &Sections, name: &str) -> Result<Option<Sectio
         Refused(format!("its section {name} {why}"))
     })?;
     let has_bytes = !bytes.is_empty();
-    Ok(has_bytes.then(|| Section {
+    Ok(has_bytes.then_some(Section {
         address: section.address,
         bytes,
     }))
