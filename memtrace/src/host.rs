@@ -2,10 +2,10 @@
 
 use std::ffi::CStr;
 
+use crate::foreign::escape;
 use crate::options::{Python, Target, Unwind};
 use crate::plan::Plan;
 use crate::profile::Host;
-use crate::report::escape::escape;
 
 /// Describes this machine and how copies are seen.
 #[must_use]

@@ -12,7 +12,6 @@
 //! Files and memory belong to the traced process, so nothing in them is trusted: every read has a
 //! bound, and what does not fit is refused with a reason.
 
-mod elf;
 mod entries;
 pub mod names;
 mod python;
@@ -29,10 +28,10 @@ use std::sync::Arc;
 use memtrace_common::interpreter::Kind;
 
 use crate::collect::TakenFunction;
+use crate::elf::Symbols;
 use crate::probe::Tables;
 use crate::process::memory::ReadMemory;
 use crate::profile::{Frame, Language};
-use elf::Elf;
 
 pub use entries::Interpreter;
 
@@ -47,7 +46,7 @@ pub trait Loader: Sync {
     /// What the file says of this interpreter; `None` when it does not have it. Called once for each
     /// file that is mapped executable, most of which have no interpreter: a few short reads should
     /// dismiss them.
-    fn load(&self, elf: &Elf, file: &File) -> Option<Box<dyn Data>>;
+    fn load(&self, symbols: &Symbols, file: &File) -> Option<Box<dyn Data>>;
 
     /// What a native function of this interpreter is there for, by its name; `None` for any other.
     /// It is asked about functions of all programs, whether or not they have the interpreter, so it
@@ -55,7 +54,7 @@ pub trait Loader: Sync {
     fn role(&self, function: &str) -> Option<Role>;
 }
 
-/// What a file says of an interpreter. Addresses in it are the file's own; see [`Elf::bias`].
+/// What a file says of an interpreter. Addresses in it are the file's own; see [`elf`](crate::elf).
 pub trait Data {
     /// What runs in a process that has the file loaded with this bias.
     fn instance(&self, bias: u64, memory: &dyn ReadMemory) -> Recognised;

@@ -3,11 +3,11 @@
 use std::collections::HashMap;
 use std::fs::File;
 
-use super::elf::Elf;
 use super::{Data, Loader, Recognised};
+use crate::elf::Symbols;
 use crate::process::maps::AddressSpace;
 use crate::process::memory::ReadMemory;
-use crate::symbolize::Module;
+use crate::process::modules::Module;
 
 /// Files whose data is kept; when there are more, all of them are read again.
 const MAX_FILES: usize = 16_384;
@@ -19,24 +19,21 @@ const MAX_PLACES: usize = 8;
 /// Recognises interpreters in processes.
 pub struct Recogniser {
     loaders: Vec<&'static dyn Loader>,
-    /// By [`Module::id`](crate::symbolize::Module::id); `None` for a file without an interpreter.
+    /// By [`Module::id`](crate::process::modules::Module::id); `None` for a file without an interpreter.
     files: HashMap<u32, Option<Recognisable>>,
 }
 
-/// A file with an interpreter, or with several.
-struct Recognisable {
-    data: Vec<Box<dyn Data>>,
-    elf: Elf,
-}
+/// What loaders say of a file with an interpreter, or with several.
+type Recognisable = Vec<Box<dyn Data>>;
 
-impl Recognisable {
-    /// Asks each loader.
-    fn load(loaders: &[&'static dyn Loader], file: &File) -> Option<Self> {
-        let elf = Elf::read(file)?;
-        let data = loaders.iter().filter_map(|loader| loader.load(&elf, file));
-        let data: Vec<_> = data.collect();
-        (!data.is_empty()).then_some(Self { data, elf })
-    }
+/// Asks each loader.
+fn load(loaders: &[&'static dyn Loader], file: &File) -> Option<Recognisable> {
+    let symbols = Symbols::read(file)?;
+    let data = loaders
+        .iter()
+        .filter_map(|loader| loader.load(&symbols, file));
+    let data: Vec<_> = data.collect();
+    (!data.is_empty()).then_some(data)
 }
 
 impl Recogniser {
@@ -63,10 +60,12 @@ impl Recogniser {
             let Some(module) = mapping.module().filter(|_| mapping.executable) else {
                 continue;
             };
-            let Some(Recognisable { data, elf }) = self.file(module) else {
+            let Some(data) = self.file(module) else {
                 continue;
             };
-            let Some(bias) = elf.bias(mapping.start, mapping.offset) else {
+            let range = mapping.start..mapping.end;
+            let layout = module.layout();
+            let Some(bias) = layout.and_then(|layout| layout.bias_of(range, mapping.offset)) else {
                 continue;
             };
             let place = (module.id(), bias);
@@ -88,13 +87,14 @@ impl Recogniser {
     }
 
     /// What loaders say of a file; they are asked once.
-    fn file(&mut self, module: &Module) -> Option<&Recognisable> {
+    fn file(&mut self, module: &Module) -> Option<&[Box<dyn Data>]> {
         let file = module.file()?;
         if self.files.len() >= MAX_FILES && !self.files.contains_key(&module.id()) {
             self.files.clear();
         }
-        let load = || Recognisable::load(&self.loaders, file);
-        self.files.entry(module.id()).or_insert_with(load).as_ref()
+        let load = || load(&self.loaders, file);
+        let data = self.files.entry(module.id()).or_insert_with(load);
+        data.as_deref()
     }
 }
 
@@ -113,7 +113,7 @@ mod tests {
     use super::super::toy::{ABSENT, Control, NOT_YET, REFUSED};
     use super::*;
     use crate::process::memory::ProcessMemory;
-    use crate::symbolize::Modules;
+    use crate::process::modules::Modules;
 
     /// What is recognised in this process by loaders of interpreters in these states.
     fn recognised(states: &[u64]) -> String {

@@ -10,9 +10,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use memtrace_common::interpreter::Kind;
 use memtrace_common::interpreter::python::Layout;
 
-use super::elf::Elf;
 use super::{Data, Function, Instance, Loader, NoTypeName, Recognised, Role};
 use crate::collect::TakenFunction;
+use crate::elf::Symbols;
 use crate::probe::Tables;
 use crate::process::memory::ReadMemory;
 use crate::profile::Language;
@@ -74,8 +74,8 @@ impl Loader for ToyLoader {
         Kind::Python
     }
 
-    fn load(&self, elf: &Elf, file: &File) -> Option<Box<dyn Data>> {
-        let symbol = elf.symbol(file, "getpid")?;
+    fn load(&self, symbols: &Symbols, file: &File) -> Option<Box<dyn Data>> {
+        let symbol = symbols.symbol(file, "getpid")?;
         let control = self.0;
         Some(Box::new(ToyData { symbol, control }))
     }

@@ -14,12 +14,12 @@ use super::entries::{Entries, Full};
 use super::recognise::Recogniser;
 use super::{Interpreter, Loader, Recognised};
 use crate::clock;
+use crate::foreign::escape;
 use crate::probe::Tables;
 use crate::process::maps::AddressSpace;
 use crate::process::memory::ProcessMemory;
 use crate::process::processes::{ProcessId, Processes};
 use crate::profile::InterpreterSeen;
-use crate::report::escape::escape;
 
 /// How soon a process is looked at again; twice as long each time.
 const FIRST_PAUSE: Duration = Duration::from_millis(2);

@@ -9,7 +9,7 @@ use aya::sys::{BpfHelper, is_helper_supported};
 use procfs::process::{Process, Stat, Status};
 use procfs::{FromRead, ProcError};
 
-use crate::report::escape::escape;
+use crate::foreign::escape;
 
 /// Inode numbers of the first user and PID namespace, fixed in the kernel's interface.
 const INITIAL_USER_NAMESPACE: u64 = 0xefff_fffd;

@@ -10,8 +10,8 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader};
 use std::sync::Arc;
 
-use crate::symbolize::modules::{MappedFile, Module, Modules};
-use crate::symbolize::text;
+use super::modules::{MappedFile, Module, Modules};
+use crate::foreign;
 
 /// Mappings of any kind that are kept of one process, and beyond them as many executable ones.
 pub const MAX_MAPPINGS: usize = 65_536;
@@ -29,7 +29,7 @@ pub struct AddressSpace {
     mappings: Option<Arc<[Mapping]>>,
 }
 
-/// A range of addresses that is mapped in one way.
+/// A range of addresses of a process, and what is mapped there.
 #[derive(Clone, Debug)]
 pub struct Mapping {
     /// First address.
@@ -55,7 +55,7 @@ pub enum MappingKind {
     Heap,
     /// The main thread's stack.
     Stack,
-    /// Memory of no file, named or not, shared or private.
+    /// Memory without a file, named or not, shared or private.
     Anonymous,
     /// Anything else that the kernel maps; its bracketed name, escaped.
     Special(Arc<str>),
@@ -67,8 +67,8 @@ impl AddressSpace {
     ///
     /// # Errors
     ///
-    /// When the maps cannot be read, and [`io::ErrorKind::NotFound`] when the process has no
-    /// memory any more: it has exited and nobody has waited for it yet.
+    /// When the maps cannot be read, and [`io::ErrorKind::NotFound`] when the process does not have
+    /// memory any more: it has exited, and its parent has not waited for it yet.
     pub fn read(pid: u32, modules: &mut Modules) -> io::Result<Self> {
         let maps = File::open(format!("/proc/{pid}/maps"))?;
         let mappings = collect(BufReader::with_capacity(32 << 10, maps), pid, modules)?;
@@ -146,7 +146,8 @@ impl Mapping {
         }
     }
 
-    /// The bracketed name of a mapping that is of no file; `None` where it has none.
+    /// The path of the mapped file, or the bracketed name of what is mapped; `None` for anonymous
+    /// memory.
     #[must_use]
     pub fn name(&self) -> Option<Arc<str>> {
         match &self.kind {
@@ -253,13 +254,13 @@ impl<'line> Line<'line> {
                 };
                 MappingKind::File(modules.see(&file))
             }
-            name => MappingKind::Special(text::shown(name, text::MAX_PATH).into()),
+            name => MappingKind::Special(foreign::shown(name, foreign::MAX_PATH).into()),
         }
     }
 }
 
-/// Whether a name that is not empty is one which the kernel gives to memory of no file: named by
-/// `prctl`, or shared.
+/// Whether the kernel gives this name, which is not empty, to memory without a file: memory that
+/// is named by `prctl`, or shared.
 fn is_anonymous(name: &[u8]) -> bool {
     let unlinked = name.strip_suffix(DELETED);
     name.starts_with(b"[anon:")
@@ -302,7 +303,7 @@ mod tests {
         space_of(maps.as_bytes())
     }
 
-    /// Of a pid that cannot exist, so that no file is opened.
+    /// The mappings of a pid that cannot exist, so that files are not opened.
     fn space_of(maps: &[u8]) -> AddressSpace {
         let mappings = collect(maps, u32::MAX, &mut Modules::new()).unwrap();
         AddressSpace {
@@ -375,7 +376,7 @@ mod tests {
         );
         let long = path_at(&space, 0x2000).unwrap();
         assert!(
-            long.len() <= text::MAX_PATH + 3 && long.ends_with("/end.so"),
+            long.len() <= foreign::MAX_PATH + 3 && long.ends_with("/end.so"),
             "{long}"
         );
     }

@@ -32,7 +32,7 @@ pub trait ReadMemory {
         let mut text = Vec::new();
         while text.len() < most {
             let at = address.checked_add(text.len() as u64)?;
-            // Not across a multiple of the piece: what is behind may not be there.
+            // Pieces do not cross a multiple of their size: what is behind it may not be there.
             let piece = (PIECE - at as usize % PIECE).min(most - text.len());
             let start = text.len();
             text.resize(start + piece, 0);
@@ -50,14 +50,14 @@ pub trait ReadMemory {
 
 /// A live process.
 ///
-/// Read through /proc/PID/mem and not by `process_vm_readv`, which pins pages: since Linux 5.19 a
-/// page that is shared since a fork is copied for the process when it is pinned, so looking at it
-/// would be what it looks for. A page that is not there yet may be brought in, as if the process had
-/// read it; nothing is written, and the process is not stopped.
+/// It is read through /proc/PID/mem and not by `process_vm_readv`, which pins pages: since Linux
+/// 5.19 a page that is shared since a fork is copied for the process when it is pinned, so looking
+/// would cause what is looked for. A page that is not there yet may be brought in, as if the
+/// process had read it; nothing is written, and the process is not stopped.
 #[derive(Debug)]
 pub struct ProcessMemory {
     pid: u32,
-    /// `None` when it cannot be opened: the process has gone.
+    /// `None` when it could not be opened: the process has gone.
     file: OnceCell<Option<File>>,
 }
 
@@ -86,7 +86,7 @@ impl ReadMemory for ProcessMemory {
 
 /// Memory of a process that may have ended: read from the first of its relatives that has it.
 ///
-/// A relative may have written since the fork, so what is read must be checked by who reads it.
+/// A relative may have written since the fork, so whoever reads must check what comes.
 #[derive(Debug)]
 pub struct RelativesMemory {
     relatives: Vec<ProcessMemory>,

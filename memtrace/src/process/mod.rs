@@ -1,6 +1,8 @@
-//! The processes that are traced, as /proc shows them.
+//! The processes that are traced, as /proc shows them: who they are ([`traced`], [`pidfd`]), what
+//! is mapped where ([`maps`]), from which files ([`modules`]), and their memory ([`memory`]).
 
 pub mod maps;
 pub mod memory;
+pub mod modules;
 pub mod pidfd;
 pub mod processes;

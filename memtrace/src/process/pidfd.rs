@@ -1,4 +1,4 @@
-//! A process, known by more than its pid, which may be given to another.
+//! A process, known by more than its pid, which the kernel may give to another one.
 
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd as _, OwnedFd, RawFd};
@@ -18,13 +18,13 @@ impl PidFd {
     /// # Errors
     /// When there is none.
     pub fn open(pid: u32) -> Result<Self> {
-        // SAFETY: no pointers are passed.
+        // SAFETY: the call is given numbers and touches no memory.
         let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
         if fd < 0 {
             return Err(io::Error::last_os_error())
                 .with_context(|| format!("cannot watch process {pid}"));
         }
-        // SAFETY: just made, and nobody else has it.
+        // SAFETY: the call has just made this descriptor, so nothing else owns it.
         let fd = unsafe { OwnedFd::from_raw_fd(fd as RawFd) };
         Ok(Self { pid, fd })
     }
@@ -43,7 +43,7 @@ impl PidFd {
             events: libc::POLLIN,
             revents: 0,
         };
-        // SAFETY: one entry, as said.
+        // SAFETY: `poll` is one entry, as the count says, and may be written for the whole call.
         unsafe { libc::poll(&raw mut poll, 1, 0) > 0 }
     }
 }

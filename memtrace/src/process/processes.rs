@@ -10,8 +10,8 @@ use memtrace_common::process::{Counters, NO_SLOT, ProcessSlot};
 use memtrace_common::record::Origin;
 
 use super::maps::AddressSpace;
+use super::modules::Modules;
 use crate::clock;
-use crate::symbolize::Modules;
 
 /// Bytes of /proc/PID/cmdline that are kept.
 const MAX_CMDLINE: u64 = 4096;

@@ -7,7 +7,7 @@ use serde::Serialize as _;
 use serde_json::ser::{Formatter, PrettyFormatter, Serializer};
 
 use super::Report;
-use super::escape::acts;
+use crate::foreign::acts_or_hides;
 use crate::profile::Profile;
 
 /// Writes the profile as JSON.
@@ -109,7 +109,7 @@ impl Formatter for Lines {
         }
         // To a reader of JSON this is the same text; to a terminal it is harmless.
         for c in fragment.chars() {
-            if acts(c) {
+            if acts_or_hides(c) {
                 for unit in c.encode_utf16(&mut [0; 2]) {
                     write!(out, "\\u{unit:04x}")?;
                 }
@@ -544,7 +544,7 @@ mod tests {
     #[test]
     fn nothing_that_a_terminal_acts_on_is_in_the_text() {
         let text = written(&sample());
-        assert!(!text.contains(|c| acts(c) && c != '\n'));
+        assert!(!text.contains(|c| acts_or_hides(c) && c != '\n'));
         assert!(text.contains(r"evil\u001b[2J\u202eeman\nfunction"));
     }
 

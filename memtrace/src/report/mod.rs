@@ -1,7 +1,7 @@
 //! Reports: one file per format, and how they reach files and standard output.
 //!
 //! [`render`] writes what was asked for. Before it, [`sums::check`] tells whether the profile adds
-//! up. Everything foreign goes through [`escape`](escape::escape) on its way to a terminal.
+//! up. Everything foreign goes through [`escape`](crate::foreign::escape) on its way to a terminal.
 
 use std::io::{self, Write};
 
@@ -10,7 +10,6 @@ use anyhow::Context as _;
 use crate::options::{Format, Options, TextOptions};
 use crate::profile::Profile;
 
-pub mod escape;
 pub mod file;
 pub mod json;
 #[cfg(test)]

@@ -4,9 +4,9 @@ use memtrace_common::process::Counters;
 
 use super::sites::{Missing, cause_name};
 use super::{Gathered, Moment, Progress, Run};
+use crate::foreign::escape;
 use crate::process::processes::{ProcessFacts, ProcessId};
 use crate::profile::{ByCause, ByOrigin, CauseName, Lost, NotCopied, Process, Totals, Unchanged};
-use crate::report::escape::escape;
 
 /// A row for each process, by first appearance.
 pub fn processes(

@@ -3,8 +3,8 @@
 //! This code reads files that whoever runs the traced process has written, with parsers that are
 //! not made to withstand that: measured against blazesym 0.2.7, crafted DWARF can make it panic
 //! (a line row of a file that does not exist), overflow the stack (deeply nested inlined calls),
-//! take memory without bound (many functions sharing one long list of ranges), or raise SIGBUS (a
-//! file that is truncated while it is mapped). None of these can be caught in a process, so the
+//! allocate memory without bound (many functions sharing one long list of ranges), or raise SIGBUS
+//! (a file that is truncated while it is mapped). None of these can be caught in a process, so the
 //! engine runs in one of its own: see [`helper`](super::helper).
 
 use std::fs;
@@ -15,9 +15,9 @@ use blazesym::symbolize::source::{Elf, Source};
 use blazesym::symbolize::{self, CodeInfo, Input, Reason, Sym, Symbolized};
 use serde::{Deserialize, Serialize};
 
-use super::text;
+use crate::foreign;
 
-/// Inlined functions that are shown of one address, innermost first.
+/// Inlined functions that are shown at one address, innermost first.
 const MAX_INLINED: usize = 64;
 
 /// Bytes of names in one reply; addresses after that are answered as damaged.
@@ -45,16 +45,16 @@ pub type Reply = Result<Vec<Found>, String>;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Found {
     /// Functions, innermost first; all but the last are inlined into the next.
-    Code(Vec<Code>),
+    Functions(Vec<NamedFunction>),
     /// No symbol covers the address.
     NoSymbol,
     /// What describes the address could not be read.
     Damaged,
 }
 
-/// One function at an address.
+/// A function at an address, and where in its source the address is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Code {
+pub struct NamedFunction {
     /// Demangled and escaped.
     pub function: String,
     /// Source file, escaped.
@@ -74,8 +74,8 @@ pub struct Engine {
 impl Engine {
     /// Looks up every address of a query.
     pub fn answer(&mut self, query: &Query) -> Reply {
-        // After a panic the symbolizer is dropped, so a state that it left half-changed is not
-        // seen by anyone.
+        // After a panic the symbolizer is dropped, so a state that it left half-changed is never
+        // seen.
         if self.symbolizer.is_none() {
             self.empty = anonymous_memory().unwrap_or_default();
         }
@@ -96,9 +96,9 @@ impl Engine {
             symbolize::Symbolizer::builder()
                 .enable_code_info(true)
                 .enable_inlined_fns(true)
-                // Demangling here would have no bound; see `text::function`.
+                // Demangling here would have no bound; see `foreign::function_name`.
                 .enable_demangling(false)
-                // Nor are other files looked for: the caller knows which are safe.
+                // Other files are not looked for: the caller knows which are safe.
                 .set_debug_dirs(Some(<[PathBuf; 0]>::default()))
                 .build()
         });
@@ -126,41 +126,42 @@ fn found(symbol: &Symbolized<'_>, room: &mut usize) -> Found {
     if symbol.name.is_empty() {
         return Found::Damaged;
     }
-    let codes = codes(symbol);
-    let size = codes
+    let functions = functions(symbol);
+    let size = functions
         .iter()
-        .map(|code| code.function.len() + code.file.as_ref().map_or(0, String::len));
+        .map(|each| each.function.len() + each.file.as_ref().map_or(0, String::len));
     match room.checked_sub(size.sum()) {
         Some(left) => *room = left,
         None => return Found::Damaged,
     }
-    Found::Code(codes)
+    Found::Functions(functions)
 }
 
 /// blazesym lists inlined functions from the outside in, each with the place in it that the
 /// address belongs to; here they go from the inside out.
-fn codes(symbol: &Sym<'_>) -> Vec<Code> {
+fn functions(symbol: &Sym<'_>) -> Vec<NamedFunction> {
     let inlined = symbol.inlined.iter().rev().take(MAX_INLINED);
-    let mut codes: Vec<_> = inlined
-        .map(|call| code(&call.name, call.code_info.as_ref()))
+    let mut functions: Vec<_> = inlined
+        .map(|call| named(&call.name, call.code_info.as_ref()))
         .collect();
-    codes.push(code(&symbol.name, symbol.code_info.as_deref()));
-    codes
+    functions.push(named(&symbol.name, symbol.code_info.as_deref()));
+    functions
 }
 
-fn code(function: &str, place: Option<&CodeInfo<'_>>) -> Code {
-    Code {
-        function: text::function(if function.is_empty() {
+fn named(function: &str, place: Option<&CodeInfo<'_>>) -> NamedFunction {
+    NamedFunction {
+        function: foreign::function_name(if function.is_empty() {
             "[unnamed]"
         } else {
             function
         }),
-        file: place.map(|place| text::shown_path(place.to_path().as_os_str().as_encoded_bytes())),
+        file: place
+            .map(|place| foreign::shown_path(place.to_path().as_os_str().as_encoded_bytes())),
         line: place.and_then(|place| place.line).filter(|&line| line != 0),
     }
 }
 
-/// Resident memory of this process that is of no file, in bytes.
+/// Resident memory of this process that does not belong to a file, in bytes.
 fn anonymous_memory() -> Option<u64> {
     let statm = fs::read_to_string("/proc/self/statm").ok()?;
     let mut pages = statm

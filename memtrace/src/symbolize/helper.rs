@@ -5,13 +5,13 @@
 //! runs in a child process: this program again, with [`ARGUMENT`], answering queries on its
 //! standard input, which is a socket. Bounds:
 //!
-//! - memory: [`MAX_DATA`] bytes of it that is of no file (`RLIMIT_DATA`); mapped files are
-//!   reclaimable and count to nobody's cost;
+//! - memory: [`MAX_DATA`] bytes that do not belong to a file (`RLIMIT_DATA`); pages of mapped files
+//!   can be reclaimed, so they cost nobody anything;
 //! - time: [`PATIENCE`] for one query of at most [`MAX_ADDRESSES`] addresses;
 //! - a reply is at most [`MAX_MESSAGE`] bytes.
 //!
 //! A helper that oversteps is killed, the query is answered as [`Lost`], and the next one starts
-//! another helper. After [`MAX_LOST`] of them no more is asked, so the whole trace waits
+//! another helper. After [`MAX_LOST`] of them nothing more is asked, so the whole trace waits for
 //! `PATIENCE * MAX_LOST` at most.
 
 use std::io::{self, Read, Write};
@@ -58,20 +58,21 @@ pub struct Helper {
 enum Place {
     Process {
         start: Box<dyn FnMut() -> Command + Send>,
-        running: Option<Running>,
+        running: Option<HelperProcess>,
     },
     Thread {
-        running: Option<Thread>,
+        running: Option<HelperThread>,
     },
 }
 
-/// A helper process and the socket to it.
-struct Running {
+/// A process that answers, and the socket to it.
+struct HelperProcess {
     child: Child,
     socket: UnixStream,
 }
 
-struct Thread {
+/// A thread that answers, and the channels to it.
+struct HelperThread {
     queries: mpsc::Sender<Query>,
     replies: mpsc::Receiver<Reply>,
 }
@@ -111,7 +112,7 @@ impl Helper {
     ///
     /// # Errors
     ///
-    /// When there is no reply in time; see the module.
+    /// When a reply does not come in time; see the module.
     pub fn ask(&mut self, query: &Query) -> Result<Reply, Lost> {
         if self.lost >= MAX_LOST {
             return Err(Lost);
@@ -135,23 +136,23 @@ impl Helper {
 
 fn ask_process(
     start: &mut dyn FnMut() -> Command,
-    running: &mut Option<Running>,
+    running: &mut Option<HelperProcess>,
     query: &Query,
 ) -> io::Result<Reply> {
     let mut helper = match running.take() {
         Some(helper) => helper,
-        None => Running::start(start())?,
+        None => HelperProcess::start(start())?,
     };
-    // On an error it is dropped and so ended.
+    // On an error the helper is dropped, and so ended.
     let reply = helper.ask(query)?;
     *running = Some(helper);
     Ok(reply)
 }
 
-fn ask_thread(running: &mut Option<Thread>, query: &Query) -> io::Result<Reply> {
+fn ask_thread(running: &mut Option<HelperThread>, query: &Query) -> io::Result<Reply> {
     let thread = match running.take() {
         Some(thread) => thread,
-        None => Thread::start()?,
+        None => HelperThread::start()?,
     };
     thread
         .queries
@@ -165,7 +166,7 @@ fn ask_thread(running: &mut Option<Thread>, query: &Query) -> io::Result<Reply> 
     Ok(reply)
 }
 
-impl Running {
+impl HelperProcess {
     fn start(mut command: Command) -> io::Result<Self> {
         let (socket, theirs) = UnixStream::pair()?;
         let child = command
@@ -173,7 +174,7 @@ impl Running {
             .stdin(Stdio::from(std::os::fd::OwnedFd::from(theirs)))
             .stdout(Stdio::null())
             .stderr(Stdio::null())
-            // A Ctrl-C on the terminal is for memtrace, which still has stacks to name then.
+            // A Ctrl-C on the terminal is meant for memtrace, which still has stacks to name then.
             .process_group(0)
             .spawn()?;
         Ok(Self { child, socket })
@@ -191,15 +192,15 @@ impl Running {
     }
 }
 
-impl Drop for Running {
+impl Drop for HelperProcess {
     fn drop(&mut self) {
-        // Fails only when it has already ended.
+        // This fails only when the helper has already ended.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-impl Thread {
+impl HelperThread {
     fn start() -> io::Result<Self> {
         let (queries, asked) = mpsc::channel::<Query>();
         let (answered, replies) = mpsc::channel();
@@ -252,12 +253,12 @@ pub fn serve() -> ExitCode {
 
 fn try_serve() -> io::Result<()> {
     limit(libc::RLIMIT_DATA, MAX_DATA)?;
-    // What it parses may be secret, and is not to be left in a file.
+    // What it parses may be secret, and must not be left in a file.
     limit(libc::RLIMIT_CORE, 0)?;
     let mut socket = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
     let mut engine = Engine::default();
     while let Some(query) = receive::<Query>(&mut socket)? {
-        // Who asked gives up then, and ends this process, unless it was itself ended.
+        // Whoever asked gives up before that and ends this process, unless it was itself ended.
         alarm(2 * PATIENCE);
         send(&mut socket, &engine.answer(&query))?;
         alarm(Duration::ZERO);

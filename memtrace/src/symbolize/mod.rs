@@ -1,23 +1,19 @@
 //! From addresses to functions.
 //!
-//! [`modules`] keeps the mapped files open, so that addresses can still be named when the process
-//! is gone or the file deleted. [`native`] names them, through blazesym in a helper process
-//! ([`helper`], [`engine`]), since what is parsed was written by whoever runs the traced process.
+//! [`native`] names addresses of the files that [`process`](crate::process) keeps open, through
+//! blazesym in a helper process ([`helper`], [`engine`]), since what is parsed was written by
+//! whoever runs the traced process.
 //! [`merge`] puts the frames of an interpreter among the native ones, [`role`] says what a native
 //! function is there for, and [`blame`] picks the frame of a stack that is the call site.
 
 pub mod blame;
-mod elf;
 pub mod engine;
 pub mod helper;
 pub mod merge;
-pub mod modules;
 pub mod native;
 pub mod role;
-pub mod text;
 
 pub use blame::blame;
-pub use modules::{Module, Modules};
 pub use native::Symbolizer;
 
 #[cfg(test)]

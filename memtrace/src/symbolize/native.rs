@@ -6,17 +6,17 @@ use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::engine::{Code, Found, Query};
+use super::engine::{Found, NamedFunction, Query};
 use super::helper::{Helper, MAX_ADDRESSES};
-use super::modules::Module;
 use crate::process::maps::{AddressSpace, MappingKind};
+use crate::process::modules::Module;
 use crate::profile::{Frame, Language, Unknown};
 
-/// Functions that are remembered with their addresses (about 100 bytes each); when there are more,
-/// all are forgotten and looked up again when they are needed.
+/// Functions that are remembered with their addresses (about 100 bytes each). When there are more,
+/// all are forgotten, and looked up again when they are needed.
 const MAX_REMEMBERED: usize = 65_536;
 
-/// Bytes of distinct names that are remembered; likewise.
+/// Bytes of distinct names that are remembered; beyond that, too, everything is forgotten.
 const MAX_NAMES: usize = 8 << 20;
 
 /// Names addresses, each address of a file once.
@@ -54,12 +54,12 @@ impl Function {
     }
 }
 
-/// Where an address lies.
+/// Where an address of a stack lies.
 struct Spot {
     module: Option<Arc<Module>>,
     /// What [`Frame::module`] shows.
     shown: Option<Arc<str>>,
-    /// Of the address in the mapped file, or in a mapping that is of none.
+    /// Offset of the address in the mapped file; without a file, in the mapping.
     offset: u64,
     /// Whether to look at the byte before: it is a return address.
     caller: bool,
@@ -179,8 +179,8 @@ impl Symbolizer {
 
     /// Looks up the addresses of many stacks at once, so that [`symbolize`](Self::symbolize) has
     /// them all at hand. Ten thousand addresses that are asked for together, and therefore in the
-    /// order of the file, take a third to a tenth of the time that they take one stack after the
-    /// other. What would be too much to remember is left for later.
+    /// order of the file, need a third to a tenth of the time that they need stack by stack. What
+    /// would be too much to remember is left for later.
     pub fn prepare<'stack>(
         &mut self,
         stacks: impl IntoIterator<Item = (&'stack AddressSpace, &'stack [u64])>,
@@ -276,10 +276,10 @@ impl Symbolizer {
             let asked = std::mem::take(&mut left);
             for (spot, answer) in asked.iter().zip(answers) {
                 match answer {
-                    Found::Code(codes) if !codes.is_empty() => {
-                        self.remember(module, spot.0, Ok(codes));
+                    Found::Functions(named) if !named.is_empty() => {
+                        self.remember(module, spot.0, Ok(named));
                     }
-                    Found::Code(_) | Found::Damaged => {
+                    Found::Functions(_) | Found::Damaged => {
                         damaged = true;
                         left.push(*spot);
                     }
@@ -297,18 +297,23 @@ impl Symbolizer {
         }
     }
 
-    fn remember(&mut self, module: &Module, offset: u64, found: Result<Vec<Code>, Unknown>) {
+    fn remember(
+        &mut self,
+        module: &Module,
+        offset: u64,
+        found: Result<Vec<NamedFunction>, Unknown>,
+    ) {
         let functions: Arc<[Function]> = match found {
             Err(why) => [Function::unknown(why)].into(),
-            Ok(codes) => {
-                let last = codes.len() - 1;
-                codes
+            Ok(named) => {
+                let last = named.len() - 1;
+                named
                     .into_iter()
                     .enumerate()
-                    .map(|(depth, code)| Function {
-                        name: Some(self.name(code.function)),
-                        file: code.file.map(|file| self.name(file)),
-                        line: code.line,
+                    .map(|(depth, named)| Function {
+                        name: Some(self.name(named.function)),
+                        file: named.file.map(|file| self.name(file)),
+                        line: named.line,
                         inlined: depth < last,
                         unknown: None,
                     })
@@ -351,14 +356,14 @@ impl Default for Symbolizer {
 }
 
 /// A file to look in, and whether for DWARF.
-struct Source<'module> {
+struct SymbolSource<'module> {
     file: &'module File,
     debug_info: bool,
 }
 
-impl Source<'_> {
+impl SymbolSource<'_> {
     fn query(&self, addresses: Vec<u64>) -> Query {
-        // Through this process, for the helper has other descriptors.
+        // By way of this process, because the helper has other descriptors.
         let path = format!("/proc/{}/fd/{}", std::process::id(), self.file.as_raw_fd());
         Query {
             path: PathBuf::from(path),
@@ -373,12 +378,12 @@ impl Source<'_> {
 ///
 /// A file that names another one to complete its DWARF is only followed there when it is a
 /// separate debug file, which the administrator installed.
-fn sources(module: &Module) -> impl Iterator<Item = Source<'_>> {
+fn sources(module: &Module) -> impl Iterator<Item = SymbolSource<'_>> {
     let own = module
         .layout()
         .is_some_and(|layout| layout.has_debug_info && !layout.has_debug_link);
     let separate = if own { None } else { module.debug_file() };
-    let of = |file, debug_info| Source { file, debug_info };
+    let of = |file, debug_info| SymbolSource { file, debug_info };
     [
         module.file().filter(|_| own).map(|file| of(file, true)),
         separate.map(|file| of(file, true)),

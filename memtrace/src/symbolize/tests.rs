@@ -8,10 +8,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 
+use super::Symbolizer;
 use super::engine::{Query, Reply};
 use super::helper::{self, Helper, Lost};
-use super::{Modules, Symbolizer};
 use crate::process::maps::AddressSpace;
+use crate::process::modules::Modules;
 use crate::profile::{Frame, Unknown};
 
 /// A symbolizer that parses in a process of its own, as memtrace does. The process is this test
@@ -50,7 +51,7 @@ fn names(frames: &[Frame]) -> Vec<&str> {
 }
 
 /// Says that a test did not run, past the capture that hides what passing tests print.
-pub(super) fn skipped(why: &str) {
+fn skipped(why: &str) {
     let _ = writeln!(std::io::stderr(), "SKIPPED: {why}");
 }
 

@@ -2,7 +2,8 @@
 //! more than a register and an offset. Nothing else in user space names a register.
 
 use gimli::{Encoding, EndianSlice, Expression, Format, LittleEndian, Operation, Register};
-use object::elf;
+
+use crate::elf::EM_X86_64;
 
 /// Bytes of foreign files, in the only order that this reads.
 pub type Bytes<'data> = EndianSlice<'data, LittleEndian>;
@@ -29,7 +30,7 @@ pub struct Architecture {
 
 /// x86-64, by the numbers of its psABI.
 pub const X86_64: Architecture = Architecture {
-    machine: elf::EM_X86_64,
+    machine: EM_X86_64,
     stack_pointer: Register(7),
     frame_pointer: Register(6),
     other: Register(3),

@@ -6,7 +6,6 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::hash::Hash;
-use std::io::Read as _;
 use std::time::{Duration, Instant};
 
 use gimli::{
@@ -18,12 +17,11 @@ use memtrace_common::unwind::{
     FP_SAME, MAX_ROWS, MAX_RULES, OTHER_SAME, RULE_BASE_FP, RULE_BASE_OTHER, RULE_DEREF,
     RULE_FP_FROM_FP, RULE_FP_LOST, RULE_FP_SAVED, RULE_OTHER_SAME, RULE_OTHER_SAVED, Row, Rule,
 };
-use object::read::elf::{FileHeader as _, ProgramHeader as _};
-use object::{Object as _, ObjectSection as _, ReadCache, ReadRef as _, elf};
 use sha2::{Digest as _, Sha256};
 
 use super::arch::{Architecture, Bytes, CfaExpression};
 use super::table::{Refused, Source, Table};
+use crate::elf::{Headers, PT_GNU_EH_FRAME, PT_LOAD, Sections, Unreadable};
 
 /// Bytes of a section; the largest libraries that are known have a sixth of this.
 const MAX_SECTION: u64 = 128 << 20;
@@ -68,53 +66,45 @@ impl Input {
     /// # Errors
     /// When it is no ELF file of an architecture that is known, or cannot be read, in words.
     pub fn read(file: &File, debug_file: Option<&File>) -> Result<Self, Refused> {
-        let cache = ReadCache::new(file);
-        let elf = Elf::parse(&cache)
-            .map_err(|_| Refused("it is not an ELF file of 64 bits that can be read".to_owned()))?;
-        let endian = object::LittleEndian;
-        let machine = elf.elf_header().e_machine(endian);
+        let headers = Headers::read(file)
+            .filter(Headers::is_64_bit)
+            .ok_or_else(|| {
+                Refused("it is not an ELF file of 64 bits that can be read".to_owned())
+            })?;
+        let machine = headers.machine();
         let architecture = Architecture::of(machine).ok_or_else(|| {
             Refused(format!(
                 "memtrace cannot unwind code of the ELF machine {machine}"
             ))
         })?;
-        let length = (&cache).len().unwrap_or(0);
-        let mut code = Vec::new();
-        let mut header = None;
-        for segment in elf.elf_program_headers() {
-            let start = segment.p_vaddr(endian);
-            let size = segment.p_memsz(endian);
-            match segment.p_type(endian) {
-                elf::PT_LOAD if segment.p_flags(endian) & elf::PF_X != 0 => {
-                    if let Some(end) = start.checked_add(size)
-                        && code.len() < MAX_SEGMENTS
-                    {
-                        code.push((start, end));
-                    }
-                }
-                elf::PT_GNU_EH_FRAME => header = Some(start),
-                _ => {}
-            }
-        }
-        let address = |name| {
-            elf.section_by_name(name)
-                .map_or(0, |section| section.address())
-        };
+        let sections = Sections::read(file, &headers)
+            .ok_or_else(|| Refused("its section headers cannot be read".to_owned()))?;
+        let code = headers
+            .programs_of(PT_LOAD)
+            .filter(|segment| segment.executable)
+            .filter_map(|segment| {
+                let end = segment.address.checked_add(segment.memory_size)?;
+                Some((segment.address, end))
+            })
+            .take(MAX_SEGMENTS)
+            .collect();
+        let header = headers.programs_of(PT_GNU_EH_FRAME).last();
+        let address = |name| sections.find(name).map_or(0, |section| section.address);
         let (text, got) = (address(".text"), address(".got"));
-        let eh_frame = section(&elf, ".eh_frame", length)?;
-        let mut debug_frame = section(&elf, ".debug_frame", length)?;
+        let eh_frame = section(file, &sections, ".eh_frame")?;
+        let mut debug_frame = section(file, &sections, ".debug_frame")?;
         if let (None, None, Some(debug_file)) = (&eh_frame, &debug_frame, debug_file) {
             debug_frame = of_debug_file(debug_file);
         }
         Ok(Self {
             architecture,
-            build_id: elf.build_id().ok().flatten().map(<[u8]>::to_vec),
+            build_id: headers.build_id(file),
             code,
             bases: BaseAddresses::default()
                 .set_text(text)
                 .set_got(got)
                 .set_eh_frame(eh_frame.as_ref().map_or(0, |section| section.address))
-                .set_eh_frame_hdr(header.unwrap_or(0)),
+                .set_eh_frame_hdr(header.map_or(0, |header| header.address)),
             eh_frame,
             debug_frame,
             text,
@@ -219,53 +209,32 @@ impl Input {
     }
 }
 
-type Elf<'data, R> = object::read::elf::ElfFile64<'data, object::LittleEndian, R>;
-
-/// A section's bytes, with its address; `None` where there is none.
-fn section<'data, R: object::ReadRef<'data>>(
-    elf: &Elf<'data, R>,
-    name: &str,
-    length: u64,
-) -> Result<Option<Section>, Refused> {
-    let Some(section) = elf.section_by_name(name) else {
+/// A section's bytes, with its address; `None` where there is none, or without contents, as in
+/// debug files.
+fn section(file: &File, sections: &Sections, name: &str) -> Result<Option<Section>, Refused> {
+    let old = name.replacen('.', ".z", 1);
+    let Some(section) = sections.find(name).or_else(|| sections.find(&old)) else {
         return Ok(None);
     };
-    let unreadable = || Refused(format!("its section {name} cannot be read"));
-    let data = section.compressed_file_range().map_err(|_| unreadable())?;
-    let (stored, size) = (data.compressed_size, data.uncompressed_size);
-    if stored > length || size > MAX_SECTION || stored > MAX_SECTION {
-        return Err(Refused(format!("its section {name} is too large")));
-    }
-    let stored = section.compressed_data().map_err(|_| unreadable())?;
-    let bytes = match stored.format {
-        object::CompressionFormat::None => stored.data.to_vec(),
-        object::CompressionFormat::Zlib => {
-            let mut bytes = Vec::new();
-            flate2::read::ZlibDecoder::new(stored.data)
-                .take(size)
-                .read_to_end(&mut bytes)
-                .map_err(|_| unreadable())?;
-            bytes
-        }
-        _ => {
-            return Err(Refused(format!(
-                "its section {name} is compressed in an unknown way"
-            )));
-        }
-    };
-    // Debug files have the sections of their program, without contents.
+    let bytes = section.contents(file, MAX_SECTION).map_err(|why| {
+        let why = match why {
+            Unreadable::Damaged => "cannot be read",
+            Unreadable::TooLarge => "is too large",
+            Unreadable::Compression => "is compressed in an unknown way",
+        };
+        Refused(format!("its section {name} {why}"))
+    })?;
     let has_bytes = !bytes.is_empty();
-    Ok(has_bytes.then(|| Section {
-        address: section.address(),
+    Ok(has_bytes.then_some(Section {
+        address: section.address,
         bytes,
     }))
 }
 
 fn of_debug_file(file: &File) -> Option<Section> {
-    let cache = ReadCache::new(file);
-    let elf = Elf::parse(&cache).ok()?;
-    let length = (&cache).len().ok()?;
-    section(&elf, ".debug_frame", length).ok()?
+    let headers = Headers::read(file).filter(Headers::is_64_bit)?;
+    let sections = Sections::read(file, &headers)?;
+    section(file, &sections, ".debug_frame").ok()?
 }
 
 /// Rows on their way.

@@ -17,7 +17,7 @@ use tokio::sync::mpsc as results;
 use super::build::Input;
 use super::cache::Cache;
 use super::table::{Refused, Table};
-use crate::symbolize::Module;
+use crate::process::modules::Module;
 
 /// Names what a table is built from: see [`Input::identity`].
 pub type Identity = [u8; 32];

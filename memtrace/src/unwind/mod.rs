@@ -30,9 +30,9 @@ use self::table::Source;
 use crate::options::Unwind;
 use crate::probe::Tables;
 use crate::process::maps::AddressSpace;
+use crate::process::modules::Module;
 use crate::process::processes::{ProcessId, Processes};
 use crate::profile::{ModuleUnwind, UnwoundBy};
-use crate::symbolize::Module;
 
 /// The fewest rows that there is room for, of 8 bytes each: programs that are started later need
 /// some too.

@@ -22,9 +22,9 @@ use memtrace_common::interpreter::Kind;
 use memtrace_common::interpreter::python::Layout;
 
 use self::code::Code;
-use super::elf::Elf;
 use super::{Data, Function, Instance, NoTypeName, Recognised, Role, unsplit};
 use crate::collect::TakenFunction;
+use crate::elf::Symbols;
 use crate::probe::Tables;
 use crate::process::memory::ReadMemory;
 use crate::profile::Language;
@@ -35,7 +35,7 @@ const LOOP: &str = "_PyEval_EvalFrameDefault";
 /// Recognises `CPython` in ELF files.
 pub struct Loader;
 
-/// What a file says of `CPython`. Addresses are the file's own; see [`Elf::bias`].
+/// What a file says of `CPython`. Addresses are the file's own; see [`elf`](crate::elf).
 enum FileData {
     /// It has a runtime.
     Runtime(Exports),
@@ -86,8 +86,8 @@ impl super::Loader for Loader {
         Kind::Python
     }
 
-    fn load(&self, elf: &Elf, file: &File) -> Option<Box<dyn Data>> {
-        Some(Box::new(load(elf, file)?))
+    fn load(&self, symbols: &Symbols, file: &File) -> Option<Box<dyn Data>> {
+        Some(Box::new(load(symbols, file)?))
     }
 
     /// Allocators: `_PyObject_Malloc`, `pymalloc_free.isra.0`, `PyMem_Free`.
@@ -104,9 +104,9 @@ impl super::Loader for Loader {
 }
 
 /// What a file says; `None` when there is no Python in it.
-fn load(elf: &Elf, file: &File) -> Option<FileData> {
-    let symbol = |name| elf.symbol(file, name);
-    let runtime = symbol("_PyRuntime").or_else(|| elf.section(file, ".PyRuntime"));
+fn load(symbols: &Symbols, file: &File) -> Option<FileData> {
+    let symbol = |name| symbols.symbol(file, name);
+    let runtime = symbol("_PyRuntime").or_else(|| symbols.section(file, ".PyRuntime"));
     if let Some(runtime) = runtime {
         let known = API.iter().find(|(name, _)| symbol(name).is_some());
         return Some(FileData::Runtime(Exports {

@@ -16,7 +16,7 @@ use crate::interpreter::recognise::Recogniser;
 use crate::interpreter::{LOADERS, Recognised};
 use crate::process::maps::AddressSpace;
 use crate::process::memory::{ProcessMemory, ReadMemory};
-use crate::symbolize::Modules;
+use crate::process::modules::Modules;
 
 /// Waits in `inner`, called by `outer`; and in `waiting`, in a thread of its own.
 const PROGRAM: &str = "

@@ -9,8 +9,8 @@ use std::fmt::Write as _;
 
 use memtrace_common::interpreter::python::{FREE_THREADED, Layout};
 
+use crate::foreign::{MAX_NAME, MAX_PATH, shown, shown_path};
 use crate::process::memory::ReadMemory;
-use crate::symbolize::text::{MAX_NAME, MAX_PATH, shown, shown_path};
 
 /// `tp_flags`: a subclass of `bytes`, or itself.
 const BYTES_SUBCLASS: u32 = 1 << 27;

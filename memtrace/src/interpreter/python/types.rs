@@ -4,9 +4,9 @@ use memtrace_common::interpreter::python::{FREE_THREADED, Layout};
 
 use super::dict;
 use super::text::{Text, has_type_flag};
+use crate::foreign::{MAX_NAME, shown};
 use crate::interpreter::NoTypeName;
 use crate::process::memory::ReadMemory;
-use crate::symbolize::text::{MAX_NAME, shown};
 
 /// `tp_flags`: the type was made at run time, by a class statement or from a specification.
 const HEAP_TYPE: u32 = 1 << 9;

@@ -35,7 +35,7 @@ impl World {
     }
 
     fn add_with(&mut self, slot: u32, parent: Option<u32>, interpreter: u64) -> ProcessId {
-        let now = crate::clock::monotonic_ns();
+        let now = clock::monotonic_ns();
         let entry = ProcessSlot {
             state: SLOT_LIVE,
             threads: 1,
@@ -45,7 +45,7 @@ impl World {
             execs: 0,
             forked_ns: parent.map_or(0, |_| now),
             exited_ns: 0,
-            start_boottime_ns: crate::clock::boottime_ns(),
+            start_boottime_ns: clock::boottime_ns(),
             interpreter,
             mappings: 0,
             comm: [0; 16],

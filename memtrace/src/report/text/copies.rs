@@ -12,9 +12,9 @@ use super::table::{Cell, Kind, Row, Table, column};
 use super::words::{self, count, counted, duration, percent, ratio, size};
 use super::{heading, written};
 use crate::distribution::Summary;
+use crate::foreign::escape;
 use crate::options::{By, TextOptions};
 use crate::profile::{CallSite, Frame, Profile, Site, StackPages, Unknown};
-use crate::report::escape::escape;
 
 /// Where details begin.
 const DETAIL: usize = 9;

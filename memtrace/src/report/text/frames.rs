@@ -6,8 +6,8 @@
 
 use super::screen::{DIM, Screen, shorten, shorten_left, width};
 use super::words::{self, count, counted};
+use crate::foreign::escape;
 use crate::profile::{Frame, Language, StackPages};
-use crate::report::escape::escape;
 
 /// The widest function that places are aligned behind.
 const FUNCTION: usize = 36;

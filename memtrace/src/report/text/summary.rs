@@ -5,8 +5,8 @@ use std::io::{self, Write};
 use super::screen::{DIM, LOSS, Screen, TITLE, WARNING};
 use super::verdict;
 use super::words::{count, counted, percent, seconds, size};
+use crate::foreign::escape;
 use crate::profile::{CommandExit, Profile, Totals};
-use crate::report::escape::escape;
 
 /// Sentences that say what the kernel side had to drop and what that means; none when it dropped
 /// nothing.

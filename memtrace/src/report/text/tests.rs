@@ -1,7 +1,7 @@
 use super::*;
+use crate::foreign::escape;
 use crate::options::By;
 use crate::profile::{InterpreterSeen, Totals};
-use crate::report::escape::escape;
 use crate::report::sample::{sample, sample_with_losses};
 
 fn terminal(width: usize) -> Screen {

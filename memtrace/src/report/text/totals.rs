@@ -9,8 +9,8 @@ use super::heading;
 use super::screen::{DIM, Screen, width};
 use super::table::{Kind, Row, Table, column};
 use super::words::{self, count, counted, percent, size};
+use crate::foreign::escape;
 use crate::profile::{CallSite, CauseEvidence, CauseName, Profile, TypeRow};
-use crate::report::escape::escape;
 use crate::report::sums::{causes, origins};
 
 /// Copied pages by cause.

@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::screen::{Screen, shorten_left};
 use super::words::{apportion, cause_in_words, count, counted, whole_percent};
 use super::written;
+use crate::foreign::escape;
 use crate::profile::{CallSite, CauseEvidence, CauseName, Profile, Site, Unchanged};
-use crate::report::escape::escape;
 use crate::report::sums::causes;
 
 /// Columns that a file and line may take there.

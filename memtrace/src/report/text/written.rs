@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use super::group::Group;
 use super::screen::{Screen, shorten};
 use super::words::{cause, count, percent};
+use crate::foreign::escape;
 use crate::profile::{CallSite, CauseEvidence, CauseName};
-use crate::report::escape::escape;
 
 /// Columns that a name may take within a sentence on a terminal.
 const NAME: usize = 40;

@@ -4,10 +4,10 @@
 //! lets its addresses be named after the process has exited or the file was deleted, in a chroot
 //! or another mount namespace, and it keeps the inode from being given to another file.
 //!
-//! Bounds: [`MAX_OPEN`] files are open, separate debug files included; those after that have no
-//! symbols. [`MAX_KNOWN`] mapped files are remembered; after that, those that no process has
-//! mapped any more are forgotten. There is no bound on the time that a file system takes to open
-//! a file or to read its headers, which matters where a user's process serves it (FUSE).
+//! Bounds: [`MAX_OPEN`] files are open, separate debug files included; those after that do not get
+//! symbols. [`MAX_KNOWN`] mapped files are remembered; beyond that, those that are not mapped any
+//! more are forgotten. The time that a file system needs to open a file or to read its headers is
+//! not bounded, which matters where a user's process serves it (FUSE).
 
 use std::collections::HashMap;
 use std::ffi::{CStr, OsStr};
@@ -21,10 +21,10 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use super::elf::Layout;
-use super::text;
+use crate::elf::{Headers, Layout};
+use crate::foreign;
 
-/// Files that are kept open. A process may usually open 1,024; the others are left to the probes,
+/// Files that are kept open. A process may usually open 1,024; the rest is left to the probes,
 /// which need some for every processor.
 pub const MAX_OPEN: usize = 256;
 
@@ -44,15 +44,16 @@ static NEXT: AtomicU32 = AtomicU32::new(0);
 #[derive(Debug)]
 pub struct Modules {
     /// By device and inode; several where one inode was mapped under several paths.
-    known: HashMap<((u32, u32), u64), Vec<Known>>,
+    known: HashMap<((u32, u32), u64), Vec<PathModule>>,
     count: usize,
     open: Arc<AtomicUsize>,
     vdso: OnceLock<Option<(u64, Arc<Module>)>>,
     debug_dir: Arc<Path>,
 }
 
+/// The module of one path.
 #[derive(Debug)]
-struct Known {
+struct PathModule {
     path: Box<[u8]>,
     module: Arc<Module>,
 }
@@ -70,7 +71,7 @@ pub struct MappedFile<'path> {
     pub device: (u32, u32),
     /// Number of the inode.
     pub inode: u64,
-    /// As printed, but for a ` (deleted)` at the end.
+    /// As the kernel prints it, without the ` (deleted)` at its end.
     pub path: &'path [u8],
 }
 
@@ -89,7 +90,7 @@ pub struct Module {
 }
 
 impl Modules {
-    /// None yet.
+    /// No files yet.
     #[must_use]
     pub fn new() -> Self {
         Self::with_debug_dir(PathBuf::from(DEBUG_DIR))
@@ -120,9 +121,9 @@ impl Modules {
         let module = if let Some(known) = same {
             Arc::clone(&known.module)
         } else {
-            let path = text::shown_path(mapped.path);
+            let path = foreign::shown_path(mapped.path);
             let module = Arc::new(Module::new(path, &self.open, &self.debug_dir));
-            known.push(Known {
+            known.push(PathModule {
                 path: mapped.path.into(),
                 module: Arc::clone(&module),
             });
@@ -142,8 +143,8 @@ impl Modules {
     }
 
     /// The kernel's shared object, mapped from `start` to `end`. Every process sees the same
-    /// bytes, so this process's own copy serves them all; except that a process of 32 bits has
-    /// another one, of which there is no copy here.
+    /// bytes, so this process's own copy serves them all; but a process of 32 bits has another
+    /// one, of which this process does not have a copy.
     #[must_use]
     pub fn vdso(&self, start: u64, end: u64) -> Option<Arc<Module>> {
         if cfg!(target_pointer_width = "64") && end <= 1 << 32 {
@@ -160,7 +161,7 @@ impl Modules {
         (*own_size == end - start).then(|| Arc::clone(module))
     }
 
-    /// Forgets files that nobody has mapped; their descriptors are closed.
+    /// Forgets files that are not mapped any more, and closes their descriptors.
     fn forget(&mut self) {
         self.known.retain(|_, known| {
             known.retain(|known| Arc::strong_count(&known.module) > 1);
@@ -233,7 +234,7 @@ impl Module {
             }
             let path = self.debug_dir.join(path + ".debug");
             let opened = Opened::new(open_regular(&path).ok()?, &self.open)?;
-            let same = Layout::read(&opened.file)?.build_id.as_ref() == Some(id);
+            let same = Headers::read(&opened.file)?.build_id(&opened.file).as_ref() == Some(id);
             same.then_some(opened)
         });
         Some(&opened.as_ref()?.file)
@@ -439,7 +440,7 @@ mod tests {
     fn the_vdso_is_an_elf_file() {
         let modules = Modules::new();
         let Some((size, _)) = own_vdso() else {
-            crate::symbolize::tests::skipped("this kernel gives no vDSO");
+            let _ = writeln!(io::stderr(), "SKIPPED: this kernel gives no vDSO");
             return;
         };
         let high = 0x7fff_0000_0000;

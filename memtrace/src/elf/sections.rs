@@ -1,0 +1,166 @@
+//! The sections of an ELF file, by name.
+
+use std::fs::File;
+use std::io::Read as _;
+
+use super::headers::{Headers, address, read, wide, word};
+
+/// Section headers that are looked at. A file with more counts as one without sections.
+pub const MAX_SECTIONS: usize = 8192;
+
+/// Bytes of section names that are read.
+pub const MAX_NAMES: u64 = 1 << 20;
+
+const SHT_NOBITS: u32 = 8;
+const SHF_COMPRESSED: u64 = 1 << 11;
+const ELFCOMPRESS_ZLIB: u32 = 1;
+/// Bytes of the header of compressed contents, in a file of 64 bits.
+const COMPRESSION_HEADER: usize = 24;
+/// Sections were compressed in another way before there was one for all; Go did so until 1.18.
+const OLD_COMPRESSED: &[u8] = b".zdebug_";
+/// What such contents begin with, before their size.
+const OLD_MAGIC: &[u8] = b"ZLIB";
+
+/// The section headers of a file and their names, read as a whole.
+#[derive(Debug)]
+pub struct Sections {
+    wide: bool,
+    table: Vec<u8>,
+    entry: usize,
+    names: Vec<u8>,
+}
+
+/// A section header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Section<'sections> {
+    /// Its name; empty when that cannot be read.
+    pub name: &'sections [u8],
+    /// The address that the file gives to it; 0 when it is not loaded.
+    pub address: u64,
+    /// Whether the file has its contents: it is not empty, and not left out as in a debug file.
+    pub has_contents: bool,
+    compressed: bool,
+    wide: bool,
+    offset: u64,
+    /// Bytes in the file.
+    pub(super) size: u64,
+}
+
+/// Why the contents of a section are not there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unreadable {
+    /// They are not where the header says, or damaged.
+    Damaged,
+    /// They are larger than the bound.
+    TooLarge,
+    /// They are compressed in a way that is not known here.
+    Compression,
+}
+
+impl Sections {
+    /// `None` when there are too many or they cannot be read. A file may have none: that is not an
+    /// error.
+    #[must_use]
+    pub fn read(file: &File, headers: &Headers) -> Option<Self> {
+        let table = headers.sections;
+        if table.count > MAX_SECTIONS {
+            return None;
+        }
+        let mut sections = Self {
+            wide: headers.is_64_bit(),
+            table: table.read(file, MAX_SECTIONS)?,
+            entry: table.entry,
+            names: Vec::new(),
+        };
+        if table.count == 0 {
+            return Some(sections);
+        }
+        let names = sections.iter().nth(headers.names)?;
+        sections.names = read(file, names.offset, names.size.min(MAX_NAMES) as usize)?;
+        Some(sections)
+    }
+
+    /// All sections, in the order of the file.
+    pub fn iter(&self) -> impl Iterator<Item = Section<'_>> {
+        let entries = self.table.chunks_exact(self.entry);
+        entries.filter_map(|entry| self.parse(entry))
+    }
+
+    /// The first section of this name.
+    #[must_use]
+    pub fn find(&self, name: &str) -> Option<Section<'_>> {
+        self.iter().find(|each| each.name == name.as_bytes())
+    }
+
+    fn parse(&self, entry: &[u8]) -> Option<Section<'_>> {
+        let field = |narrow, wide_at| address(entry, self.wide, narrow, wide_at);
+        let name = self.names.get(word(entry, 0)? as usize..);
+        let name = name.unwrap_or_default().split(|&byte| byte == 0).next();
+        let size = field(20, 32)?;
+        Some(Section {
+            name: name.unwrap_or_default(),
+            address: field(12, 16)?,
+            has_contents: size != 0 && word(entry, 4)? != SHT_NOBITS,
+            compressed: field(8, 8)? & SHF_COMPRESSED != 0,
+            wide: self.wide,
+            offset: field(16, 24)?,
+            size,
+        })
+    }
+}
+
+impl Section<'_> {
+    /// Its contents, at most `most` bytes, stored or compressed with zlib; empty when it
+    /// [has none](Self::has_contents).
+    ///
+    /// # Errors
+    /// When they cannot be read; compressed ones of a file of 32 bits never can.
+    pub fn contents(&self, file: &File, most: u64) -> Result<Vec<u8>, Unreadable> {
+        if !self.has_contents {
+            return Ok(Vec::new());
+        }
+        // Memory is only asked for when the file has something to fill it with.
+        let length = file.metadata().map_err(|_| Unreadable::Damaged)?.len();
+        if self.size > most.min(length) {
+            return Err(Unreadable::TooLarge);
+        }
+        let stored = read(file, self.offset, self.size as usize).ok_or(Unreadable::Damaged)?;
+        if self.compressed {
+            if !self.wide {
+                return Err(Unreadable::Damaged);
+            }
+            let (format, size) = (word(&stored, 0), wide(&stored, 8));
+            if format.is_some_and(|format| format != ELFCOMPRESS_ZLIB) {
+                return Err(Unreadable::Compression);
+            }
+            return decompressed(stored.get(COMPRESSION_HEADER..), size, most);
+        }
+        match stored.strip_prefix(OLD_MAGIC) {
+            Some(rest) if self.name.starts_with(OLD_COMPRESSED) => {
+                let size = rest.first_chunk().map(|size| u64::from_be_bytes(*size));
+                decompressed(rest.get(8..), size, most)
+            }
+            _ => Ok(stored),
+        }
+    }
+}
+
+/// What zlib made `stored` of, which was `size` bytes.
+fn decompressed(
+    stored: Option<&[u8]>,
+    size: Option<u64>,
+    most: u64,
+) -> Result<Vec<u8>, Unreadable> {
+    let (Some(stored), Some(size)) = (stored, size) else {
+        return Err(Unreadable::Damaged);
+    };
+    if size > most {
+        return Err(Unreadable::TooLarge);
+    }
+    let mut contents = Vec::new();
+    flate2::read::ZlibDecoder::new(stored)
+        .take(size)
+        .read_to_end(&mut contents)
+        .map_err(|_| Unreadable::Damaged)?;
+    Ok(contents)
+}
