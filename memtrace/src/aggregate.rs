@@ -13,7 +13,7 @@ use memtrace_common::process::{MAX_PROCESSES, ProcessSlot, SLOT_EXITED};
 use memtrace_common::record::{Cause, Evidence, Origin};
 use memtrace_common::unwind::StackEnd;
 
-use crate::cause::{Area, Instructions, Seen, Verdict, Write, judge};
+use crate::cause::{Area, Instructions, KernelView, Verdict, Write, judge};
 use crate::collect::{Event, Fault, Lifecycle, TakenFunction, TakenStack};
 use crate::distribution::Distribution;
 use crate::interpreter::Instance;
@@ -64,7 +64,7 @@ struct SeenKind {
 impl SeenKind {
     /// Decides what the kernel side left open.
     fn judge(&self, write: Write, frames: &[Arc<Frame>]) -> Kind {
-        let seen = Seen {
+        let seen = KernelView {
             cause: self.cause,
             evidence: self.evidence,
         };
