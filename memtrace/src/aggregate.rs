@@ -19,7 +19,6 @@ use crate::distribution::Distribution;
 use crate::interpreter::Instance;
 use crate::interpreter::names::{Names, TypeId};
 use crate::interpreter::tracker::{InstanceId, Tracker};
-use crate::options::Unwind;
 use crate::probe::{SharedArray, Tables};
 use crate::process::maps::AddressSpace;
 use crate::process::memory::RelativesMemory;
@@ -32,9 +31,6 @@ use crate::unwind::Unwinder;
 
 /// Stacks that are symbolized together, which is faster than one by one.
 const STACKS_AT_ONCE: usize = 64;
-
-/// For how long the unwind tables of the processes to be traced are waited for at most.
-const PREPARATION: Duration = Duration::from_secs(2);
 
 /// What tells the faults of one call site apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -170,7 +166,6 @@ enum StackKey {
 }
 
 /// Everything that was seen, folded.
-#[derive(Default)]
 pub struct Aggregator {
     /// The traced processes.
     pub processes: Processes,
@@ -205,26 +200,31 @@ pub struct Aggregator {
 
 impl Aggregator {
     /// Nothing seen yet. `python` says whether interpreters are looked for, `unchanged` whether
-    /// copied pages are to be compared.
+    /// copied pages are to be compared. `processes` has only the files that `unwinder` has been
+    /// prepared for.
     #[must_use]
-    pub fn new(unwind: Unwind, python: bool, unchanged: bool) -> Self {
+    pub fn new(processes: Processes, unwinder: Unwinder, python: bool, unchanged: bool) -> Self {
         Self {
-            unwinder: Unwinder::new(unwind),
+            processes,
+            stacks: Vec::new(),
+            sites: Vec::new(),
+            cells: Vec::new(),
+            sums: Vec::new(),
             tracker: Tracker::new(python),
+            unwinder,
+            names: Names::default(),
             copied: unchanged.then(CopiedPages::default),
-            ..Self::default()
+            symbolizer: Symbolizer::default(),
+            instructions: Instructions::default(),
+            taken: HashMap::new(),
+            by_kind: HashMap::new(),
+            by_key: HashMap::new(),
+            unresolved: VecDeque::new(),
+            site_index: HashMap::new(),
+            site_sums: HashMap::new(),
+            free_sums: Vec::new(),
+            frames: HashSet::new(),
         }
-    }
-
-    /// Builds what will be needed of the processes that are to be traced, and waits for it a little:
-    /// their first stacks are then whole.
-    pub fn prepare(&mut self, pids: &[u32]) {
-        for &pid in pids {
-            if let Some(space) = self.processes.space_of(pid) {
-                self.unwinder.prepare(&space);
-            }
-        }
-        self.unwinder.wait(PREPARATION);
     }
 
     /// Takes one record.
@@ -236,7 +236,7 @@ impl Aggregator {
                     && let Some(process) = self.processes.by_slot(stack.slot)
                 {
                     self.unwinder
-                        .stumbled(stack.slot, process, &mut self.processes, tables);
+                        .met_unmapped_code(stack.slot, process, &mut self.processes);
                 }
                 let python = self.tracker.instance(stack.interpreter);
                 let python = python.map(|(id, instance)| (id, Arc::clone(instance)));
@@ -259,7 +259,7 @@ impl Aggregator {
                 let id = self.found(slot, &entry, tables);
                 self.processes.execed(id, &entry);
                 self.tracker.execed(slot, id, &mut self.processes, tables);
-                self.unwinder.execed(slot, id, &self.processes, tables);
+                self.unwinder.execed(slot, id, &self.processes);
                 self.memory_gone(id);
             }
             Lifecycle::Exit => self.exited(slot, &entry, tables),
@@ -273,7 +273,7 @@ impl Aggregator {
         }
         let id = self.processes.add(slot, entry);
         self.tracker.add(slot, id, &mut self.processes, tables);
-        self.unwinder.add(slot, id, &self.processes, tables);
+        self.unwinder.add(slot, id, &self.processes);
         id
     }
 
@@ -307,8 +307,8 @@ impl Aggregator {
 
     /// Keeps the unwind tables of processes up to date. `is_quiet` says that all records there were
     /// have been read.
-    pub fn look_for_code(&mut self, is_quiet: bool, tables: &Tables) {
-        self.unwinder.tick(&mut self.processes, is_quiet, tables);
+    pub fn look_for_code(&mut self, is_quiet: bool) {
+        self.unwinder.tick(&mut self.processes, is_quiet);
     }
 
     /// Takes from the table what lost records would have said: processes that are there and were

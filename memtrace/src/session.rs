@@ -20,9 +20,10 @@ use crate::options::{Options, Python, Target, Unwind};
 use crate::preflight;
 use crate::probe::{Probe, Settings, has_loop};
 use crate::process::pidfd::PidFd;
-use crate::process::traced::{ProcessId, clock_ns};
+use crate::process::traced::{ProcessId, Processes, clock_ns};
 use crate::profile::{CommandExit, Unchanged};
 use crate::progress::Progress;
+use crate::unwind::{Library, Unwinder};
 
 /// How often memtrace looks for records by itself. The BPF side wakes it before the ring buffer
 /// fills up; this bounds how long a few records wait.
@@ -46,6 +47,9 @@ const SETTLE: Duration = Duration::from_millis(5);
 
 /// Where memtrace stands among processes while it traces: before ordinary ones.
 const NICENESS: libc::c_int = -10;
+
+/// For how long the unwind tables of the processes to be traced are waited for at most.
+const PREPARATION: Duration = Duration::from_secs(2);
 
 /// How long COMMAND is waited for after Ctrl-C, which reaches it too.
 const COMMAND_GRACE: Duration = Duration::from_secs(1);
@@ -88,12 +92,13 @@ pub async fn trace(options: &Options) -> Result<Traced> {
         Python::Off
     };
     let takes_python = python == Python::Auto;
-    let mut folded = Aggregator::new(unwind, takes_python, options.unchanged);
+    let mut processes = Processes::new();
+    let mut library = Library::new(unwind);
     if let Target::Attach { pids, .. } = &options.target {
-        folded.prepare(pids);
+        prepare(pids, &mut processes, &mut library);
     }
     let settings = Settings {
-        rows: folded.unwinder.rows_wanted(),
+        rows: library.rows_wanted(),
         follow: options.follow,
         has_loop,
         unwind,
@@ -110,7 +115,7 @@ pub async fn trace(options: &Options) -> Result<Traced> {
         }
         Target::Launch { command } => {
             let held = Held::spawn(command)?;
-            folded.unwinder.held = Some(held.pid());
+            library.await_exec(held.pid());
             (vec![held.pid()], Some(held))
         }
     };
@@ -120,6 +125,8 @@ pub async fn trace(options: &Options) -> Result<Traced> {
         .collect::<Result<Vec<_>>>()?;
     // Here and not around the whole: a COMMAND that is not there is no fault of the kernel.
     let mut probe = Probe::attach(settings).map_err(|error| preflight::explain(error, options))?;
+    let unwinder = Unwinder::new(library, probe.tables().clone());
+    let folded = Aggregator::new(processes, unwinder, takes_python, options.unchanged);
     let mut session = Session::new(&mut probe, folded)?;
     stay_ahead();
     let started_ns = clock_ns(libc::CLOCK_MONOTONIC);
@@ -152,6 +159,17 @@ pub async fn trace(options: &Options) -> Result<Traced> {
         python,
         command_exit: ending.command_exit,
     })
+}
+
+/// Builds the unwind tables of the processes that are to be traced, and waits for them a little:
+/// their first stacks are then whole.
+fn prepare(pids: &[u32], processes: &mut Processes, library: &mut Library) {
+    for &pid in pids {
+        if let Some(space) = processes.space_of(pid) {
+            library.prepare(&space);
+        }
+    }
+    library.wait(PREPARATION);
 }
 
 /// How stacks are taken on a kernel without `bpf_loop`, and what the report says of it.
@@ -287,8 +305,8 @@ impl Session {
                 () = soon(self.folded.tracker.next_due()) => {
                     self.folded.look_for_interpreters(probe.tables());
                 }
-                built = self.folded.unwinder.built() => {
-                    self.folded.unwinder.take(built, probe.tables());
+                built = self.folded.unwinder.next_built() => {
+                    self.folded.unwinder.table_built(built);
                 }
                 () = log_records(&mut self.logger) => {}
                 _ = tick.tick() => {
@@ -301,7 +319,7 @@ impl Session {
                         self.folded.catch_up(probe.tables(), settled);
                     }
                     self.folded.look_for_interpreters(probe.tables());
-                    self.folded.look_for_code(taken < BATCH, probe.tables());
+                    self.folded.look_for_code(taken < BATCH);
                     // Nor while a program starts: what it is, is to be known before it forks.
                     let starting = self.folded.tracker.next_due().is_some();
                     if std::mem::take(&mut records) + taken < CALM && !starting {
