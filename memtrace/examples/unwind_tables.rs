@@ -10,7 +10,7 @@ use std::io::{Seek as _, Write as _};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use memtrace::unwind::build::Input;
+use memtrace::unwind::inspect::table_of;
 use memtrace_common::unwind::{CFA_KIND, CFA_RULE, CFA_UNSUPPORTED};
 
 fn main() -> ExitCode {
@@ -44,8 +44,7 @@ fn main() -> ExitCode {
 fn show(path: &str) -> Result<(usize, Duration), String> {
     let file = File::open(path).map_err(|error| error.to_string())?;
     let start = Instant::now();
-    let input = Input::read(&file, None).map_err(|why| why.0)?;
-    let table = input.build().map_err(|why| why.0)?;
+    let table = table_of(&file).map_err(|why| why.0)?;
     let took = start.elapsed();
     let rows = &table.rows;
     let of_kind = |kind| rows.iter().filter(|row| row.cfa & CFA_KIND == kind).count();
@@ -90,7 +89,7 @@ fn damage(files: &[Vec<u8>], time: Duration) -> ExitCode {
             return ExitCode::from(2);
         }
         let start = Instant::now();
-        match Input::read(&file, None).and_then(|input| input.build()) {
+        match table_of(&file) {
             Ok(_) => built += 1,
             Err(_) => refused += 1,
         }

@@ -1,15 +1,16 @@
 //! What a write was, where the kernel side has not decided it.
 //!
 //! The kernel side looks at the memory of CPython's objects at the moment of the fault
-//! ([`Evidence`]), and knows when the kernel itself wrote. For all else there is, in this order:
+//! ([`Evidence`]), and knows when the kernel itself wrote. Everything else is decided by these, in
+//! this order:
 //!
 //! 1. **who wrote**: the functions of allocators write their own bookkeeping;
 //! 2. **how**: an instruction that adds or subtracts one in place is taken to maintain a reference
-//!    count. A counter of anything else is the false positive; counters of locks and on stacks are
-//!    told apart;
+//!    count. Counters of other things are false positives; those of locks and on stacks are told
+//!    apart;
 //! 3. **where**: what is left is data of whatever is mapped there.
 //!
-//! So a cause is only unknown when the fault's record is incomplete, or neither its instruction nor
+//! So a cause is unknown only when the fault's record is incomplete, or neither its instruction nor
 //! its mapping could be read.
 
 pub mod instruction;
@@ -27,17 +28,17 @@ use crate::symbolize::role::{Role, role};
 /// What is mapped at the address written to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Area {
-    /// What `brk` manages.
+    /// Memory that `brk` manages.
     Heap,
     /// The main thread's stack.
     Stack,
     /// Memory of no file.
     Anonymous,
-    /// A file, and what of its data follows it in memory (`.bss`).
+    /// A file, or data of the file that follows it in memory (`.bss`).
     FileData,
     /// Anything else that the kernel maps.
     Special,
-    /// Nothing, when the mappings were last read: it was mapped since.
+    /// Nothing was when the mappings were last read: it has been mapped since.
     Unmapped,
     /// The mappings could not be read.
     Gone,
@@ -59,7 +60,7 @@ impl Area {
             MappingKind::File(_) | MappingKind::Vdso(_) => Self::FileData,
             MappingKind::Special(_) => Self::Special,
             MappingKind::Anonymous => {
-                // The rest of a file's data is anonymous, and directly behind it.
+                // The rest of a file's data is anonymous and lies directly behind it.
                 let before = mapping.start.checked_sub(1).and_then(|at| space.find(at));
                 let follows_file =
                     before.is_some_and(|before| matches!(before.kind, MappingKind::File(_)));
@@ -73,12 +74,12 @@ impl Area {
     }
 }
 
-/// What the kernel side said of a write.
+/// What the kernel side says of a write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Seen {
-    /// As far as it decided.
+pub struct KernelView {
+    /// The cause, as far as the kernel side decided it.
     pub cause: Cause,
-    /// What it saw.
+    /// What it saw in memory.
     pub evidence: Evidence,
 }
 
@@ -98,7 +99,7 @@ pub struct Verdict {
 pub enum WhyUnknown {
     /// The end of the fault was not seen.
     NoEnd,
-    /// The process had gone when its mappings were to be read.
+    /// The process was gone before its mappings could be read.
     Gone,
     /// Neither the instruction nor what it wrote to is in a mapping that is known.
     Nowhere,
@@ -134,11 +135,11 @@ impl Verdict {
 
 /// Decides what a write was: `write` is what the instruction does, `frames` the stack, leaf first.
 #[must_use]
-pub fn judge(seen: Seen, area: Area, write: Write, frames: &[Arc<Frame>]) -> Verdict {
-    match seen.cause {
+pub fn judge(view: KernelView, area: Area, write: Write, frames: &[Arc<Frame>]) -> Verdict {
+    match view.cause {
         Cause::Unknown => {}
         Cause::Kernel | Cause::Remote => {
-            return Verdict::known(seen.cause, CauseEvidence::Kernel);
+            return Verdict::known(view.cause, CauseEvidence::Kernel);
         }
         decided => return Verdict::known(decided, CauseEvidence::Structure),
     }
@@ -157,7 +158,7 @@ pub fn judge(seen: Seen, area: Area, write: Write, frames: &[Arc<Frame>]) -> Ver
     if counts && !on_stack && role == Role::Other {
         return Verdict::known(Cause::Refcount, CauseEvidence::Instruction);
     }
-    if seen.evidence == Evidence::Block {
+    if view.evidence == Evidence::Block {
         return Verdict::known(Cause::Data, CauseEvidence::Structure);
     }
     match (area, write) {
@@ -168,13 +169,13 @@ pub fn judge(seen: Seen, area: Area, write: Write, frames: &[Arc<Frame>]) -> Ver
     }
 }
 
-/// What the function that wrote is there for. Of a function without a name, in the C library, it is
-/// what the function is for that called it: static functions have no symbols once it is stripped.
+/// What the function that wrote is there for. A function without a name has its caller's role, if
+/// both are in one module: the static functions of a stripped C library have no symbols.
 fn leaf_role(frames: &[Arc<Frame>]) -> Role {
     let mut native = frames
         .iter()
         .take_while(|frame| frame.language == Language::Native)
-        // What is inlined is part of the function that it is in.
+        // An inlined function is part of the one that it is in.
         .filter(|frame| !frame.inlined);
     let Some(leaf) = native.next() else {
         return Role::Other;
@@ -213,35 +214,35 @@ mod tests {
     }
 
     const LIBC: &str = "/usr/lib/x86_64-linux-gnu/libc.so.6";
-    const OPEN: Seen = Seen {
+    const UNDECIDED: KernelView = KernelView {
         cause: Cause::Unknown,
         evidence: Evidence::Elsewhere,
     };
 
-    fn judged(seen: Seen, area: Area, write: Write, frames: Vec<Frame>) -> Verdict {
+    fn judged(view: KernelView, area: Area, write: Write, frames: Vec<Frame>) -> Verdict {
         let frames: Vec<_> = frames.into_iter().map(Arc::new).collect();
-        judge(seen, area, write, &frames)
+        judge(view, area, write, &frames)
     }
 
     fn plain(area: Area, write: Write, frames: Vec<Frame>) -> (Cause, Option<CauseEvidence>) {
-        let verdict = judged(OPEN, area, write, frames);
+        let verdict = judged(UNDECIDED, area, write, frames);
         assert_eq!(verdict.why.is_some(), verdict.cause == Cause::Unknown);
         (verdict.cause, verdict.evidence)
     }
 
     #[test]
-    fn what_the_kernel_side_decided_stands() {
+    fn what_the_kernel_side_decided_is_final() {
         let free = || vec![frame("free", LIBC)];
         for cause in [Cause::Refcount, Cause::Gc, Cause::Allocator, Cause::Object] {
-            let seen = Seen {
+            let view = KernelView {
                 cause,
                 evidence: Evidence::Refcount,
             };
-            let verdict = judged(seen, Area::Gone, Write::Unreadable, free());
+            let verdict = judged(view, Area::Gone, Write::Unreadable, free());
             let expected = Verdict::known(cause, CauseEvidence::Structure);
             assert_eq!(verdict, expected);
         }
-        let kernel = Seen {
+        let kernel = KernelView {
             cause: Cause::Kernel,
             evidence: Evidence::None,
         };
@@ -302,7 +303,7 @@ mod tests {
             plain(Area::Anonymous, Write::Count, jemalloc).0,
             Cause::Allocator
         );
-        // Its callers' registers.
+        // It saves its caller's registers.
         let frames = vec![frame("malloc", LIBC)];
         assert_eq!(plain(Area::Stack, Write::Push, frames).0, Cause::Data);
     }
@@ -320,9 +321,9 @@ mod tests {
             by_instruction
         );
         assert_eq!(plain(Area::Gone, Write::Store, program()), by_instruction);
-        let block = Seen {
+        let block = KernelView {
             evidence: Evidence::Block,
-            ..OPEN
+            ..UNDECIDED
         };
         let verdict = judged(block, Area::Anonymous, Write::Store, program());
         assert_eq!(
@@ -333,7 +334,7 @@ mod tests {
 
     #[test]
     fn an_unknown_cause_has_a_reason() {
-        let why = |area, frames| judged(OPEN, area, Write::Unreadable, frames).why;
+        let why = |area, frames| judged(UNDECIDED, area, Write::Unreadable, frames).why;
         assert_eq!(why(Area::Gone, vec![]), Some(WhyUnknown::Gone));
         assert_eq!(why(Area::Unmapped, vec![]), Some(WhyUnknown::Nowhere));
         let no_end = Frame {

@@ -22,7 +22,7 @@ use crate::process::processes::Processes;
 use crate::profile::{Host, Profile};
 use crate::summarize::{Moment, Progress, Run, summarize};
 use crate::targets::Targets;
-use crate::unwind::Unwinder;
+use crate::unwind::{Library, Unwinder};
 
 /// Beyond what `kernel.pid_max` can be.
 const FIRST_PID: u32 = 1 << 23;
@@ -195,7 +195,7 @@ impl MadeUp {
         let targets = Targets::new(
             Processes::new(),
             Tracker::new(Vec::new(), self.tables.clone()),
-            Unwinder::new(Unwind::Off),
+            Unwinder::new(Library::new(Unwind::Off), self.tables.clone()),
             false,
             self.tables.clone(),
         );

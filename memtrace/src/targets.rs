@@ -65,7 +65,7 @@ impl Targets {
         }
         let id = self.processes.add(slot, entry);
         self.tracker.process_added(slot, id, &self.processes);
-        self.unwinder.add(slot, id, &self.processes, &self.tables);
+        self.unwinder.add(slot, id, &self.processes);
         id
     }
 
@@ -82,8 +82,7 @@ impl Targets {
                 let id = self.add(slot, &entry);
                 self.processes.execed(id, &entry);
                 self.tracker.process_execed(slot, id, &self.processes);
-                self.unwinder
-                    .execed(slot, id, &self.processes, &self.tables);
+                self.unwinder.execed(slot, id, &self.processes);
                 self.memory_gone(id);
             }
             Lifecycle::Exit => self.exited(slot, &entry),
@@ -123,7 +122,7 @@ impl Targets {
     pub fn ran_unmapped_code(&mut self, slot: u32) {
         if let Some(process) = self.processes.by_slot(slot) {
             self.unwinder
-                .stumbled(slot, process, &mut self.processes, &self.tables);
+                .met_unmapped_code(slot, process, &mut self.processes);
         }
     }
 
@@ -144,15 +143,14 @@ impl Targets {
     /// Keeps the unwind tables of processes up to date. `is_quiet` says that all records there were
     /// have been read.
     pub fn look_for_code(&mut self, is_quiet: bool) {
-        self.unwinder
-            .tick(&mut self.processes, is_quiet, &self.tables);
+        self.unwinder.tick(&mut self.processes, is_quiet);
     }
 
     /// Waits for an unwind table to be built, and gives it to the processes that wait for it.
     /// Nothing is lost when this is dropped while it waits.
     pub async fn table_built(&mut self) {
-        let built = self.unwinder.built().await;
-        self.unwinder.take(built, &self.tables);
+        let built = self.unwinder.next_built().await;
+        self.unwinder.table_built(built);
     }
 
     /// Adds from the table what lost records would have said: processes that are there and were not

@@ -9,19 +9,19 @@
 //! **With whom.** The nearest ancestor that lives and has the same image: its executable and its
 //! auxiliary vector are those of the process, which ends with an exec of either. That ancestor is
 //! traced, or for the topmost traced process its parent by /proc. Memory that an ancestor has
-//! together with the process (`vfork`) is no ancestor's.
+//! together with the process (`vfork`) does not count as the ancestor's.
 //!
 //! **What is compared.** Both run on meanwhile; a page that changes between the two reads counts as
-//! changed, and one that the ancestor has written since the fork is changed too. Only pages that
+//! changed, and so does one that the ancestor has written since the fork. Only pages that
 //! /proc/PID/pagemap shows in memory on both sides are read (unless they go in the instant before
-//! they are), so nothing is swapped or faulted in; two pages that are one in memory, such as those
-//! that KSM has merged, are unchanged without reading. Reading does not stop, write or copy
-//! anything (see [`image`]); the kernel only notes that the pages were used.
+//! that), so nothing is swapped or faulted in; two pages that are one in memory, such as those that
+//! KSM has merged, are unchanged without reading. Reading does not stop, write or copy anything (see
+//! [`image`]); the kernel only notes that the pages were used.
 //!
 //! **What is gone.** The memory of a process is given back before its end is announced, so pages of
-//! processes that have ended before the trace does cannot be compared. With workers that live
-//! briefly this is most of them, and the report has to say so: `gone_pages`. So are pages without a
-//! living ancestor, and those that on either side are unmapped, swapped out or were never there,
+//! processes that end before the trace does cannot be compared. With workers that live briefly this
+//! is most of them, and the report must say so: `gone_pages`. Pages without a living ancestor count
+//! as gone too, and so do those that on either side are unmapped, swapped out or were never there,
 //! such as an ancestor's page of a file that it never looked at.
 //!
 //! **Samples.** A page is in a sample when the hash of its number and its process is small enough.
@@ -33,7 +33,7 @@
 //! **Cost**, as `measure` in the tests printed it on a busy virtual machine with two CPUs (optimised
 //! build): 44 ns for a page that is added in ascending order and 117 ns in random order, both up to
 //! a million pages of eight processes; 40 to 60 ms once to halve a sample of a million; 0.11 s to
-//! compare 65,536 pages, and 0.14 s when they have to be chosen from 262,144.
+//! compare 65,536 pages, and 0.14 s when they must first be chosen from 262,144.
 
 pub mod compare;
 pub mod image;
@@ -80,7 +80,7 @@ struct Limits {
 struct Pages {
     /// Page numbers.
     kept: RoaringTreemap,
-    /// Pages of memory that it has no more, and that are not in `kept`.
+    /// Pages of memory that it no longer has; they are not in `kept`.
     gone: u64,
 }
 
@@ -110,7 +110,7 @@ impl CopiedPages {
         }
     }
 
-    /// Takes note that `process` copied the page at `address`.
+    /// Records that `process` copied the page at `address`.
     pub fn add(&mut self, process: ProcessId, address: u64) {
         let page = address >> self.page_bits;
         if self.halvings > 0 && !is_in_sample(hash(process, page), self.halvings) {
@@ -127,7 +127,7 @@ impl CopiedPages {
         }
     }
 
-    /// Takes note that `process` has lost the memory that it had: it has ended, or replaced its
+    /// Records that `process` no longer has the memory that it had: it has ended, or replaced its
     /// program. Its pages cannot be compared any more; only their number is kept.
     pub fn gone(&mut self, process: ProcessId) {
         if let Some(set) = self.sets.get_mut(process) {
@@ -152,7 +152,7 @@ impl CopiedPages {
     }
 
     /// Compares what was copied with what the nearest living ancestors have at the same places,
-    /// for every process that copied. To be called once, when nothing is added any more and while
+    /// for every process that copied. Must be called once, when nothing is added any more and while
     /// the processes still live.
     #[must_use]
     pub fn compare(&self, processes: &Processes) -> HashMap<ProcessId, Unchanged> {
@@ -164,7 +164,7 @@ impl CopiedPages {
             .collect();
         let bound = self.bound(|id| pairs.contains_key(&id));
         let mut comparer = Comparer::new(page_size);
-        // Kept from one process to the next, which most often has the same.
+        // Kept from one process to the next, which most often has the same ancestor.
         let mut ancestor: Option<(u32, Image)> = None;
         let mut all = HashMap::new();
         for (id, set) in self.sets.iter().enumerate() {
@@ -198,8 +198,8 @@ impl CopiedPages {
         all
     }
 
-    /// The largest hash that a page may have to be compared, so that all in all no more are than
-    /// may be; `None` when no bound is needed.
+    /// The largest hash of a page that is compared, so that not too many are in all; `None` when a
+    /// bound is not needed.
     fn bound(&self, has_pair: impl Fn(ProcessId) -> bool) -> Option<u64> {
         let mut hashes: Vec<u64> = Vec::new();
         for (id, set) in self.sets.iter().enumerate().filter(|&(id, _)| has_pair(id)) {
@@ -228,10 +228,10 @@ fn estimate(pages: u64, size: u64, found: Compared) -> Unchanged {
     }
 }
 
-/// A number for a page of a process that looks random and always is the same. The process is part
-/// of it, since workers copy the same pages: of these, other ones are looked at in each.
+/// A number for a page of a process that looks random and is always the same. The process is part
+/// of it because workers copy the same pages: in each of them, different ones are looked at.
 fn hash(process: ProcessId, page: u64) -> u64 {
-    // The finalizer of SplitMix64, which every bit of the input reaches every bit of.
+    // The finalizer of SplitMix64: every bit of the input reaches every bit of the result.
     let mut bits = page ^ (process as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -299,7 +299,7 @@ impl<'a> Lineage<'a> {
             }
             next = parent;
         }
-        // Whoever has that pid now: only a relative has the same image.
+        // Whoever has that pid now is a relative if it has the same image.
         let ppid = self.processes.get(next).ppid;
         let ancestor = self.with_pid(ppid).filter(is_ancestor)?;
         Some(Pair { own, ancestor })

@@ -17,7 +17,10 @@ const GROUND: [(&str, &[&str]); 5] = [
     ("elf", &[]),
     ("foreign", &[]),
     ("process", &["clock", "elf", "foreign"]),
-    ("symbolize", &["elf", "foreign", "interpreter", "process", "profile"]),
+    (
+        "symbolize",
+        &["elf", "foreign", "interpreter", "process", "profile"],
+    ),
 ];
 
 /// Imports that close a circle, or lead out of the parts that are on their own, and must still go.

@@ -8,7 +8,7 @@ use crate::process::maps::AddressSpace;
 /// Bytes of the longest instruction.
 const LONGEST: usize = 15;
 
-/// Instructions that are remembered; when there are more, all are decoded again.
+/// Instructions that are remembered; beyond that, all are forgotten and decoded again.
 const MAX_REMEMBERED: usize = 65_536;
 
 /// What an instruction does to memory.
@@ -28,9 +28,9 @@ pub enum Write {
     Block,
     /// Stores a return address or a register on the stack.
     Push,
-    /// Something else, or nothing that is known to write.
+    /// Something else, or an instruction that is not known to write.
     Other,
-    /// The instruction could not be read: its code is in no file, or the file cannot be read.
+    /// The instruction could not be read: its code is not in a file, or the file cannot be read.
     Unreadable,
 }
 
@@ -60,7 +60,7 @@ impl Instructions {
         };
         let mut code = [0; LONGEST];
         let size = LONGEST.min(usize::try_from(mapping.end - ip).unwrap_or(LONGEST));
-        // At the end of a file there are fewer.
+        // At the end of a file there are fewer bytes.
         let write = match file.read_at(&mut code[..size], offset) {
             Ok(read) => decode(&code[..read]),
             Err(_) => Write::Unreadable,
@@ -89,25 +89,7 @@ fn decode(code: &[u8]) -> Write {
     if instruction.is_string_instruction() {
         return Write::Block;
     }
-    let changes_one = || {
-        let by = match instruction.op1_kind() {
-            OpKind::Immediate8
-            | OpKind::Immediate16
-            | OpKind::Immediate32
-            | OpKind::Immediate8to16
-            | OpKind::Immediate8to32
-            | OpKind::Immediate8to64
-            | OpKind::Immediate32to64 => instruction.immediate(1).cast_signed(),
-            _ => return false,
-        };
-        // An 8-bit or 32-bit minus one that is not extended.
-        matches!(by, 1 | -1) || matches!(by, 0xff | 0xffff | 0xffff_ffff)
-    };
-    let counts = match instruction.mnemonic() {
-        Mnemonic::Inc | Mnemonic::Dec => true,
-        Mnemonic::Add | Mnemonic::Sub => changes_one(),
-        _ => false,
-    };
+    let counts = counts(&instruction);
     if instruction.op0_kind() == OpKind::Memory {
         match instruction.mnemonic() {
             Mnemonic::Xadd => return Write::CountAtomic,
@@ -138,7 +120,31 @@ fn decode(code: &[u8]) -> Write {
     found
 }
 
-/// Not known for this processor.
+/// Whether an instruction adds or subtracts one.
+#[cfg(target_arch = "x86_64")]
+fn counts(instruction: &iced_x86::Instruction) -> bool {
+    use iced_x86::{Mnemonic, OpKind};
+
+    match instruction.mnemonic() {
+        Mnemonic::Inc | Mnemonic::Dec => return true,
+        Mnemonic::Add | Mnemonic::Sub => {}
+        _ => return false,
+    }
+    let by = match instruction.op1_kind() {
+        OpKind::Immediate8
+        | OpKind::Immediate16
+        | OpKind::Immediate32
+        | OpKind::Immediate8to16
+        | OpKind::Immediate8to32
+        | OpKind::Immediate8to64
+        | OpKind::Immediate32to64 => instruction.immediate(1).cast_signed(),
+        _ => return false,
+    };
+    // An 8-bit or 32-bit minus one that is not extended.
+    matches!(by, 1 | -1) || matches!(by, 0xff | 0xffff | 0xffff_ffff)
+}
+
+/// Instructions of this processor are not known.
 #[cfg(not(target_arch = "x86_64"))]
 fn decode(_: &[u8]) -> Write {
     Write::Unreadable
@@ -201,7 +207,7 @@ mod tests {
             (&[0x8b, 0x07], Write::Other),
             (&[0x90], Write::Other),
             (&[0x0f, 0x05], Write::Other),
-            // No instruction, and none that is whole.
+            // Not an instruction, part of one, nothing.
             (&[0x06], Write::Unreadable),
             (&[0x48], Write::Unreadable),
             (&[], Write::Unreadable),

@@ -8,9 +8,9 @@ use std::process::Command;
 
 use proptest::prelude::*;
 
+use super::headers::Program;
 use super::headers::{MAX_PROGRAMS, PT_LOAD, build_id, read};
 use super::sections::MAX_SECTIONS;
-use super::headers::Program;
 use super::*;
 
 /// The C library that this process runs with, and where it is mapped.

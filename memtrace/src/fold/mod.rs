@@ -20,7 +20,7 @@ use memtrace_common::record::{Cause, Evidence, Origin};
 
 use self::sum::{Sum, SumIndex, Sums};
 use crate::cause::instruction::Write;
-use crate::cause::{Area, Seen, Verdict, judge};
+use crate::cause::{Area, KernelView, Verdict, judge};
 use crate::interpreter::names::TypeId;
 use crate::process::maps::AddressSpace;
 use crate::process::processes::{ProcessId, SpaceId};
@@ -59,7 +59,7 @@ pub struct Observation {
 impl Observation {
     /// Decides what the BPF side left open.
     fn judge(&self, write: Write, frames: &[Arc<Frame>]) -> Kind {
-        let view = Seen {
+        let view = KernelView {
             cause: self.cause,
             evidence: self.evidence,
         };

@@ -125,6 +125,17 @@ impl AddressSpace {
     }
 }
 
+#[cfg(test)]
+impl AddressSpace {
+    /// What a maps file with these lines would show, of a pid that cannot exist.
+    pub fn of_lines(maps: &str, modules: &mut Modules) -> Self {
+        let mappings = collect(maps.as_bytes(), u32::MAX, modules);
+        Self {
+            mappings: mappings.ok().map(Into::into),
+        }
+    }
+}
+
 impl Mapping {
     fn is_same(&self, other: &Self) -> bool {
         let kind = |mapping: &Self| {

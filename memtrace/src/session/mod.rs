@@ -34,7 +34,7 @@ use crate::process::pidfd::PidFd;
 use crate::process::processes::Processes;
 use crate::summarize::{Moment, Progress, Run, Snapshot};
 use crate::targets::Targets;
-use crate::unwind::Unwinder;
+use crate::unwind::{Library, Unwinder};
 
 /// How often memtrace looks for records by itself. The BPF side wakes it before the ring buffer
 /// fills up; this bounds how long a few records wait.
@@ -97,14 +97,14 @@ impl Session<Attached> {
         // Before anything is attached, so that Ctrl-C never leaves a half-made report.
         let ending = Ending::new()?;
         let mut processes = Processes::new();
-        let mut unwinder = Unwinder::new(plan.unwind.value);
+        let mut library = Library::new(plan.unwind.value);
         if let Target::Attach { pids, .. } = &options.target {
             for &pid in pids {
                 if let Some(space) = processes.space_of(pid) {
-                    unwinder.prepare(&space);
+                    library.prepare(&space);
                 }
             }
-            unwinder.wait(PREPARATION);
+            library.wait(PREPARATION);
         }
         let (pids, command) = match &options.target {
             Target::Attach { pids, load } => {
@@ -112,7 +112,7 @@ impl Session<Attached> {
             }
             Target::Launch { command } => {
                 let held = Held::spawn(command)?;
-                unwinder.held = Some(held.pid());
+                library.await_exec(held.pid());
                 (vec![held.pid()], Some(held))
             }
         };
@@ -121,11 +121,12 @@ impl Session<Attached> {
             .map(|&pid| PidFd::open(pid))
             .collect::<Result<Vec<_>>>()?;
         // Here and not around the whole: that a COMMAND is not there is not the kernel's fault.
-        let settings = plan.settings(options, unwinder.rows_wanted());
+        let settings = plan.settings(options, library.rows_wanted());
         let probe = Probe::attach(settings).map_err(|error| preflight::explain(error, options))?;
         let tables = probe.tables().clone();
         let source = Attached::new(probe)?;
         let tracker = Tracker::new(plan.loaders(), tables.clone());
+        let unwinder = Unwinder::new(library, tables.clone());
         let targets = Targets::new(processes, tracker, unwinder, options.unchanged, tables);
         let intake = Intake::new(targets, Naming::new(plan.unwind.value));
         priority::stay_ahead();

@@ -1,4 +1,4 @@
-//! Pages of one process against the same pages of another.
+//! Compares pages of one process with the same pages of another.
 
 use std::ops::Range;
 
@@ -10,19 +10,19 @@ const PAGES_AT_ONCE: usize = 64;
 /// Entries of a page table that are read at once.
 const SPAN: u64 = 2048;
 
-/// Absent pages between two that are asked for, up to which one look at the page table serves both.
+/// Up to this many pages between two that are asked for, one look at the page table serves both.
 const GAP: u64 = 64;
 
-/// What came out for some pages.
+/// What comparing some pages found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Compared {
     /// Pages present in both.
     pub compared: u64,
-    /// Of these, pages with the same bytes.
+    /// Those of them with the same bytes.
     pub unchanged: u64,
 }
 
-/// Compares pages, and keeps what it needs for that from one process to the next.
+/// Compares pages, and keeps the room that it needs for that from one process to the next.
 pub struct Comparer {
     page_size: usize,
     /// What is behind the pages of a span, in both.
@@ -32,7 +32,7 @@ pub struct Comparer {
 }
 
 impl Comparer {
-    /// For pages of `page_size` bytes.
+    /// Compares pages of `page_size` bytes.
     #[must_use]
     pub fn new(page_size: u64) -> Self {
         let bytes = vec![0; page_size as usize * PAGES_AT_ONCE];
@@ -97,7 +97,7 @@ impl Comparer {
                 .take(read as usize);
             sum.compared += read;
             sum.unchanged += both.filter(|(own, other)| own == other).count() as u64;
-            // The page at which reading ended has gone since; what follows may be there.
+            // The page at which reading ended is gone by now; what follows may be there.
             pages.start += read + 1;
         }
     }

@@ -2,8 +2,8 @@
 //!
 //! Memory is read through /proc/PID/mem and not by `process_vm_readv`: since Linux 5.19 that one
 //! pins what it reads, and pinning a page that is shared since a fork *copies* it for the process
-//! that is looked at. /proc/PID/mem only takes a reference. Both files belong to the memory that the
-//! process had when they were opened, whatever becomes of its pid.
+//! that is looked at. /proc/PID/mem only holds a reference. It and /proc/PID/pagemap belong to the
+//! memory that the process had when they were opened, whatever becomes of its pid.
 
 use std::fs::{self, File};
 use std::io::{self, Read as _};
@@ -33,8 +33,8 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// Looks at the process that has `pid` now; `None` when it has no memory (any more) or may not
-    /// be looked at.
+    /// Looks at the process that has `pid` now; `None` when it does not have memory (any more), or may
+    /// not be looked at.
     #[must_use]
     pub fn of(pid: u32) -> Option<Self> {
         let started = started(pid)?;
@@ -63,24 +63,24 @@ impl Identity {
         self.started == boottime_ns / ns_per_tick()
     }
 
-    /// Whether `self` and `other` have memory that once was one's: neither has replaced its program
-    /// since a fork led from one to the other. Without randomised addresses (`setarch -R`) two
-    /// runs of one program may look so too.
+    /// Whether the memory of both once was one process's: neither has replaced its program since a
+    /// fork led from one to the other. Without randomised addresses (`setarch -R`), two runs of one
+    /// program may look the same.
     #[must_use]
     pub fn has_image_of(&self, other: &Self) -> bool {
         self.exe == other.exe && self.auxv == other.auxv
     }
 
-    /// Whether both have not only like memory, but the very same: a fork that shares it (`vfork`).
+    /// Whether both have the very same memory: after a fork that shares it (`vfork`).
     #[must_use]
     pub fn is_same_memory(&self, other: &Self) -> bool {
         // SAFETY: no pointers are passed.
         let order = unsafe { libc::syscall(libc::SYS_kcmp, self.pid, other.pid, KCMP_VM, 0, 0) };
-        // Where the kernel cannot tell, they are taken for two.
+        // If the kernel cannot tell, they count as two.
         order == 0
     }
 
-    /// Whether the pid is still this process's.
+    /// Whether this process still has its pid.
     fn is_there(&self) -> bool {
         started(self.pid) == Some(self.started)
     }
@@ -122,7 +122,7 @@ impl Image {
             table: File::open(format!("/proc/{pid}/pagemap"))?,
             page_size,
         };
-        // It lived before and lives now, so the pid was its own all the time.
+        // It lived before and lives now, so it had the pid all the time.
         if identity.is_there() {
             Ok(image)
         } else {
@@ -130,8 +130,8 @@ impl Image {
         }
     }
 
-    /// Puts down what is behind the pages of the range, by page number, in `frames`; what cannot be
-    /// read is absent. Nothing is brought in.
+    /// Fills `frames` with what is behind each page of the range of page numbers. What cannot be read
+    /// is absent. Nothing is brought into memory.
     pub fn frames(&self, pages: Range<u64>, frames: &mut Vec<Frame>) {
         let count = (pages.end - pages.start) as usize;
         let mut bytes = vec![0; count * size_of::<u64>()];
@@ -148,7 +148,7 @@ impl Image {
         frames.extend(entries.map(u64::from_ne_bytes).map(Frame::decode));
     }
 
-    /// Reads whole pages from page number `first` on; returns how many could be.
+    /// Reads whole pages from page number `first` on; returns how many could be read.
     pub fn read(&self, first: u64, buffer: &mut [u8]) -> usize {
         let mut done = 0;
         while done < buffer.len() {
@@ -167,7 +167,7 @@ impl Image {
 pub enum Frame {
     /// Nothing in memory: never touched, unmapped, or swapped out.
     Absent,
-    /// A page of memory, by its number; 0 when that is hidden from us.
+    /// A page of memory, by its number, which is 0 when it is hidden from us.
     Present(u64),
 }
 
@@ -198,7 +198,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_process_has_its_own_image_and_no_other_programs() {
+    fn a_process_has_its_own_image_and_not_another_programs() {
         let own = Identity::of(std::process::id()).unwrap();
         assert!(own.has_image_of(&own));
         let mut other = std::process::Command::new("sleep")

@@ -107,7 +107,7 @@ impl Drop for Family {
 }
 
 fn entry(pid: u32, parent_pid: u32, parent_slot: u32) -> ProcessSlot {
-    // Tick precision is all that is compared.
+    // It is only compared to the precision of a tick.
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     let ticks = stat.rsplit(')').next().unwrap().split_whitespace().nth(19);
     let ticks: u64 = ticks.map_or(0, |ticks| ticks.parse().unwrap());
@@ -130,7 +130,7 @@ fn entry(pid: u32, parent_pid: u32, parent_slot: u32) -> ProcessSlot {
     }
 }
 
-/// The pages numbered so, copied by `process`.
+/// Pages with these numbers, copied by `process`.
 fn copied(family: &Family, process: ProcessId, pages: std::ops::Range<u64>) -> CopiedPages {
     let mut copied = CopiedPages::new();
     for page in pages {
@@ -155,7 +155,7 @@ fn sums_hold(unchanged: &Unchanged, pages: u64) {
 }
 
 #[test]
-fn pages_written_with_what_they_had_are_unchanged() {
+fn pages_written_with_what_they_held_are_unchanged() {
     let Some(family) = Family::start("child", [1000, 300, 200, 50]) else {
         return;
     };
@@ -167,7 +167,7 @@ fn pages_written_with_what_they_had_are_unchanged() {
         gone_pages: 50,
     };
     assert_eq!(result, HashMap::from([(1, expected)]));
-    // What is shared still is one page of memory.
+    // What is still shared is one page of memory.
     let result = copied(&family, 1, 550..600).compare(&two(&family));
     assert_eq!(result[&1].unchanged_pages, 50);
 }
@@ -195,7 +195,7 @@ fn the_parent_of_a_process_that_was_named_is_its_ancestor() {
 }
 
 #[test]
-fn a_pid_that_is_anothers_by_now_is_not_compared() {
+fn a_pid_that_another_process_has_by_now_is_not_compared() {
     let Some(family) = Family::start("child", [100, 30, 20, 0]) else {
         return;
     };
@@ -382,7 +382,7 @@ proptest! {
         let lengths: u64 = pages.sets.iter().map(|set| set.kept.len()).sum();
         prop_assert_eq!(pages.kept, lengths);
         prop_assert!(lengths <= kept);
-        // What is kept is what the rule says, whenever it came.
+        // The rule alone says what is kept, not when it came.
         let expected: HashSet<(usize, u64)> = adds
             .iter()
             .copied()
@@ -395,7 +395,7 @@ proptest! {
     }
 
     #[test]
-    fn a_bound_lets_through_as_many_as_may_be(
+    fn a_bound_lets_through_as_many_as_allowed(
         counts in proptest::collection::vec(0_u64..400, 1..6),
         compared in 1_usize..1000,
     ) {

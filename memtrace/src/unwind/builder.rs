@@ -11,16 +11,14 @@ use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use log::{debug, info};
+use log::{debug, info, warn};
 use tokio::sync::mpsc as results;
 
-use super::build::Input;
 use super::cache::Cache;
-use super::table::{Refused, Table};
+use super::rows;
+use super::sections::Input;
+use super::table::{Refused, TableIdentity, UnwindTable};
 use crate::process::modules::Module;
-
-/// Names what a table is built from: see [`Input::identity`].
-pub type Identity = [u8; 32];
 
 /// What became of one file.
 pub struct Built {
@@ -28,31 +26,30 @@ pub struct Built {
     pub module: u32,
     /// Its build id, in hexadecimal.
     pub build_id: Option<String>,
-    /// The table's name, and the table itself when it was not given before.
-    pub table: Result<(Identity, Option<Table>), Refused>,
+    /// The table's identity, and the table itself when it was not given before.
+    pub table: Result<(TableIdentity, Option<UnwindTable>), Refused>,
 }
 
 /// A file to look into.
-struct Job {
-    module: Arc<Module>,
+pub struct Job {
+    /// The file.
+    pub module: Arc<Module>,
     /// Whether its table is wanted even if one like it was given before.
-    again: bool,
+    pub again: bool,
 }
 
 /// Builds tables on a thread of its own, which ends with this.
 pub struct Builder {
-    /// `None` when the thread could not be started.
-    jobs: Option<mpsc::Sender<Job>>,
+    jobs: mpsc::Sender<Job>,
     done: results::UnboundedReceiver<Built>,
     outstanding: usize,
 }
 
 impl Builder {
-    /// Starts the thread.
+    /// Starts the thread; `None` when that fails, which is logged.
     #[must_use]
-    pub fn start() -> Self {
-        let (jobs, todo) = mpsc::channel::<Job>();
-        let (results, done) = results::unbounded_channel();
+    pub fn start() -> Option<Self> {
+        let (builder, todo, results) = Self::with_ends();
         let work = move || {
             let mut worker = Worker::default();
             while let Ok(job) = todo.recv() {
@@ -64,14 +61,25 @@ impl Builder {
         let started = thread::Builder::new()
             .name("unwind-tables".to_owned())
             .spawn(work);
-        if let Err(error) = &started {
-            log::warn!("cannot start a thread that builds unwind tables: {error}");
+        match started {
+            Ok(_) => Some(builder),
+            Err(error) => {
+                warn!("cannot start a thread that builds unwind tables: {error}");
+                None
+            }
         }
-        Self {
-            jobs: started.is_ok().then_some(jobs),
+    }
+
+    /// One for which whoever has the two ends builds the tables: the thread, or a test.
+    pub(super) fn with_ends() -> (Self, mpsc::Receiver<Job>, results::UnboundedSender<Built>) {
+        let (jobs, todo) = mpsc::channel();
+        let (results, done) = results::unbounded_channel();
+        let builder = Self {
+            jobs,
             done,
             outstanding: 0,
-        }
+        };
+        (builder, todo, results)
     }
 
     /// Asks for a file's table, `again` when it was given before; false when there is nobody to
@@ -81,28 +89,25 @@ impl Builder {
             module: Arc::clone(module),
             again,
         };
-        let asked = self
-            .jobs
-            .as_ref()
-            .is_some_and(|jobs| jobs.send(job).is_ok());
+        let asked = self.jobs.send(job).is_ok();
         self.outstanding += usize::from(asked);
         asked
     }
 
-    /// How many files have been asked for and not been taken.
+    /// How many files have been asked for whose tables have not been fetched yet.
     #[must_use]
     pub fn outstanding(&self) -> usize {
         self.outstanding
     }
 
-    /// What is there.
+    /// The next table, if one is ready.
     pub fn try_next(&mut self) -> Option<Built> {
         let built = self.done.try_recv().ok()?;
         self.outstanding -= 1;
         Some(built)
     }
 
-    /// Waits for the next; never returns when nothing is to come.
+    /// Waits for the next table; never returns when none has been asked for.
     pub async fn next(&mut self) -> Built {
         match self.done.recv().await {
             Some(built) if self.outstanding > 0 => {
@@ -116,15 +121,15 @@ impl Builder {
 
 #[derive(Default)]
 struct Worker {
-    /// Opened with the first file; empty when there is none.
+    /// Opened with the first file; empty when it cannot be.
     cache: OnceCell<Option<Cache>>,
-    given: HashSet<Identity>,
+    given: HashSet<TableIdentity>,
 }
 
 impl Worker {
     fn build(&mut self, Job { module, again }: &Job) -> Built {
         let mut build_id = None;
-        // What parses foreign bytes must not panic. If it does, one file is done without.
+        // What parses foreign bytes must not panic. If it does, only this file goes without a table.
         let attempt = AssertUnwindSafe(|| self.table(module, *again, &mut build_id));
         let table = catch_unwind(attempt).unwrap_or_else(|_| {
             let why = "reading its unwind information failed, which is a fault of memtrace's own";
@@ -142,7 +147,7 @@ impl Worker {
         module: &Module,
         again: bool,
         build_id: &mut Option<String>,
-    ) -> Result<(Identity, Option<Table>), Refused> {
+    ) -> Result<(TableIdentity, Option<UnwindTable>), Refused> {
         let start = Instant::now();
         let file = module
             .file()
@@ -164,13 +169,13 @@ impl Worker {
             self.given.insert(identity);
             return Ok((identity, Some(table)));
         }
-        let table = input.build()?;
+        let table = rows::build(&input)?;
         let took = start.elapsed();
         info!(
             "built unwind table of {path}: {} rows in {took:.1?}",
             table.rows.len()
         );
-        // Small ones are built as fast as they are read.
+        // A small table is built as fast as it is read.
         if let Some(cache) = cache
             && took > WORTH_KEEPING
             && let Err(error) = cache.put(&identity, &table)

@@ -2,13 +2,13 @@
 //!
 //! memtrace runs as root, often by way of `sudo`, which may leave the home directory of an ordinary
 //! user in the environment. So the directory is only used if nobody else could have put something into
-//! it: each directory on the way to it belongs to root or to the user who runs memtrace, others can
-//! write to none of them (but to one where they cannot remove what is not theirs), and no symbolic
-//! link is followed. Everything is done through the directory's descriptor.
+//! it: each directory on the way to it belongs to root or to the user who runs memtrace, nobody else
+//! can write to any of them (except where they cannot remove what is not theirs), and symbolic links
+//! are not followed. Everything is done through the directory's descriptor.
 //!
-//! A file is written under a name of its own and renamed, so two at once do not mind each other, and
-//! what is there is whole. It is not flushed to the disk: what a crash of the machine leaves is found
-//! out by its checksum and built again.
+//! A file is written under a name of its own and then renamed, so that two writers at once do not
+//! disturb each other and a file that is there is whole. It is not flushed to the disk: what a crash
+//! of the machine leaves behind is found out by its checksum and built again.
 
 use std::env;
 use std::ffi::{CStr, OsStr};
@@ -23,18 +23,18 @@ use std::time::{Duration, SystemTime};
 use rustix::fs::{self as at, AtFlags, Dir, Mode, OFlags};
 
 use super::format;
-use super::table::Table;
+use super::table::{TableIdentity, UnwindTable};
 
 /// Bytes that are kept; the tables of a large Python installation have 20 MB.
 const BOUND: u64 = 256 << 20;
 
-/// What is left when the bound was passed, of 4 parts.
+/// How many quarters of the bound are left once it was exceeded.
 const KEPT_PARTS: u64 = 3;
 
-/// A table that is used is marked so, but not more often than this.
+/// A table that is used is marked as used, but not more often than this.
 const TOUCH_AFTER: Duration = Duration::from_hours(1);
 
-/// A file that was begun longer ago than this is one that nobody goes on with.
+/// Nobody is still writing an unfinished file that was begun longer ago than this.
 const ABANDONED: Duration = Duration::from_hours(1);
 
 /// The permission of others to write.
@@ -49,11 +49,11 @@ pub struct Cache {
 }
 
 impl Cache {
-    /// The user's own, made if it is not there: `memtrace/unwind` in `$XDG_CACHE_HOME`, else in
-    /// `.cache` in `$HOME`, else in that of the home directory in the user database.
+    /// The user's own directory, made if it is not there: `memtrace/unwind` in `$XDG_CACHE_HOME`, else
+    /// in `.cache` in `$HOME`, else in `.cache` in the home directory that the user database has.
     ///
     /// # Errors
-    /// Why none of them can be used, in words.
+    /// When none of them can be used: why, in words.
     pub fn open() -> Result<Self, String> {
         let given = |name| env::var_os(name).map(PathBuf::from);
         let own = home_directory().map(|home| home.join(".cache"));
@@ -96,7 +96,7 @@ impl Cache {
                 }
             };
             match at::mkdirat(&directory, name, Mode::RWXU) {
-                // What is there may be on a file system that is mounted read-only.
+                // It may be there already, on a file system that is mounted read-only.
                 Ok(()) | Err(rustix::io::Errno::EXIST | rustix::io::Errno::ROFS) => {}
                 Err(error) => return Err(error.into()),
             }
@@ -112,7 +112,7 @@ impl Cache {
 
     /// The table that was kept under this name; `None` when there is none, or it is damaged.
     #[must_use]
-    pub fn get(&self, identity: &[u8; 32]) -> Option<Table> {
+    pub fn get(&self, identity: &TableIdentity) -> Option<UnwindTable> {
         let name = format::file_name(identity);
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let file = at::openat(&self.directory, &name, flags, Mode::empty()).ok()?;
@@ -130,18 +130,18 @@ impl Cache {
         };
         let age = of.modified().ok().and_then(|then| then.elapsed().ok());
         if age.is_some_and(|age| age > TOUCH_AFTER) {
-            // What is used is kept; where that cannot be said it goes sooner.
+            // A table that is used is kept longer. If it cannot be marked, it goes sooner.
             let _ = file.set_modified(SystemTime::now());
         }
         Some(table)
     }
 
-    /// Keeps a table, and removes those that were not used for the longest time where there are too
-    /// many.
+    /// Keeps a table, and where there are too many removes those that have not been used for the
+    /// longest time.
     ///
     /// # Errors
     /// When it cannot be written; nothing is left behind then.
-    pub fn put(&self, identity: &[u8; 32], table: &Table) -> io::Result<()> {
+    pub fn put(&self, identity: &TableIdentity, table: &UnwindTable) -> io::Result<()> {
         let bytes = format::encode(identity, table);
         if bytes.len() as u64 > self.bound / 2 {
             return Err(io::Error::other("it is too large to be kept"));
@@ -211,7 +211,7 @@ impl Cache {
     }
 
     fn remove(&self, name: &CStr) {
-        // Two at once may remove the same.
+        // Another memtrace may remove the same file.
         let _ = at::unlinkat(&self.directory, name, AtFlags::empty());
     }
 }
@@ -244,7 +244,7 @@ fn home_directory() -> Option<PathBuf> {
     // SAFETY: all-zero bytes are a value of this type.
     let mut entry: libc::passwd = unsafe { std::mem::zeroed() };
     let mut found = std::ptr::null_mut();
-    // SAFETY: the entry and the buffer are there to be written, and the buffer is as long as said.
+    // SAFETY: the entry and the buffer can be written to, and the buffer is as long as we say.
     let failed = unsafe {
         libc::getpwuid_r(
             own_id(),

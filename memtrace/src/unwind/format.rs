@@ -6,11 +6,11 @@ use std::fmt::Write as _;
 
 use memtrace_common::unwind::{CFA_GAP, CFA_KIND, CFA_RULE, MAX_ROWS, MAX_RULES, Row, Rule};
 
-use super::table::{Source, Table};
+use super::table::{RowSource, TableIdentity, UnwindTable};
 
 const MAGIC: &[u8; 8] = b"memtrunw";
 
-/// Changes with the meaning of rows, and with what they are built like.
+/// Changes when rows mean something else, or are built differently.
 const VERSION: u32 = 1;
 
 /// Bytes of magic, version, source, counts, base, damaged, identity.
@@ -19,13 +19,13 @@ const ROW: usize = 8;
 const RULE: usize = 16;
 const CHECKSUM: usize = 4;
 
-/// Bytes of the largest file that can be one.
+/// Bytes of the largest such file.
 pub const MAX_SIZE: u64 =
     (HEADER + CHECKSUM) as u64 + MAX_ROWS as u64 * ROW as u64 + MAX_RULES as u64 * RULE as u64;
 
 /// The name of the file for a table.
 #[must_use]
-pub fn file_name(identity: &[u8; 32]) -> String {
+pub fn file_name(identity: &TableIdentity) -> String {
     let mut name = String::new();
     for byte in identity {
         // Writing to a string does not fail.
@@ -36,7 +36,7 @@ pub fn file_name(identity: &[u8; 32]) -> String {
 
 /// The bytes of a table.
 #[must_use]
-pub fn encode(identity: &[u8; 32], table: &Table) -> Vec<u8> {
+pub fn encode(identity: &TableIdentity, table: &UnwindTable) -> Vec<u8> {
     let size = HEADER + table.rows.len() * ROW + table.rules.len() * RULE + CHECKSUM;
     let mut bytes = Vec::with_capacity(size);
     bytes.extend_from_slice(MAGIC);
@@ -69,7 +69,7 @@ pub fn encode(identity: &[u8; 32], table: &Table) -> Vec<u8> {
 
 /// The table of this name that is in `bytes`; `None` when they are anything else.
 #[must_use]
-pub fn decode(bytes: &[u8], identity: &[u8; 32]) -> Option<Table> {
+pub fn decode(bytes: &[u8], identity: &TableIdentity) -> Option<UnwindTable> {
     let (content, checksum) = bytes.split_last_chunk::<CHECKSUM>()?;
     if crc32fast::hash(content) != u32::from_le_bytes(*checksum) {
         return None;
@@ -89,7 +89,7 @@ pub fn decode(bytes: &[u8], identity: &[u8; 32]) -> Option<Table> {
     if rule_bytes.len() != rules as usize * RULE {
         return None;
     }
-    let table = Table {
+    let table = UnwindTable {
         base: u64::from_le_bytes(*base),
         rows: row_bytes.as_chunks().0.iter().copied().map(row).collect(),
         rules: rule_bytes.as_chunks().0.iter().map(rule).collect(),
@@ -99,8 +99,8 @@ pub fn decode(bytes: &[u8], identity: &[u8; 32]) -> Option<Table> {
     is_sound(&table).then_some(table)
 }
 
-/// Whether a table is one that can be used.
-fn is_sound(table: &Table) -> bool {
+/// Whether a table can be used.
+fn is_sound(table: &UnwindTable) -> bool {
     let is_known =
         |row: &Row| row.cfa & CFA_KIND != CFA_RULE || usize::from(row.cfa >> 3) < table.rules.len();
     table.rows.is_sorted_by(|row, next| row.pc < next.pc)
@@ -131,21 +131,21 @@ fn rule(bytes: &[u8; RULE]) -> Rule {
     }
 }
 
-fn source_code(source: Source) -> u32 {
+fn source_code(source: RowSource) -> u32 {
     match source {
-        Source::None => 0,
-        Source::EhFrame => 1,
-        Source::DebugFrame => 2,
-        Source::Both => 3,
+        RowSource::None => 0,
+        RowSource::EhFrame => 1,
+        RowSource::DebugFrame => 2,
+        RowSource::Both => 3,
     }
 }
 
-fn source_of(code: u32) -> Option<Source> {
+fn source_of(code: u32) -> Option<RowSource> {
     Some(match code {
-        0 => Source::None,
-        1 => Source::EhFrame,
-        2 => Source::DebugFrame,
-        3 => Source::Both,
+        0 => RowSource::None,
+        1 => RowSource::EhFrame,
+        2 => RowSource::DebugFrame,
+        3 => RowSource::Both,
         _ => return None,
     })
 }

@@ -1,12 +1,12 @@
 //! Which indices of a shared array are in use, in ranges.
 //!
-//! What is given back may still be read by a BPF program for a moment, and a process that was forked
-//! with it may still be to come: it is free only a while later.
+//! A BPF program may read what is given back for a moment longer, and the record of a process that was
+//! forked with it may not have been read yet: it is free only a while later.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
-/// For how long a range that was given back is not given away.
+/// For how long a range that was given back is not handed out again.
 pub const QUARANTINE: Duration = Duration::from_secs(1);
 
 /// Free ranges of indices.
@@ -27,11 +27,13 @@ impl Ranges {
         }
     }
 
-    /// Takes `len` indices that lie behind one another, and returns the first; `None` when there are
-    /// none. What was given back [`QUARANTINE`] before `now` is free.
-    pub fn take(&mut self, len: u32, now: Instant) -> Option<u32> {
+    /// Hands out `len` adjacent indices, and returns the first; `None` when there are not that many.
+    ///
+    /// What was given back is free again [`QUARANTINE`] later, and only once all records since then
+    /// have been read: `all_read` is when that was last so.
+    pub fn take(&mut self, len: u32, all_read: Instant) -> Option<u32> {
         while let Some(&(first, len, since)) = self.quarantine.front()
-            && now.saturating_duration_since(since) >= QUARANTINE
+            && all_read.saturating_duration_since(since) >= QUARANTINE
         {
             self.quarantine.pop_front();
             self.merge(first, len);
@@ -47,8 +49,8 @@ impl Ranges {
         Some(first)
     }
 
-    /// Gives back a range that was taken, whole.
-    pub fn give(&mut self, first: u32, len: u32, now: Instant) {
+    /// Gives back a range that was handed out, whole.
+    pub fn give_back(&mut self, first: u32, len: u32, now: Instant) {
         self.quarantine.push_back((first, len, now));
     }
 
@@ -76,7 +78,7 @@ mod tests {
     proptest! {
         /// Against a model: who has each index.
         #[test]
-        fn no_index_is_given_away_twice(
+        fn an_index_is_not_handed_out_twice(
             steps in proptest::collection::vec((any::<bool>(), 1_u32..40, 0_u64..1500), 1..200),
         ) {
             let mut ranges = Ranges::new(100);
@@ -87,7 +89,7 @@ mod tests {
                 now += Duration::from_millis(pause);
                 if give && !taken.is_empty() {
                     let (first, len) = taken.remove(len as usize % taken.len());
-                    ranges.give(first, len, now);
+                    ranges.give_back(first, len, now);
                     resting.push((first, len, now));
                     continue;
                 }
@@ -105,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_no_range() {
+    fn what_is_not_there_is_not_handed_out() {
         assert_eq!(Ranges::new(0).take(1, Instant::now()), None);
         assert_eq!(Ranges::new(5).take(0, Instant::now()), None);
         assert_eq!(Ranges::new(5).take(6, Instant::now()), None);

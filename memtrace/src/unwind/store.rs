@@ -1,16 +1,15 @@
-//! Unwind tables in the BPF side's arrays.
+//! The unwind tables of a trace, each once, and where they are in the BPF side's arrays.
 
 use std::collections::HashMap;
 use std::time::Instant;
 
 use memtrace_common::unwind::{
-    CFA_KIND, CFA_RULE, CFA_UNSUPPORTED, MAX_ROWS, MAX_RULES, NO_ROWS_ROOM, Row, Rule,
+    CFA_KIND, CFA_RULE, CFA_UNSUPPORTED, MAX_ROWS, MAX_RULES, Row, Rule,
 };
 
-use super::builder::Identity;
 use super::ranges::Ranges;
-use super::table::{Source, Table};
-use crate::probe::Tables;
+use super::table::{RowSource, TableIdentity, UnwindTable};
+use crate::probe::SharedArray;
 
 /// Index of a table in a [`Store`].
 pub type TableId = usize;
@@ -19,54 +18,72 @@ pub type TableId = usize;
 #[derive(Default)]
 pub struct Store {
     tables: Vec<Stored>,
-    by_identity: HashMap<Identity, TableId>,
-    /// Free rows; `None` until the array is known.
-    free: Option<Ranges>,
-    /// Rules by what they say, as they are numbered in the array.
-    rules: HashMap<Rule, u16>,
+    by_identity: HashMap<TableIdentity, TableId>,
 }
 
 /// One table.
 struct Stored {
     base: u64,
-    source: Source,
-    len: u32,
-    damaged: u64,
-    /// Its first row, once it is in the array.
-    first: Option<u32>,
-    /// Until then; `None` when it has been evicted since.
-    waiting: Option<Table>,
-    /// Sets of mappings that refer to it.
-    users: usize,
+    facts: Facts,
+    rows: Placement,
+}
+
+/// What a report says of a table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Facts {
+    /// Where its rows come from.
+    pub source: RowSource,
+    /// How many rows it has.
+    pub rows: u32,
+    /// Functions that were left out, because what is said of them is damaged.
+    pub damaged: u64,
+}
+
+/// Where a table's rows are.
+enum Placement {
+    /// Here, not yet in the array.
+    Waiting(UnwindTable),
+    /// In the array, from this row on.
+    Written(u32),
+    /// Nowhere: they had to give way to others'.
+    Evicted,
 }
 
 impl Store {
-    /// Adds a table, which is not written yet.
-    pub fn add(&mut self, identity: Identity, table: Table) -> TableId {
+    /// Adds a table, which is not written yet. One that is known already stays what it is, unless it
+    /// was evicted.
+    pub fn add(&mut self, identity: TableIdentity, table: UnwindTable) -> TableId {
+        if let Some(id) = self.find(&identity) {
+            if self.is_evicted(id) {
+                self.tables[id].rows = Placement::Waiting(table);
+            }
+            return id;
+        }
         let id = self.tables.len();
         self.tables.push(Stored {
             base: table.base,
-            source: table.source,
-            len: table.rows.len() as u32,
-            damaged: table.damaged,
-            first: None,
-            waiting: Some(table),
-            users: 0,
+            facts: Facts {
+                source: table.source,
+                rows: table.rows.len() as u32,
+                damaged: table.damaged,
+            },
+            rows: Placement::Waiting(table),
         });
         self.by_identity.insert(identity, id);
         id
     }
 
-    /// The table of this name.
+    /// The table with this identity.
     #[must_use]
-    pub fn find(&self, identity: &Identity) -> Option<TableId> {
+    pub fn find(&self, identity: &TableIdentity) -> Option<TableId> {
         self.by_identity.get(identity).copied()
     }
 
     /// Rows of all tables together.
     #[must_use]
     pub fn rows(&self) -> u64 {
-        self.tables.iter().map(|table| u64::from(table.len)).sum()
+        let tables = self.tables.iter();
+        tables.map(|table| u64::from(table.facts.rows)).sum()
     }
 
     /// What the rows' addresses are counted from.
@@ -75,111 +92,129 @@ impl Store {
         self.tables[id].base
     }
 
-    /// Source, rows and damaged functions.
+    /// What a report says of the table.
     #[must_use]
-    pub fn facts(&self, id: TableId) -> (Source, u64, u64) {
-        let table = &self.tables[id];
-        (table.source, u64::from(table.len), table.damaged)
+    pub fn facts(&self, id: TableId) -> Facts {
+        self.tables[id].facts
     }
 
-    /// Whether it was evicted: it has to be built again.
+    /// Whether it had to give way to others, so that it has to be built again.
     #[must_use]
-    pub fn is_gone(&self, id: TableId) -> bool {
-        let table = &self.tables[id];
-        table.first.is_none() && table.waiting.is_none()
+    pub fn is_evicted(&self, id: TableId) -> bool {
+        matches!(self.tables[id].rows, Placement::Evicted)
     }
 
     /// Whether it is in the array.
     #[must_use]
-    pub fn is_placed(&self, id: TableId) -> bool {
-        self.tables[id].first.is_some()
+    pub fn is_written(&self, id: TableId) -> bool {
+        matches!(self.tables[id].rows, Placement::Written(_))
     }
 
-    /// First row and number of rows, written into the array now if they were not; for a table for
-    /// which there is no room, [`NO_ROWS_ROOM`] and 0.
+    /// First row and number of rows, which are written now if they were not before; `None` when there
+    /// is not enough room. Tables that are not `in_use` then give theirs up, which is free a little
+    /// later.
     ///
-    /// `quiet` is when all records had been read last: what was given back before is free.
-    pub fn place(&mut self, id: TableId, quiet: Instant, to: &Tables) -> (u32, u32) {
-        if self.tables[id].first.is_none() {
-            self.write(id, quiet, to);
+    /// `all_read` is when all records had last been read: see [`Ranges::take`].
+    pub fn write(
+        &mut self,
+        id: TableId,
+        array: &mut RowArray,
+        all_read: Instant,
+        in_use: impl Fn(TableId) -> bool,
+    ) -> Option<(u32, u32)> {
+        let table = &mut self.tables[id];
+        if let Placement::Waiting(waiting) = &table.rows {
+            let Some(first) = array.write(waiting, all_read) else {
+                self.evict(array, in_use);
+                return None;
+            };
+            table.rows = Placement::Written(first);
         }
-        let table = &self.tables[id];
-        table
-            .first
-            .map_or((NO_ROWS_ROOM, 0), |first| (first, table.len))
+        match table.rows {
+            Placement::Written(first) => Some((first, table.facts.rows)),
+            _ => None,
+        }
     }
 
-    /// A set of mappings refers to a table, or no longer does.
-    pub fn count_user(&mut self, id: TableId, is_new: bool) {
-        let users = &mut self.tables[id].users;
-        *users = if is_new {
-            *users + 1
-        } else {
-            users.saturating_sub(1)
-        };
-    }
-
-    fn write(&mut self, id: TableId, quiet: Instant, to: &Tables) {
-        let len = self.tables[id].len;
-        let all = u32::try_from(to.rows.len()).unwrap_or(u32::MAX);
-        let free = self.free.get_or_insert_with(|| Ranges::new(all));
-        if len == 0 || len > MAX_ROWS {
-            return;
-        }
-        let Some(first) = free.take(len, quiet) else {
-            self.evict();
-            return;
-        };
-        let Some(table) = self.tables[id].waiting.take() else {
-            return;
-        };
-        let rules: Vec<Option<u16>> = table
-            .rules
-            .iter()
-            .map(|&rule| self.number(rule, to))
-            .collect();
-        for (index, &row) in table.rows.iter().enumerate() {
-            to.rows
-                .write(first as usize + index, &numbered(row, &rules));
-        }
-        self.tables[id].first = Some(first);
-    }
-
-    /// Gives back the rows of tables that nobody uses. They are free a little later.
-    fn evict(&mut self) {
-        let Some(free) = &mut self.free else { return };
-        for table in &mut self.tables {
-            if table.users == 0
-                && let Some(first) = table.first.take()
+    /// Gives back the rows of tables that are not in use.
+    fn evict(&mut self, array: &mut RowArray, in_use: impl Fn(TableId) -> bool) {
+        for (id, table) in self.tables.iter_mut().enumerate() {
+            if let Placement::Written(first) = table.rows
+                && !in_use(id)
             {
-                free.give(first, table.len, Instant::now());
+                array
+                    .free
+                    .give_back(first, table.facts.rows, Instant::now());
+                table.rows = Placement::Evicted;
             }
         }
     }
+}
 
-    /// The number of a rule in the array.
-    fn number(&mut self, rule: Rule, to: &Tables) -> Option<u16> {
-        if let Some(&known) = self.rules.get(&rule) {
+/// The BPF side's arrays of rows and rules.
+pub struct RowArray {
+    rows: SharedArray<Row>,
+    rules: SharedArray<Rule>,
+    free: Ranges,
+    /// Rules by what they say, as they are numbered in the array.
+    numbers: HashMap<Rule, u16>,
+}
+
+impl RowArray {
+    /// Nothing is written yet.
+    #[must_use]
+    pub fn new(rows: SharedArray<Row>, rules: SharedArray<Rule>) -> Self {
+        let len = u32::try_from(rows.len()).unwrap_or(u32::MAX);
+        Self {
+            rows,
+            rules,
+            free: Ranges::new(len),
+            numbers: HashMap::new(),
+        }
+    }
+
+    /// Writes a table and returns its first row; `None` when there is not enough room.
+    fn write(&mut self, table: &UnwindTable, all_read: Instant) -> Option<u32> {
+        let len = u32::try_from(table.rows.len()).ok()?;
+        if len > MAX_ROWS {
+            return None;
+        }
+        let first = self.free.take(len, all_read)?;
+        let rules = table.rules.iter();
+        let numbers: Vec<Option<u16>> = rules.map(|&rule| self.number(rule)).collect();
+        for (index, &row) in table.rows.iter().enumerate() {
+            let row = renumbered(row, &numbers);
+            self.rows.write(first as usize + index, &row);
+        }
+        Some(first)
+    }
+
+    /// The number of a rule in the array; `None` when there are too many.
+    fn number(&mut self, rule: Rule) -> Option<u16> {
+        if let Some(&known) = self.numbers.get(&rule) {
             return Some(known);
         }
-        let next = u16::try_from(self.rules.len()).ok()?;
+        let next = u16::try_from(self.numbers.len()).ok()?;
         if u32::from(next) >= MAX_RULES {
             return None;
         }
-        to.rules.write(usize::from(next), &rule);
-        self.rules.insert(rule, next);
+        self.rules.write(usize::from(next), &rule);
+        self.numbers.insert(rule, next);
         Some(next)
     }
 }
 
 /// A row whose rule has the number that it has among all tables' rules.
-fn numbered(mut row: Row, rules: &[Option<u16>]) -> Row {
+fn renumbered(mut row: Row, numbers: &[Option<u16>]) -> Row {
     if row.cfa & CFA_KIND == CFA_RULE {
         let own = usize::from(row.cfa >> 3);
-        row.cfa = match rules.get(own) {
+        row.cfa = match numbers.get(own) {
             Some(&Some(number)) => number << 3 | CFA_RULE,
             _ => CFA_UNSUPPORTED,
         };
     }
     row
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,7 +7,7 @@ use tempfile::TempDir;
 
 use super::*;
 
-fn table(rows: u32) -> Table {
+fn table(rows: u32) -> UnwindTable {
     let row = |pc: u32| Row {
         pc: 16 * pc,
         cfa: match pc {
@@ -17,7 +17,7 @@ fn table(rows: u32) -> Table {
         },
         fp: -16,
     };
-    Table {
+    UnwindTable {
         base: 0x1000,
         rows: (0..rows).map(row).collect(),
         rules: vec![Rule {
@@ -26,7 +26,7 @@ fn table(rows: u32) -> Table {
             flags: 5,
             other_offset: -56,
         }],
-        ..Table::default()
+        ..UnwindTable::default()
     }
 }
 
@@ -36,21 +36,21 @@ fn cache(bound: u64) -> (TempDir, Cache) {
     (home, cache)
 }
 
-fn file_of(home: &TempDir, identity: &[u8; 32]) -> PathBuf {
+fn file_of(home: &TempDir, identity: &TableIdentity) -> PathBuf {
     let name = format::file_name(identity);
     home.path().join("memtrace/unwind").join(name)
 }
 
 #[test]
-fn what_is_put_is_there() {
+fn a_table_that_was_kept_is_there() {
     let (home, cache) = cache(BOUND);
     let (first, second) = ([1; 32], [2; 32]);
     assert_eq!(cache.get(&first), None);
     cache.put(&first, &table(100)).unwrap();
     cache.put(&first, &table(200)).unwrap();
-    cache.put(&second, &Table::default()).unwrap();
+    cache.put(&second, &UnwindTable::default()).unwrap();
     assert_eq!(cache.get(&first), Some(table(200)));
-    assert_eq!(cache.get(&second), Some(Table::default()));
+    assert_eq!(cache.get(&second), Some(UnwindTable::default()));
     let mode = |path: &Path| path.metadata().unwrap().permissions().mode() & 0o777;
     assert_eq!(mode(&file_of(&home, &first)), 0o600);
     assert_eq!(mode(&home.path().join("memtrace/unwind")), 0o700);
@@ -59,7 +59,7 @@ fn what_is_put_is_there() {
 }
 
 #[test]
-fn a_table_under_another_name_is_none() {
+fn a_table_under_another_name_is_not_believed() {
     let (home, cache) = cache(BOUND);
     cache.put(&[1; 32], &table(9)).unwrap();
     fs::rename(file_of(&home, &[1; 32]), file_of(&home, &[2; 32])).unwrap();
@@ -165,7 +165,7 @@ fn the_bound_holds_and_what_is_used_stays() {
         let age = Duration::from_secs(3600 * (100 - u64::from(number)));
         file.set_modified(SystemTime::now() - age).unwrap();
     }
-    // The oldest is used, so it is not the oldest any more.
+    // The oldest one has just been used, so it is not the oldest any more.
     assert!(cache.get(&[0; 32]).is_some());
     cache.put(&[10; 32], &table(100)).unwrap();
     let kept: Vec<u8> = (0..=10)
@@ -175,7 +175,7 @@ fn the_bound_holds_and_what_is_used_stays() {
 }
 
 #[test]
-fn what_nobody_goes_on_with_is_removed() {
+fn what_nobody_is_still_writing_is_removed() {
     let (home, cache) = cache(BOUND);
     let left = home.path().join("memtrace/unwind/left.tmp");
     let file = File::create(&left).unwrap();
@@ -188,7 +188,7 @@ fn what_nobody_goes_on_with_is_removed() {
 }
 
 #[test]
-fn several_at_once_do_not_mind_each_other() {
+fn several_writers_at_once_do_not_disturb_each_other() {
     let (_home, cache) = cache(BOUND);
     std::thread::scope(|scope| {
         for thread in 0..4_u8 {
