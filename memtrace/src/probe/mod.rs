@@ -15,7 +15,7 @@ use aya::{Btf, Ebpf, EbpfLoader};
 use aya_log::EbpfLogger;
 use log::{debug, info};
 use memtrace_common::config;
-use memtrace_common::interpreter::{MAX_INTERPRETERS, python};
+use memtrace_common::interpreter::{Kind, MAX_INTERPRETERS, python};
 use memtrace_common::process::{Health, MAX_PROCESSES, ProcessSlot};
 use memtrace_common::unwind::{MAPPINGS_LEN, MAX_RULES, Mapping, Row, Rule};
 
@@ -278,7 +278,6 @@ fn check_kernel(kernel: &KernelTypes) -> Result<()> {
 fn load(kernel: &KernelTypes, settings: Settings, btf: &Btf) -> Result<Ebpf> {
     let task = |members: &[&str]| kernel.offset("task_struct", members);
     let offsets = [
-        (config::TASK_PID, task(&["pid"])?),
         (config::TASK_TGID, task(&["tgid"])?),
         (config::TASK_FLAGS, task(&["flags"])?),
         (config::TASK_MM, task(&["mm"])?),
@@ -308,7 +307,7 @@ fn load(kernel: &KernelTypes, settings: Settings, btf: &Btf) -> Result<Ebpf> {
         Unwind::FramePointers => config::UNWIND_FP,
         Unwind::Off => config::UNWIND_OFF,
     };
-    let python = u8::from(settings.python == Python::Auto);
+    let interpreters = u8::from(settings.python == Python::Auto) * Kind::Python.bit();
     let has_loop = u8::from(settings.has_loop);
     let log_level = settings.log.map_or(0, |level| level as u8);
     let mut loader = EbpfLoader::new();
@@ -319,7 +318,7 @@ fn load(kernel: &KernelTypes, settings: Settings, btf: &Btf) -> Result<Ebpf> {
         .override_global(config::HAS_LOOP, &has_loop, true)
         .override_global(config::FOLLOW, &follow, true)
         .override_global(config::UNWIND, &unwind, true)
-        .override_global(config::PYTHON, &python, true)
+        .override_global(config::INTERPRETERS, &interpreters, true)
         .override_global(aya_log::LEVEL, &log_level, true);
     for (name, value) in &offsets {
         loader.override_global(name, value, true);
@@ -327,17 +326,17 @@ fn load(kernel: &KernelTypes, settings: Settings, btf: &Btf) -> Result<Ebpf> {
     Ok(loader.load(OBJECT)?)
 }
 
-/// Ends of faults are software events, opened on every CPU.
+/// The program that is called when a fault ends.
+const FAULT_END: &str = "fault_end";
+
+/// Ends of faults are software events, one for minor and one for major ones, opened on every CPU.
 fn attach_fault_ends(ebpf: &mut Ebpf) -> Result<()> {
     let cpus = online_cpus()
         .map_err(|(_, error)| error)
         .context("cannot list the CPUs")?;
-    for (name, event) in [
-        ("fault_end_minor", SoftwareEvent::PageFaultsMin),
-        ("fault_end_major", SoftwareEvent::PageFaultsMaj),
-    ] {
-        let program: &mut PerfEvent = program(ebpf, name)?;
-        program.load().map_err(|error| refused(name, error))?;
+    let program: &mut PerfEvent = program(ebpf, FAULT_END)?;
+    program.load().map_err(|error| refused(FAULT_END, error))?;
+    for event in [SoftwareEvent::PageFaultsMin, SoftwareEvent::PageFaultsMaj] {
         for &cpu in &cpus {
             program
                 .attach(
@@ -346,7 +345,7 @@ fn attach_fault_ends(ebpf: &mut Ebpf) -> Result<()> {
                     SamplePolicy::Period(1),
                     false,
                 )
-                .with_context(|| format!("cannot attach `{name}` on CPU {cpu}"))?;
+                .with_context(|| format!("cannot attach `{FAULT_END}` on CPU {cpu}"))?;
         }
     }
     info!("attached to {} CPUs", cpus.len());
