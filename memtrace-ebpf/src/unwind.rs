@@ -334,7 +334,12 @@ fn stack_word(scratch: &mut Scratch, address: u64, most: u64) -> Option<u64> {
         } else {
             most
         };
-        let size = size.clamp(8, CHUNK);
+        // Verifiers before Linux 6.8 learn nothing from a comparison of two registers, so this is
+        // one with a constant.
+        let size = black_box(size.clamp(8, CHUNK));
+        if size > CHUNK {
+            return None;
+        }
         // SAFETY: the buffer has `CHUNK` bytes.
         if !unsafe { memory::read(scratch.piece.as_mut_ptr(), size, address) } {
             walk.size = 0;
