@@ -36,8 +36,10 @@ impl Interpreter {
             return None;
         }
         let layout = match Handle::from_raw(handle as u16).kind()? {
-            kind @ Kind::Python if is_recorded(kind) => Layout::Python(python::layout(handle)?),
-            Kind::Python => return None,
+            Kind::Python => {
+                recorded(Kind::Python)?;
+                Layout::Python(python::layout(handle)?)
+            }
         };
         Some(Self { handle, layout })
     }
@@ -77,8 +79,9 @@ impl Interpreter {
     }
 }
 
-/// Whether frames of interpreters of this kind are recorded.
+/// `None` when frames of interpreters of this kind are not recorded, which the verifier knows of a
+/// kind that is a constant.
 #[inline(always)]
-fn is_recorded(kind: Kind) -> bool {
-    globals::INTERPRETERS.load() & kind.bit() != 0
+fn recorded(kind: Kind) -> Option<()> {
+    (globals::INTERPRETERS.load() & kind.bit() != 0).then_some(())
 }
