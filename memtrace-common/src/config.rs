@@ -10,8 +10,6 @@ macro_rules! globals {
 }
 
 globals! {
-    /// `u32`: offset of `task_struct.pid`.
-    TASK_PID,
     /// `u32`: offset of `task_struct.tgid`.
     TASK_TGID,
     /// `u32`: offset of `task_struct.flags`.
@@ -30,33 +28,34 @@ globals! {
     TASK_GROUP_LEADER,
     /// `u32`: offset of `task_struct.start_boottime` (before 5.5 `real_start_time`).
     TASK_START_BOOTTIME,
-    /// `u32`: offset of `task_struct.thread.fsbase`.
+    /// `u32`: offset in `task_struct` of the thread's own pointer, on x86-64 `thread.fsbase`.
     TASK_THREAD_POINTER,
-    /// `u32`: offset of `pt_regs.ip`.
+    /// `u32`: offset in `pt_regs` of the instruction, on x86-64 `ip`.
     REGS_IP,
-    /// `u32`: offset of `pt_regs.bp`.
+    /// `u32`: offset in `pt_regs` of the frame pointer, on x86-64 `bp`.
     REGS_FP,
-    /// `u32`: offset of `pt_regs.sp`.
+    /// `u32`: offset in `pt_regs` of the stack pointer, on x86-64 `sp`.
     REGS_SP,
-    /// `u32`: offset of the other register that unwinding knows, `pt_regs.bx`.
+    /// `u32`: offset in `pt_regs` of the other register that unwinding knows, on x86-64 `bx`.
     REGS_OTHER,
     /// `u8`: 1 when children are traced too.
     FOLLOW,
-    /// `u8`: how stacks are taken, `UNWIND_*`.
+    /// `u8`: how native frames are found, `UNWIND_*`.
     UNWIND,
-    /// `u8`: 1 when Python frames are taken.
-    PYTHON,
+    /// `u8`: the interpreters whose frames are recorded, each by its
+    /// [`bit`](crate::interpreter::Kind::bit).
+    INTERPRETERS,
     /// `u8`: 1 when the kernel has the helper `bpf_loop` (5.17).
     HAS_LOOP,
     /// `u32`: fault records on one CPU after which the loader is woken; a power of two.
     WAKEUP_RECORDS,
 }
 
-/// [`UNWIND`]: take no stacks.
+/// [`UNWIND`]: stacks are not recorded.
 pub const UNWIND_OFF: u8 = 0;
-/// [`UNWIND`]: follow frame pointers.
+/// [`UNWIND`]: by frame pointers.
 pub const UNWIND_FP: u8 = 1;
 /// [`UNWIND`]: by tables.
 pub const UNWIND_DWARF: u8 = 2;
-/// [`UNWIND`]: by tables, and by frame pointers through code that has none.
+/// [`UNWIND`]: by tables, and by frame pointers through code that does not have a table.
 pub const UNWIND_AUTO: u8 = 3;

@@ -1,15 +1,24 @@
 //! The whole contract between memtrace's BPF programs and its loader.
 //!
 //! Everything that crosses the boundary is declared here once: the records of the ring buffer
-//! ([`record`]), the table of traced processes ([`process`]), what is known of their interpreters and
-//! of their code ([`interpreter`], [`unwind`]), and the configuration that the
-//! loader writes into the object before loading it ([`config`]). All types are `repr(C)`, of
-//! fixed-width integers, without implicit padding; their layout is asserted at compile time, and
-//! numbers that name a choice are decoded with a checked conversion.
+//! ([`record`]), the table of traced processes ([`process`]), what is known of their interpreters
+//! and of their code ([`interpreter`], [`unwind`]), and the configuration that the loader writes
+//! into the object before loading it ([`config`]). All types are `repr(C)`, of fixed-width
+//! integers, without implicit padding; their layout is asserted at compile time, and numbers that
+//! name a choice are decoded with a checked conversion.
+//!
+//! What the BPF side decides by itself is here too where it is a function of plain values
+//! ([`origin`], [`hash`]): here it can be tested without a kernel.
 #![no_std]
+#![expect(
+    clippy::inline_always,
+    reason = "the BPF side is built from these: a call costs, and the verifier follows each"
+)]
 
 pub mod config;
+pub mod hash;
 pub mod interpreter;
+pub mod origin;
 pub mod process;
 pub mod record;
 pub mod unwind;

@@ -1,9 +1,9 @@
 //! The table of traced processes: one memory-mapped array, written by the BPF side and read by the
 //! loader without a system call.
 //!
-//! A slot's life: [`SLOT_FREE`] until the BPF side takes it for a new process ([`SLOT_LIVE`]);
-//! [`SLOT_EXITED`] when the last thread ended; [`SLOT_FREE`] again when the loader has read the
-//! counters and released it. Counters are exact whatever happens to the ring buffer.
+//! A slot is [`SLOT_FREE`] until the BPF side claims it for a new process ([`SLOT_LIVE`]),
+//! [`SLOT_EXITED`] when the last thread has ended, and [`SLOT_FREE`] again when the loader has read
+//! the counters and released it. Counters are exact whatever happens to the ring buffer.
 
 use crate::assert_layout;
 
@@ -12,16 +12,16 @@ use crate::assert_layout;
 /// [`Health::processes_lost`].
 pub const MAX_PROCESSES: u32 = 16_384;
 
-/// In place of a slot number: none.
+/// In place of a slot number, when there is not one.
 pub const NO_SLOT: u32 = u32::MAX;
 
 /// [`ProcessSlot::state`]: not in use.
 pub const SLOT_FREE: u64 = 0;
-/// [`ProcessSlot::state`]: being filled in; not to be read yet.
+/// [`ProcessSlot::state`]: being filled in, so that nobody else may read it yet.
 pub const SLOT_CLAIMED: u64 = 1;
 /// [`ProcessSlot::state`]: of a process that is being traced.
 pub const SLOT_LIVE: u64 = 2;
-/// [`ProcessSlot::state`]: of a process that ended; the loader may release it.
+/// [`ProcessSlot::state`]: of a process that has ended; the loader may release it.
 pub const SLOT_EXITED: u64 = 3;
 
 /// One traced process.
@@ -44,14 +44,14 @@ pub struct ProcessSlot {
     pub forked_ns: u64,
     /// When its last thread ended, in nanoseconds of `CLOCK_MONOTONIC`; 0 while it lives.
     pub exited_ns: u64,
-    /// The kernel's `start_boottime` of the process, in nanoseconds of `CLOCK_BOOTTIME`: with the
-    /// pid, who it is. /proc/PID/stat shows it in ticks.
+    /// The kernel's `start_boottime` of the process, in nanoseconds of `CLOCK_BOOTTIME`. With the
+    /// pid it says who the process is. /proc/PID/stat shows it in ticks.
     pub start_boottime_ns: u64,
-    /// Its interpreter, a [`Handle`](crate::interpreter::Handle); 0 when it has none, or none is
-    /// known. Written by the loader, inherited at fork, and 0 again after exec.
+    /// Its interpreter, a [`Handle`](crate::interpreter::Handle); 0 while it is not known to have
+    /// one. Written by the loader, inherited at fork, and 0 again after exec.
     pub interpreter: u64,
-    /// Its set of mappings, a [`SetHandle`](crate::unwind::SetHandle); 0 while none is known. Written
-    /// and inherited likewise.
+    /// Its set of mappings, a [`SetHandle`](crate::unwind::SetHandle); 0 while its mappings are not
+    /// known. Written by the loader, inherited at fork, and 0 again after exec.
     pub mappings: u64,
     /// Name of the thread group's leader at fork or exec, as the kernel keeps it.
     pub comm: [u8; 16],
@@ -67,10 +67,10 @@ assert_layout!(ProcessSlot, size = 208);
 pub struct Counters {
     /// Copied pages by [`Origin`](crate::record::Origin) code.
     pub copied: [u64; 4],
-    /// Of all copied pages: those whose record found no room in the ring buffer, by
+    /// Those of the copied pages whose record found no room in the ring buffer, by
     /// [`Origin`](crate::record::Origin) code.
     pub lost: [u64; 4],
-    /// Of all copied pages: those whose end was not seen, so that their latency and stack are not
+    /// Those of the copied pages whose fault was not seen to end, so that latency and stack are not
     /// known.
     pub no_end: u64,
     /// Write-protection faults settled without a new page.
@@ -79,7 +79,8 @@ pub struct Counters {
     pub zero: u64,
     /// Write faults on an absent page that got no copy.
     pub first_touch: u64,
-    /// Write faults that split a huge mapping. Not counted by every backend.
+    /// Write faults that split a huge mapping. Only some backends see them: `backend` in
+    /// memtrace-ebpf says which. 0 with the others, and the loader then reports it as not known.
     pub split: u64,
     /// Faults for which a page was allocated and given back: another thread had copied it first.
     pub aborted: u64,
@@ -107,10 +108,10 @@ impl Counters {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C, align(8))]
 pub struct Health {
-    /// Processes that should be traced and are not, because the table was full or the kernel gave
-    /// no memory.
+    /// Processes that should be traced and are not, because the table was full or the kernel had
+    /// no memory for them.
     pub processes_lost: u64,
-    /// Threads of traced processes that are not, because the kernel gave no memory.
+    /// Threads of traced processes that are not traced, because the kernel had no memory for them.
     pub threads_lost: u64,
     /// Fork, exec and exit records that found no room in the ring buffer. The process table still
     /// has what they would have said.

@@ -68,7 +68,7 @@ coded! {
 coded! {
     /// What was seen in memory at the moment of the write, and made its cause.
     Evidence {
-        /// Memory was not looked at: there is no interpreter, or the kernel wrote.
+        /// Memory was not looked at: the process has no interpreter, or the kernel wrote.
         None = 0,
         /// A reference count: a type follows it, and the count is a plausible one.
         Refcount = 1,
@@ -80,8 +80,8 @@ coded! {
         Freed = 4,
         /// A field of an object; [`FaultRecord::offset`] says which.
         Field = 5,
-        /// In a block of one of the interpreter's pools that is no object: items of a list, keys
-        /// of a dict, or free. [`FaultRecord::offset`] is from the block's start.
+        /// In a block of one of the interpreter's pools that is not an object: items of a list,
+        /// keys of a dict, or free. [`FaultRecord::offset`] is from the block's start.
         Block = 6,
         /// Neither an object that could be recognised nor in a pool.
         Elsewhere = 7,
@@ -93,10 +93,7 @@ coded! {
 /// Flag of a [`FaultRecord`]: the fault's end was not seen, so its latency is not known and its
 /// stack is only the faulting instruction.
 pub const FAULT_NO_END: u8 = 1;
-/// Flag of a [`FaultRecord`]: the fault was a major one.
-pub const FAULT_MAJOR: u8 = 2;
-/// Flag of a [`FaultRecord`]: the process had no stack taken (`--unwind off`).
-pub const FAULT_NO_STACK: u8 = 4;
+
 /// Flag of a [`StackRecord`]: there were more script frames than
 /// [`MAX_SCRIPT_FRAMES`](crate::interpreter::MAX_SCRIPT_FRAMES).
 pub const SCRIPT_TRUNCATED: u8 = 2;
@@ -121,8 +118,8 @@ pub struct FaultRecord {
     pub flags: u8,
     /// The process: its index in the process table.
     pub slot: u32,
-    /// The thread, as the kernel's pid.
-    pub tid: u32,
+    /// Reserved, zero.
+    pub reserved: u32,
     /// From the fault's entry to its end, in nanoseconds, saturating; 0 with [`FAULT_NO_END`].
     pub latency_ns: u32,
     /// Entry of the fault, in nanoseconds of `CLOCK_MONOTONIC`.
@@ -132,7 +129,8 @@ pub struct FaultRecord {
     /// The user-mode instruction: the one that wrote, or for [`Cause::Kernel`] the one after the
     /// system call.
     pub ip: u64,
-    /// The stack, see [`StackRecord::id`]; 0 when none was taken.
+    /// The stack, see [`StackRecord::id`]. 0 without one: with [`FAULT_NO_END`], and where stacks
+    /// are not recorded.
     pub stack_id: u64,
     /// Address of the type of the object written to; 0 where there is none.
     pub object_type: u64,
@@ -185,11 +183,11 @@ pub struct ScriptFrame {
 }
 assert_layout!(ScriptFrame, size = 24);
 
-/// Bytes of a [`FunctionRecord`]'s parts.
+/// Bytes of the part of a [`FunctionRecord`] that is the function's name.
 pub const FUNCTION_NAME_BYTES: usize = 256;
-/// As above.
+/// Bytes of the part of a [`FunctionRecord`] that is its file's name.
 pub const FUNCTION_FILE_BYTES: usize = 512;
-/// As above.
+/// Bytes, at most, of the part of a [`FunctionRecord`] that is its table of lines.
 pub const FUNCTION_LINES_BYTES: usize = 4096;
 
 /// What an interpreter keeps of a function, as it was when a stack with it was first seen: what the
@@ -197,8 +195,8 @@ pub const FUNCTION_LINES_BYTES: usize = 4096;
 /// memory as it is, from the start of the object that holds it; only the interpreter's half in the
 /// loader can decode it. A part that could not be read has 0 bytes.
 ///
-/// The parts follow, each at its own place: [`FUNCTION_NAME_BYTES`], [`FUNCTION_FILE_BYTES`] and,
-/// cut at `lines_size`, [`FUNCTION_LINES_BYTES`].
+/// The parts follow, each at its own place: [`FUNCTION_NAME_BYTES`] of the name,
+/// [`FUNCTION_FILE_BYTES`] of the file's name, and `lines_size` of the table of lines.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct FunctionRecord {
@@ -214,11 +212,11 @@ pub struct FunctionRecord {
     pub function: u64,
     /// Tells it from others that were or will be at this address; never 0.
     pub fingerprint: u64,
-    /// Addresses of its qualified name, of its file's name and of its table of lines.
+    /// Address of its qualified name.
     pub name: u64,
-    /// As above.
+    /// Address of its file's name.
     pub file: u64,
-    /// As above.
+    /// Address of its table of lines.
     pub lines: u64,
     /// Line that it begins with, as the interpreter has it.
     pub first_line: u32,
@@ -233,7 +231,7 @@ assert_layout!(FunctionRecord, size = 64);
 
 /// Something happened to a process of the traced set: it was found or forked
 /// ([`RecordKind::Fork`]), replaced its program ([`RecordKind::Exec`]), or its last thread ended
-/// ([`RecordKind::Exit`]). Who it is stands in its slot of the process table.
+/// ([`RecordKind::Exit`]). Its slot in the process table says who it is.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct ProcessRecord {

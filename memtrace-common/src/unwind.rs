@@ -6,9 +6,10 @@
 //! [`SetHandle`]. The loader writes all of it; the BPF side only reads.
 //!
 //! Registers go by what they are for and not by an architecture's numbers: *stack pointer*, *frame
-//! pointer*, *return address*, and one *other* register by which the C library's dynamic linker finds
-//! its frame where it aligns the stack (`rbx` on x86-64). The *canonical frame address* (CFA) is what the stack pointer will be
-//! in the caller. On x86-64 the return address always lies right below it.
+//! pointer*, *return address*, and one *other* register by which the C library's dynamic linker
+//! finds its frame where it aligns the stack (`rbx` on x86-64). The *canonical frame address* (CFA)
+//! is what the stack pointer will be in the caller. On x86-64 the return address always lies right
+//! below it.
 
 use crate::assert_layout;
 
@@ -39,9 +40,59 @@ pub struct Row {
 }
 assert_layout!(Row, size = 8);
 
+impl Row {
+    /// The row as one word, which is how it lies in memory.
+    #[must_use]
+    pub const fn packed(self) -> PackedRow {
+        PackedRow(self.pc as u64 | (self.cfa as u64) << 32 | (self.fp as u16 as u64) << 48)
+    }
+}
+
+/// A [`Row`] as the BPF side reads it: in one piece, and decoded in a register.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(transparent)]
+pub struct PackedRow(pub u64);
+
+impl PackedRow {
+    /// [`Row::pc`].
+    #[must_use]
+    #[inline(always)]
+    pub const fn pc(self) -> u64 {
+        self.0 & 0xffff_ffff
+    }
+
+    /// The kind in [`Row::cfa`].
+    #[must_use]
+    #[inline(always)]
+    pub const fn kind(self) -> u16 {
+        (self.0 >> 32) as u16 & CFA_KIND
+    }
+
+    /// The argument in [`Row::cfa`].
+    #[must_use]
+    #[inline(always)]
+    pub const fn argument(self) -> u64 {
+        ((self.0 >> 32) as u16 & !CFA_KIND) as u64
+    }
+
+    /// [`Row::fp`] without [`OTHER_SAME`].
+    #[must_use]
+    #[inline(always)]
+    pub const fn fp(self) -> i16 {
+        (self.0 >> 48) as i16 & !OTHER_SAME
+    }
+
+    /// Whether [`Row::fp`] has [`OTHER_SAME`].
+    #[must_use]
+    #[inline(always)]
+    pub const fn other_same(self) -> bool {
+        (self.0 >> 48) as i16 & OTHER_SAME != 0
+    }
+}
+
 /// [`Row::cfa`]: which bits say the kind.
 pub const CFA_KIND: u16 = 7;
-/// [`Row::cfa`]: nothing is known of the code from here on.
+/// [`Row::cfa`]: the code from here on is not covered by the tables.
 pub const CFA_GAP: u16 = 0;
 /// [`Row::cfa`]: the stack pointer plus the argument.
 pub const CFA_SP: u16 = 1;
@@ -62,10 +113,11 @@ pub const CFA_UNSUPPORTED: u16 = 7;
 
 /// [`Row::fp`]: the frame pointer has not been changed.
 pub const FP_SAME: i16 = 0;
-/// [`Row::fp`]: the caller's frame pointer cannot be told.
+/// [`Row::fp`]: what the caller's frame pointer was is not known.
 pub const FP_LOST: i16 = 1;
 
-/// Bit of [`Row::fp`]: the other register has not been changed. Without it, it cannot be told.
+/// Bit of [`Row::fp`]: the other register has not been changed. Without this bit, what it was in
+/// the caller is not known.
 pub const OTHER_SAME: i16 = 2;
 
 /// A rule that does not fit in a row: large offsets, and functions that align their stack.
@@ -88,19 +140,19 @@ assert_layout!(Rule, size = 16);
 pub const RULE_BASE_FP: u32 = 1;
 /// [`Rule::flags`]: the CFA is in memory at base plus offset.
 pub const RULE_DEREF: u32 = 2;
-/// [`Rule::flags`]: the caller's frame pointer is in memory at [`Rule::fp_offset`]; without it, it
-/// has not been changed.
+/// [`Rule::flags`]: the caller's frame pointer is in memory at [`Rule::fp_offset`]. Without this
+/// flag, it has not been changed.
 pub const RULE_FP_SAVED: u32 = 4;
 /// [`Rule::flags`]: [`Rule::fp_offset`] counts from the frame pointer.
 pub const RULE_FP_FROM_FP: u32 = 8;
-/// [`Rule::flags`]: the caller's frame pointer cannot be told.
+/// [`Rule::flags`]: what the caller's frame pointer was is not known.
 pub const RULE_FP_LOST: u32 = 16;
-
 /// [`Rule::flags`]: the base of the CFA is the other register.
 pub const RULE_BASE_OTHER: u32 = 32;
 /// [`Rule::flags`]: the caller's other register is in memory at [`Rule::other_offset`].
 pub const RULE_OTHER_SAVED: u32 = 64;
-/// [`Rule::flags`]: the other register has not been changed. Without either, it cannot be told.
+/// [`Rule::flags`]: the other register has not been changed. Without this flag and
+/// [`RULE_OTHER_SAVED`], what it was in the caller is not known.
 pub const RULE_OTHER_SAME: u32 = 128;
 
 /// Code that is mapped in an address space.
@@ -111,8 +163,8 @@ pub struct Mapping {
     pub start: u64,
     /// One past the last address.
     pub end: u64,
-    /// What to take from an address to get the number that [`Row::pc`] has: where the file is
-    /// loaded, plus the base that its rows are counted from.
+    /// What must be subtracted from an address to get the number that [`Row::pc`] has: where the
+    /// file is loaded, plus the base that its rows are counted from.
     pub bias: u64,
     /// Index of the first row; without rows, a `NO_ROWS_*` reason.
     pub first: u32,
@@ -121,7 +173,7 @@ pub struct Mapping {
 }
 assert_layout!(Mapping, size = 32);
 
-/// [`Mapping::first`]: the file has no tables, or it is code that was made at run time: its frames
+/// [`Mapping::first`]: the file has no tables, or it is code that was made at run time. Its frames
 /// are found by frame pointers, if at all.
 pub const NO_ROWS_NONE: u32 = 0;
 /// [`Mapping::first`]: the tables have not been built yet.
@@ -130,7 +182,7 @@ pub const NO_ROWS_YET: u32 = 1;
 pub const NO_ROWS_ROOM: u32 = 2;
 
 /// Names a set of mappings: where it lies, and a serial number that no other set of a trace has, so
-/// that what is remembered of one set is never taken for another's. 0 is no set.
+/// that what is remembered of one set is never mistaken for another's. 0 names none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[repr(transparent)]
 pub struct SetHandle(pub u64);
@@ -168,9 +220,9 @@ crate::coded! {
         Outermost = 0,
         /// Frame pointers led no further.
         FramePointers = 1,
-        /// There are more frames than are taken.
+        /// There are more frames than a stack holds.
         Depth = 2,
-        /// Stacks were not asked for.
+        /// Native stacks were not asked for.
         Off = 3,
         /// The last address is not in any code that was known to be mapped.
         NoMapping = 4,
@@ -188,5 +240,53 @@ crate::coded! {
         Unreadable = 10,
         /// What was read cannot be a stack: the caller's frame does not lie further up.
         Damaged = 11,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_packed_row_has_what_the_row_has() {
+        for kind in CFA_GAP..=CFA_UNSUPPORTED {
+            for argument in [0, 8, 16, 4096, !CFA_KIND] {
+                for fp in [FP_SAME, FP_LOST, -8, -16, 16, i16::MIN, i16::MAX - 7] {
+                    for other in [0, OTHER_SAME] {
+                        let row = Row {
+                            pc: 0xfedc_ba98,
+                            cfa: argument | kind,
+                            fp: fp | other,
+                        };
+                        let packed = row.packed();
+                        assert_eq!(packed.pc(), u64::from(row.pc), "{row:?}");
+                        assert_eq!(packed.kind(), kind, "{row:?}");
+                        assert_eq!(packed.argument(), u64::from(argument), "{row:?}");
+                        assert_eq!(packed.fp(), fp, "{row:?}");
+                        assert_eq!(packed.other_same(), other != 0, "{row:?}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_packed_row_is_the_rows_own_memory() {
+        let row = Row {
+            pc: 0x0123_4567,
+            cfa: 0x89ab,
+            fp: 0x4def,
+        };
+        // SAFETY: both are eight bytes of integers without padding.
+        let read = unsafe { core::mem::transmute::<Row, PackedRow>(row) };
+        assert_eq!(read, row.packed());
+    }
+
+    #[test]
+    fn a_set_handle_keeps_place_and_length() {
+        let set = SetHandle::new(0xfffe, 4096, 7);
+        assert_eq!((set.first(), set.len()), (0xfffe, 4096));
+        assert!(!set.is_empty());
+        assert_ne!(set, SetHandle::new(0xfffe, 4096, 8));
     }
 }

@@ -29,7 +29,6 @@ const fn same(a: &str, b: &str) -> bool {
 }
 
 globals! {
-    TASK_PID: u32,
     TASK_TGID: u32,
     TASK_FLAGS: u32,
     TASK_MM: u32,
@@ -46,7 +45,7 @@ globals! {
     REGS_OTHER: u32,
     FOLLOW: u8,
     UNWIND: u8,
-    PYTHON: u8,
+    INTERPRETERS: u8,
     HAS_LOOP: u8,
     WAKEUP_RECORDS: u32,
 }

@@ -8,145 +8,65 @@ use aya_ebpf::helpers::generated::bpf_loop;
 use core::ffi::c_void;
 use core::hint::black_box;
 use memtrace_common::config::{UNWIND_AUTO, UNWIND_FP, UNWIND_OFF};
+use memtrace_common::hash::{SPREAD, mix};
 use memtrace_common::record::MAX_FRAMES;
 use memtrace_common::unwind::{
-    CFA_END, CFA_FP, CFA_GAP, CFA_KIND, CFA_PLT, CFA_RULE, CFA_SIGNAL, CFA_SP, FP_LOST, FP_SAME,
-    MAX_MAPPINGS, MAX_ROWS, Mapping, NO_ROWS_NONE, NO_ROWS_YET, OTHER_SAME, RULE_BASE_FP,
+    CFA_END, CFA_FP, CFA_GAP, CFA_PLT, CFA_RULE, CFA_SIGNAL, CFA_SP, FP_LOST, FP_SAME,
+    MAX_MAPPINGS, MAX_ROWS, Mapping, NO_ROWS_NONE, NO_ROWS_YET, PackedRow, RULE_BASE_FP,
     RULE_BASE_OTHER, RULE_DEREF, RULE_FP_FROM_FP, RULE_FP_LOST, RULE_FP_SAVED, RULE_OTHER_SAME,
     RULE_OTHER_SAVED, SetHandle, StackEnd,
 };
 
+use crate::arch::{self, FRAME_POINTER_ROW, SIGNAL_FP, SIGNAL_IP, SIGNAL_SP};
 use crate::globals;
-use crate::maps::{CHUNK, KNOWN, MAPPINGS, PIECE, ROWS, RULES, SCRATCH, Scratch};
-use crate::memory::{self, PAGE_SIZE, mix};
-use crate::task::Registers;
+use crate::maps::{MAPPINGS, ROWS, RULES};
+use crate::memory::{self, PAGE_SIZE};
+use crate::registers::Registers;
+use crate::scratch::{
+    CHECKS, CHUNK, Check, KNOWN, KNOWN_ROWS, KnownRow, PIECE, Scratch, Search, Walk, scratch,
+};
 
-/// A frame that is larger than this is none.
+/// What is larger than this is not a frame.
 const MAX_FRAME: u64 = 64 << 20;
 
-/// The frame of a function that keeps a frame pointer, as a row has it.
-const FRAME_POINTER_ROW: u64 = ((CFA_FP | 16) as u64) << 32 | (-16_i16 as u16 as u64) << 48;
-
-/// Rows that are remembered, a power of two. Most return addresses are seen again and again, and
-/// searching the tables takes a cache miss or two for each.
-pub const KNOWN_ROWS: usize = 1024;
-
-/// Words of the stack that are remembered of a walk: two of each frame.
-pub const CHECKS: usize = 256;
-
-/// Steps of the search for a row and for a mapping.
+/// Steps of the search for a row.
 const ROW_STEPS: u32 = MAX_ROWS.ilog2() + 1;
+/// Steps of the search for a mapping.
 const MAPPING_STEPS: u32 = MAX_MAPPINGS.ilog2() + 1;
-
-/// Offsets from the stack pointer, at the trampoline that a signal handler returns to, to the
-/// interrupted code's frame pointer, stack pointer and instruction: the kernel's `ucontext`.
-const SIGNAL_FP: u64 = 120;
-const SIGNAL_SP: u64 = 160;
-const SIGNAL_IP: u64 = 168;
-
-/// Where the walk is. In per-CPU room, since the verifier then knows nothing of the values, and
-/// need not follow each of the steps.
-#[repr(C)]
-pub struct Walk {
-    /// The frame that was found last: its address, stack pointer, frame pointer and other register.
-    pc: u64,
-    sp: u64,
-    fp: u64,
-    other: u64,
-    /// 1 when a frame was found by the other register.
-    by_other: u64,
-    /// 1 when the address is one to which a call returns, 0 when it is an instruction itself.
-    is_return: u64,
-    /// The process's set of mappings.
-    set: u64,
-    /// The mapping that an address was found in last.
-    mapping: Mapping,
-    /// The address that [`Scratch::piece`] was read from, and how many bytes it holds.
-    piece: u64,
-    size: u64,
-    /// Frames so far, and the hash over them.
-    len: u64,
-    hash: u64,
-    /// A [`StackEnd`], coded.
-    pub end: u64,
-    /// Words that have been read of the stack; and while they are compared, how many have been.
-    checks: u64,
-    compared: u64,
-    /// Where a search is.
-    low: u64,
-    high: u64,
-}
-
-/// What the walk that was completed last began with, and what came out.
-#[repr(C)]
-pub struct Seen {
-    ip: u64,
-    sp: u64,
-    fp: u64,
-    set: u64,
-    len: u64,
-    hash: u64,
-    end: u64,
-    /// Where the outermost frame begins: one past the highest address that was read, as a rule.
-    top: u64,
-    /// Words to compare; 0 when nothing is remembered.
-    checks: u64,
-}
-
-/// A word of the stack that a walk depends on.
-#[derive(Clone, Copy)]
-#[repr(C)]
-pub struct Check {
-    address: u64,
-    value: u64,
-}
-
-/// A row, and what it was found for.
-#[derive(Clone, Copy)]
-#[repr(C)]
-pub struct KnownRow {
-    pc: u64,
-    /// The set of mappings; 0 when nothing is remembered.
-    set: u64,
-    row: u64,
-}
 
 /// Walks from `registers` to the outermost caller, in a process with the mappings of `set`. Returns
 /// the stack's hash, and how many frames there are.
 #[inline(always)]
 pub fn walk(scratch: &mut Scratch, registers: Registers, set: u64) -> (u64, u64) {
-    let Registers { ip, fp, sp, other } = registers;
+    let Registers { ip, sp, fp, .. } = registers;
     let walk = &mut scratch.walk;
-    // No piece yet: nothing is in it.
+    // No piece has been read yet: nothing is in it.
     memory::set(&mut walk.piece, 0);
     memory::set(&mut walk.size, 0);
-    let seen = &scratch.seen;
-    let is_same = seen.ip == ip && seen.sp == sp && seen.fp == fp && seen.set == set;
-    if globals::HAS_LOOP.load() != 0 && seen.checks != 0 && is_same {
-        walk.compared = 0;
+    let last = &scratch.last;
+    let is_same = last.ip == ip && last.sp == sp && last.fp == fp && last.set == set;
+    if globals::HAS_LOOP.load() != 0 && last.checks != 0 && is_same {
+        walk.checks.compared = 0;
         repeat(compare);
-        let (walk, seen) = (&mut scratch.walk, &scratch.seen);
-        if walk.compared >= seen.checks {
-            walk.end = seen.end;
-            return (seen.hash, seen.len);
+        let (walk, last) = (&mut scratch.walk, &scratch.last);
+        if walk.checks.compared >= last.checks {
+            walk.end = last.end;
+            return (last.hash, last.len);
         }
     }
     let walk = &mut scratch.walk;
-    memory::set(&mut scratch.seen.checks, 0);
+    memory::set(&mut scratch.last.checks, 0);
     scratch.frames[0] = ip;
-    walk.pc = ip;
-    walk.sp = sp;
-    walk.fp = fp;
-    walk.other = other;
+    walk.frame = registers;
     memory::set(&mut walk.by_other, 0);
     memory::set(&mut walk.is_return, 0);
     walk.set = set;
-    // No mapping yet.
+    // No mapping has been found yet.
     memory::set(&mut walk.mapping.start, 0);
     memory::set(&mut walk.mapping.end, 0);
     memory::set(&mut walk.len, 1);
     walk.hash = mix(0, ip);
-    memory::set(&mut walk.checks, 0);
+    memory::set(&mut walk.checks.read, 0);
     if globals::UNWIND.load() == UNWIND_OFF {
         walk.end = StackEnd::Off as u64;
     } else {
@@ -157,27 +77,27 @@ pub fn walk(scratch: &mut Scratch, registers: Registers, set: u64) -> (u64, u64)
     let hash = mix(walk.hash, walk.len | walk.end << 8);
     // Where it depends on one more register, which changes often and matters seldom, it is not
     // remembered.
-    if walk.checks < CHECKS as u64 && walk.by_other == 0 {
-        let seen = &mut scratch.seen;
-        seen.ip = ip;
-        seen.sp = sp;
-        seen.fp = fp;
-        seen.set = set;
-        seen.len = walk.len;
-        seen.hash = hash;
-        seen.end = walk.end;
-        seen.top = walk.sp;
-        seen.checks = walk.checks;
+    if walk.checks.read < CHECKS as u64 && walk.by_other == 0 {
+        let last = &mut scratch.last;
+        last.ip = ip;
+        last.sp = sp;
+        last.fp = fp;
+        last.set = set;
+        last.len = walk.len;
+        last.hash = hash;
+        last.end = walk.end;
+        last.top = walk.frame.sp;
+        last.checks = walk.checks.read;
     }
     (hash, walk.len)
 }
 
-/// Calls `step` until it returns something else than 0.
+/// Calls `step` until it returns something other than 0.
 #[inline(always)]
 fn repeat(step: unsafe extern "C" fn(u32, *mut c_void) -> i64) {
     const MOST: u32 = CHECKS as u32;
     if globals::HAS_LOOP.load() == 0 {
-        // As many as are taken; the verifier follows each.
+        // As many as a stack holds; the verifier follows each.
         for i in 0..MAX_FRAMES as u32 {
             // SAFETY: the functions of this module make nothing of their second argument.
             if unsafe { step(i, core::ptr::null_mut()) } != 0 {
@@ -192,33 +112,29 @@ fn repeat(step: unsafe extern "C" fn(u32, *mut c_void) -> i64) {
 
 /// Compares a few words of the stack with what they were: 0 to go on.
 unsafe extern "C" fn compare(_: u32, _: *mut c_void) -> i64 {
-    let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
+    let Some(scratch) = scratch() else {
         return 1;
     };
-    // SAFETY: the lookup gave this CPU's value, which only this program uses now.
-    let scratch = unsafe { &mut *scratch };
     for _ in 0..8 {
-        let at = scratch.walk.compared;
-        if at >= scratch.seen.checks {
+        let at = scratch.walk.checks.compared;
+        if at >= scratch.last.checks {
             return 1;
         }
         let Check { address, value } = scratch.checks[at as usize & (CHECKS - 1)];
-        let most = scratch.seen.top.wrapping_sub(address);
+        let most = scratch.last.top.wrapping_sub(address);
         if stack_word(scratch, address, most) != Some(value) {
             return 1;
         }
-        scratch.walk.compared = at + 1;
+        scratch.walk.checks.compared = at + 1;
     }
     0
 }
 
 /// One step of [`walk`]: 0 to go on.
 unsafe extern "C" fn step(_: u32, _: *mut c_void) -> i64 {
-    let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
+    let Some(scratch) = scratch() else {
         return 1;
     };
-    // SAFETY: the lookup gave this CPU's value, which only this program uses now.
-    let scratch = unsafe { &mut *scratch };
     match try_step(scratch) {
         Ok(()) => 0,
         Err(end) => {
@@ -228,92 +144,100 @@ unsafe extern "C" fn step(_: u32, _: *mut c_void) -> i64 {
     }
 }
 
+/// Where a caller's frame begins, and where its registers are.
+struct Caller {
+    cfa: u64,
+    /// Where its frame pointer is in memory, or 0; and the frame pointer when it is not there.
+    fp_at: u64,
+    fp: u64,
+    /// Where its other register is in memory, or 0; and the register when it is not there.
+    other_at: u64,
+    other: u64,
+}
+
 /// Finds the caller of the last frame.
 #[inline(always)]
 fn try_step(scratch: &mut Scratch) -> Result<(), StackEnd> {
-    let Walk {
-        pc,
-        sp,
-        fp,
-        other,
-        is_return,
-        ..
-    } = scratch.walk;
+    let frame = scratch.walk.frame;
     // A call may be its function's last instruction.
-    let probe = pc - is_return;
+    let probe = frame.ip - scratch.walk.is_return;
     let row = find(scratch, probe)?;
-    let by_frame_pointer = row == FRAME_POINTER_ROW;
-    let kind = (row >> 32) as u16 & CFA_KIND;
-    let argument = u64::from((row >> 32) as u16 & !CFA_KIND);
-    let fp_rule = (row >> 48) as i16 & !OTHER_SAME;
-    let mut caller_other = if (row >> 48) as i16 & OTHER_SAME == 0 {
-        0
+    let kind = row.kind();
+    if kind == CFA_SIGNAL {
+        return interrupted(scratch, frame.sp);
+    }
+    let caller = if kind == CFA_RULE {
+        by_rule(scratch, row.argument() >> 3)?
     } else {
-        other
+        by_row(row, probe, frame)?
     };
-    let mut other_at = 0;
-    // Where the caller's frame pointer is in memory, or 0; and the caller's when it is not there.
-    let mut fp_at = 0;
-    let mut caller_fp = if fp_rule == FP_LOST { 0 } else { fp };
-    let cfa;
-    if kind == CFA_SP {
-        cfa = sp.wrapping_add(argument);
+    // Code without frame pointers has anything in that register: that is where such a walk ends.
+    let by_frame_pointer = row == FRAME_POINTER_ROW;
+    let end = |otherwise| {
+        if by_frame_pointer {
+            StackEnd::FramePointers
+        } else {
+            otherwise
+        }
+    };
+    let cfa = caller.cfa;
+    // The caller's frame is further up.
+    if cfa & 7 != 0 || cfa.wrapping_sub(frame.sp).wrapping_sub(8) >= MAX_FRAME {
+        return Err(end(StackEnd::Damaged));
+    }
+    let unreadable = end(StackEnd::Unreadable);
+    let (mut fp, mut other) = (caller.fp, caller.other);
+    if caller.fp_at != 0 {
+        fp = checked_word(scratch, caller.fp_at).ok_or(unreadable)?;
+    }
+    if caller.other_at != 0 {
+        other = checked_word(scratch, caller.other_at).ok_or(unreadable)?;
+    }
+    let ip = checked_word(scratch, arch::return_address_at(cfa)).ok_or(unreadable)?;
+    if ip == 0 {
+        return Err(end(StackEnd::Outermost));
+    }
+    scratch.walk.is_return = 1;
+    let sp = cfa;
+    push(scratch, Registers { ip, sp, fp, other })
+}
+
+/// The caller by a row that says it all, of code at `probe`.
+#[inline(always)]
+fn by_row(row: PackedRow, probe: u64, frame: Registers) -> Result<Caller, StackEnd> {
+    let kind = row.kind();
+    let cfa = if kind == CFA_SP {
+        frame.sp.wrapping_add(row.argument())
     } else if kind == CFA_FP {
-        cfa = fp.wrapping_add(argument);
+        frame.fp.wrapping_add(row.argument())
     } else if kind == CFA_END {
         return Err(StackEnd::Outermost);
     } else if kind == CFA_GAP {
         return Err(StackEnd::Gap);
     } else if kind == CFA_PLT {
-        let pushed = probe & 15 >= argument >> 3;
-        cfa = sp.wrapping_add(if pushed { 16 } else { 8 });
-    } else if kind == CFA_SIGNAL {
-        return interrupted(scratch, sp);
-    } else if kind == CFA_RULE {
-        (cfa, fp_at, caller_fp, other_at, caller_other) = by_rule(scratch, argument >> 3)?;
+        arch::linkage_cfa(probe, frame.sp, row.argument() >> 3)
     } else {
         return Err(StackEnd::Unsupported);
-    }
-    if kind != CFA_RULE && fp_rule != FP_SAME && fp_rule != FP_LOST {
-        fp_at = cfa.wrapping_add_signed(i64::from(fp_rule));
-    }
-    // The caller's frame is further up. Code without frame pointers has anything in that register.
-    if cfa & 7 != 0 || cfa.wrapping_sub(sp).wrapping_sub(8) >= MAX_FRAME {
-        return Err(if by_frame_pointer {
-            StackEnd::FramePointers
-        } else {
-            StackEnd::Damaged
-        });
-    }
-    let unreadable = if by_frame_pointer {
-        StackEnd::FramePointers
-    } else {
-        StackEnd::Unreadable
     };
-    if fp_at != 0 {
-        caller_fp = checked_word(scratch, fp_at).ok_or(unreadable)?;
-    }
-    if other_at != 0 {
-        caller_other = checked_word(scratch, other_at).ok_or(unreadable)?;
-    }
-    let return_address = checked_word(scratch, cfa - 8).ok_or(unreadable)?;
-    if return_address == 0 {
-        return Err(if by_frame_pointer {
-            StackEnd::FramePointers
-        } else {
-            StackEnd::Outermost
-        });
-    }
-    scratch.walk.is_return = 1;
-    scratch.walk.other = caller_other;
-    push(scratch, return_address, cfa, caller_fp)
+    let rule = row.fp();
+    let fp_at = if rule == FP_SAME || rule == FP_LOST {
+        0
+    } else {
+        cfa.wrapping_add_signed(i64::from(rule))
+    };
+    Ok(Caller {
+        cfa,
+        fp_at,
+        fp: if rule == FP_LOST { 0 } else { frame.fp },
+        other_at: 0,
+        other: if row.other_same() { frame.other } else { 0 },
+    })
 }
 
-/// By a rule that does not fit in a row: CFA; where the caller's frame pointer is in memory, or 0, and
-/// else it itself; the same of the other register.
+/// The caller by the rule at `index`.
 #[inline(always)]
-fn by_rule(scratch: &mut Scratch, index: u64) -> Result<(u64, u64, u64, u64, u64), StackEnd> {
-    let Walk { sp, fp, other, .. } = scratch.walk;
+fn by_rule(scratch: &mut Scratch, index: u64) -> Result<Caller, StackEnd> {
+    let Registers { sp, fp, other, .. } = scratch.walk.frame;
     let rule = RULES.get(index as u32).ok_or(StackEnd::Unsupported)?;
     let has = |flag| rule.flags & flag != 0;
     let base = if has(RULE_BASE_OTHER) {
@@ -341,52 +265,57 @@ fn by_rule(scratch: &mut Scratch, index: u64) -> Result<(u64, u64, u64, u64, u64
     } else {
         0
     };
-    let caller_fp = if has(RULE_FP_LOST) { 0 } else { fp };
-    let caller_other = if has(RULE_OTHER_SAME) { other } else { 0 };
-    Ok((cfa, fp_at, caller_fp, other_at, caller_other))
+    Ok(Caller {
+        cfa,
+        fp_at,
+        fp: if has(RULE_FP_LOST) { 0 } else { fp },
+        other_at,
+        other: if has(RULE_OTHER_SAME) { other } else { 0 },
+    })
 }
 
 /// The caller of a signal's trampoline is the code that the signal interrupted.
 #[inline(always)]
-fn interrupted(scratch: &mut Scratch, sp: u64) -> Result<(), StackEnd> {
-    let fp = checked_word(scratch, sp.wrapping_add(SIGNAL_FP)).ok_or(StackEnd::Unreadable)?;
-    let caller_sp =
-        checked_word(scratch, sp.wrapping_add(SIGNAL_SP)).ok_or(StackEnd::Unreadable)?;
-    let ip = checked_word(scratch, sp.wrapping_add(SIGNAL_IP)).ok_or(StackEnd::Unreadable)?;
+fn interrupted(scratch: &mut Scratch, at: u64) -> Result<(), StackEnd> {
+    let mut saved =
+        |offset| checked_word(scratch, at.wrapping_add(offset)).ok_or(StackEnd::Unreadable);
+    let frame = Registers {
+        fp: saved(SIGNAL_FP)?,
+        sp: saved(SIGNAL_SP)?,
+        ip: saved(SIGNAL_IP)?,
+        other: 0,
+    };
     scratch.walk.is_return = 0;
-    scratch.walk.other = 0;
-    push(scratch, ip, caller_sp, fp)
+    push(scratch, frame)
 }
 
 /// Adds a frame.
 #[inline(always)]
-fn push(scratch: &mut Scratch, pc: u64, sp: u64, fp: u64) -> Result<(), StackEnd> {
+fn push(scratch: &mut Scratch, frame: Registers) -> Result<(), StackEnd> {
     let walk = &mut scratch.walk;
     let len = walk.len as usize;
     if len >= MAX_FRAMES {
         return Err(StackEnd::Depth);
     }
-    scratch.frames[len] = pc;
-    walk.hash = mix(walk.hash, pc);
+    scratch.frames[len] = frame.ip;
+    walk.hash = mix(walk.hash, frame.ip);
     walk.len = len as u64 + 1;
-    walk.pc = pc;
-    walk.sp = sp;
-    walk.fp = fp;
+    walk.frame = frame;
     Ok(())
 }
 
-/// [`stack_word`], which is to be compared when this walk is to be repeated.
+/// A word of the stack that must be the same for this walk to be repeated.
 #[inline(always)]
 fn checked_word(scratch: &mut Scratch, address: u64) -> Option<u64> {
     let value = stack_word(scratch, address, PIECE)?;
     let walk = &mut scratch.walk;
-    let at = walk.checks;
+    let at = walk.checks.read;
     scratch.checks[at as usize & (CHECKS - 1)] = Check { address, value };
-    walk.checks = at + 1;
+    walk.checks.read = at + 1;
     Some(value)
 }
 
-/// The word of the stack at `address`; if it has to be read, with up to `most` bytes from there on.
+/// The word of the stack at `address`. If it has to be read, up to `most` bytes from there on are.
 ///
 /// The target's memory is read in pieces: a read costs about 28 ns, one of [`PIECE`] bytes less
 /// than twice that, and holds several frames.
@@ -395,8 +324,8 @@ fn stack_word(scratch: &mut Scratch, address: u64, most: u64) -> Option<u64> {
     let walk = &mut scratch.walk;
     let mut at = address.wrapping_sub(walk.piece);
     if address < walk.piece || at + 8 > walk.size {
-        // Up to the end of the page: what is behind may not be there, and a read that fails is
-        // slow. Unaligned words are read by themselves: they may lie across.
+        // It is read up to the end of the page: what is behind may not be there, and a read that
+        // fails is slow. Unaligned words are read by themselves: they may lie across.
         let in_page = PAGE_SIZE - (address & (PAGE_SIZE - 1));
         let size = if address & 7 != 0 {
             8
@@ -405,7 +334,12 @@ fn stack_word(scratch: &mut Scratch, address: u64, most: u64) -> Option<u64> {
         } else {
             most
         };
-        let size = size.clamp(8, CHUNK);
+        // Verifiers before Linux 6.8 learn nothing from a comparison of two registers, so this is
+        // one with a constant.
+        let size = black_box(size.clamp(8, CHUNK));
+        if size > CHUNK {
+            return None;
+        }
         // SAFETY: the buffer has `CHUNK` bytes.
         if !unsafe { memory::read(scratch.piece.as_mut_ptr(), size, address) } {
             walk.size = 0;
@@ -425,14 +359,14 @@ fn stack_word(scratch: &mut Scratch, address: u64, most: u64) -> Option<u64> {
     Some(unsafe { *scratch.piece.as_ptr().byte_add(at as usize) })
 }
 
-/// The row for the code at `probe`.
+/// The row for the code at `probe`: one that was found lately, or one that is searched for.
 #[inline(always)]
-fn find(scratch: &mut Scratch, probe: u64) -> Result<u64, StackEnd> {
+fn find(scratch: &mut Scratch, probe: u64) -> Result<PackedRow, StackEnd> {
     if globals::UNWIND.load() == UNWIND_FP {
         return Ok(FRAME_POINTER_ROW);
     }
     let set = scratch.walk.set;
-    let place = (probe ^ set).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40;
+    let place = (probe ^ set).wrapping_mul(SPREAD) >> 40;
     let place = place as usize & (KNOWN_ROWS - 1);
     let known = KNOWN.get_ptr_mut(0).ok_or(StackEnd::Unsupported)?;
     // SAFETY: the lookup gave this CPU's value, which only this program uses now.
@@ -449,9 +383,9 @@ fn find(scratch: &mut Scratch, probe: u64) -> Result<u64, StackEnd> {
     Ok(row)
 }
 
-/// [`find`], in the tables.
+/// The row for the code at `probe`, from the tables.
 #[inline(always)]
-fn search(scratch: &mut Scratch, probe: u64) -> Result<u64, StackEnd> {
+fn search(scratch: &mut Scratch, probe: u64) -> Result<PackedRow, StackEnd> {
     let walk = &mut scratch.walk;
     if probe < walk.mapping.start || probe >= walk.mapping.end {
         find_mapping(walk, probe).ok_or(StackEnd::NoMapping)?;
@@ -471,50 +405,52 @@ fn search(scratch: &mut Scratch, probe: u64) -> Result<u64, StackEnd> {
         };
     }
     let offset = probe.wrapping_sub(bias);
-    walk.low = u64::from(first);
-    walk.high = u64::from(first) + u64::from(rows);
+    let search = &mut walk.search;
+    search.low = u64::from(first);
+    search.high = u64::from(first) + u64::from(rows);
     for _ in 0..ROW_STEPS {
-        let (low, high) = (walk.low, walk.high);
+        let Search { low, high } = *search;
         if low >= high {
             break;
         }
         let middle = low.midpoint(high);
         let row = ROWS.get(middle as u32).ok_or(StackEnd::Gap)?;
-        if *row & 0xffff_ffff <= offset {
-            walk.low = middle + 1;
+        if row.pc() <= offset {
+            search.low = middle + 1;
         } else {
-            walk.high = middle;
+            search.high = middle;
         }
     }
-    // The one before the first that begins behind the address.
-    let low = walk.low;
+    // The row before the first that begins behind the address.
+    let low = search.low;
     if low <= u64::from(first) {
         return Err(StackEnd::Gap);
     }
     ROWS.get(low as u32 - 1).copied().ok_or(StackEnd::Gap)
 }
 
-/// Makes the mapping of `probe` the walk's.
+/// Finds the mapping that `probe` is in, and makes it the walk's.
 #[inline(always)]
 fn find_mapping(walk: &mut Walk, probe: u64) -> Option<()> {
     let set = SetHandle(walk.set);
     let first = u64::from(set.first());
-    walk.low = first;
-    walk.high = first + u64::from(set.len());
+    let search = &mut walk.search;
+    search.low = first;
+    search.high = first + u64::from(set.len());
     for _ in 0..MAPPING_STEPS {
-        let (low, high) = (walk.low, walk.high);
+        let Search { low, high } = *search;
         if low >= high {
             break;
         }
         let middle = low.midpoint(high);
         let mapping = MAPPINGS.get(middle as u32)?;
         if mapping.start <= probe {
-            walk.low = middle + 1;
+            search.low = middle + 1;
         } else {
-            walk.high = middle;
+            search.high = middle;
         }
     }
-    let low = walk.low;
+    let low = search.low;
     if low <= first {
         return None;
     }

@@ -1,278 +1,224 @@
 //! One fault's window: opened when the fault enters the kernel, marked with what the kernel does
 //! in it, closed when it ends.
 //!
+//! Backends call these functions with plain values, each about the running thread and after the
+//! gate (see [`thread`](crate::thread)). What the marks decide is in [`memtrace_common::origin`].
+//!
 //! A thread has at most one window. Any exception of the thread settles the one before: a fault
 //! that failed leaves a window that nothing closes, and its marks must not count for another. A
 //! fault that succeeded and whose end was not seen (the kernel skips a program when another one is
 //! interrupted on the same CPU) is known by the thread's own fault counts, which the kernel raises
 //! by one for each fault that it completes: such a copy is counted, without latency and stack.
 
-use aya_ebpf::bindings::{BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP};
+use aya_ebpf::EbpfContext;
 use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
-use aya_ebpf::programs::{BtfTracePointContext, PerfEventContext};
 use aya_log_ebpf::trace;
-use core::ffi::c_void;
 use memtrace_common::config::UNWIND_OFF;
-use memtrace_common::interpreter::python::Layout;
-use memtrace_common::process::{ProcessSlot, SLOT_LIVE};
-use memtrace_common::record::{
-    Cause, FAULT_NO_END, FAULT_NO_STACK, FaultRecord, Origin, RecordKind,
+use memtrace_common::origin::{
+    ALLOCATED, FREED, Outcome, PRESENT, RSS_ANON, RSS_FILE, SWAPPED_IN, ZEROED, outcome,
 };
+use memtrace_common::process::{ProcessSlot, SLOT_LIVE};
+use memtrace_common::record::{Cause, FAULT_NO_END, FaultRecord, Origin, RecordKind};
 
-use crate::atomic;
-use crate::cause::{self, Judged};
-use crate::maps::{EVENTS, PROCESSES, SCRATCH, Thread};
-use crate::origin::{self, Outcome};
-use crate::task::{Task, field};
-use crate::{globals, python, stack};
+use crate::arch::PAGE_SHIFT;
+use crate::cause::Judged;
+use crate::interpreter::Interpreter;
+use crate::maps::PROCESSES;
+use crate::registers::Registers;
+use crate::task::Task;
+use crate::thread::Thread;
+use crate::{atomic, globals, ring, stack};
 
-/// Error code of a page fault: the page was present.
-const PF_PROT: u64 = 1 << 0;
-/// Error code of a page fault: it was a write.
-const PF_WRITE: u64 = 1 << 1;
-
-/// Allocation flags. The loader checks them against the running kernel's own.
-const GFP_MOVABLE: u32 = 0x08;
-const GFP_ZERO: u32 = 0x100;
-const GFP_DIRECT_RECLAIM: u32 = 0x400;
-const GFP_NORETRY: u32 = 0x1_0000;
-
-/// `rss_stat` members.
-const MM_FILEPAGES: u32 = 0;
-const MM_ANONPAGES: u32 = 1;
-const MM_SWAPENTS: u32 = 2;
-const MM_SHMEMPAGES: u32 = 3;
-
-/// Bytes in a page, as a shift.
-const PAGE_SHIFT: u32 = 12;
-
-/// [`Window::marks`]: there is an open window. The other marks are those of [`origin`].
+/// Mark: there is an open window. The other marks are those of [`memtrace_common::origin`].
 const OPEN: u32 = 1 << 31;
-/// [`Window::marks`]: the kernel wrote, on behalf of a system call.
+/// Mark: the kernel wrote, on behalf of a system call.
 const BY_KERNEL: u32 = 1 << 30;
 
-/// A fault, while it lasts.
-#[derive(Clone, Copy)]
-#[repr(C)]
-pub struct Window {
+/// A write fault on user memory, as it enters the kernel.
+pub struct Opening {
     /// The address written to.
-    address: u64,
+    pub address: u64,
     /// The user-mode instruction.
-    ip: u64,
-    /// When it began.
-    opened_ns: u64,
-    /// The page that was allocated, as the kernel's pointer; only compared.
-    page: u64,
-    /// The thread's completed faults when it began.
-    faults: u64,
-    /// What is known so far.
-    marks: u32,
-    _pad: u32,
+    pub ip: u64,
+    /// Whether the page was present.
+    pub present: bool,
+    /// Whether the kernel wrote, on behalf of a system call.
+    pub by_kernel: bool,
 }
 
-impl Window {
-    /// No fault.
-    pub const CLOSED: Self = Self {
-        address: 0,
-        ip: 0,
-        opened_ns: 0,
-        page: 0,
-        faults: 0,
-        marks: 0,
-        _pad: 0,
-    };
+/// Which of a process's counts of resident pages changed.
+#[derive(Clone, Copy)]
+pub enum Resident {
+    /// That of pages of files.
+    File,
+    /// That of anonymous pages.
+    Anonymous,
+    /// That of pages in swap.
+    Swap,
+    /// That of pages of shared memory.
+    Shared,
 }
 
-/// Who faulted.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Mode {
-    /// User code.
-    User,
-    /// The kernel, for a system call.
-    Kernel,
+/// A copy that has been counted, and whose record has not been sent.
+pub struct Copied {
+    thread: *mut Thread,
+    process: *mut ProcessSlot,
+    origin: Origin,
+    address: u64,
+    by_kernel: bool,
+    latency_ns: u32,
 }
 
-/// A fault enters the kernel. The context's arguments: address, registers, error code.
+/// A fault enters the kernel. Whatever exception it is, [`abandon`] has been called for it.
 #[inline(always)]
-pub fn open(ctx: &BtfTracePointContext, mode: Mode) -> Option<()> {
-    let task = Task::current();
-    let thread = Thread::of(task)?;
-    abandon(thread, task);
-    let address: u64 = ctx.arg(0);
-    let error: u64 = ctx.arg(2);
-    // The upper half is the kernel's own memory.
-    if error & PF_WRITE == 0 || address >> 63 != 0 {
-        return None;
+pub fn open(thread: *mut Thread, task: Task, opening: Opening) {
+    let mut marks = OPEN;
+    if opening.present {
+        marks |= PRESENT;
     }
-    let present = if error & PF_PROT == 0 {
-        0
-    } else {
-        origin::PRESENT
-    };
-    // SAFETY: the lookup gave a live value; only its own thread writes the window. The helper has
-    // no preconditions.
+    if opening.by_kernel {
+        marks |= BY_KERNEL;
+    }
+    // SAFETY: callers pass a live value; only its own thread writes the window. The helper has no
+    // preconditions.
     unsafe {
         let window = &mut (*thread).window;
-        window.address = address;
-        match mode {
-            Mode::User => {
-                window.ip = field(ctx.arg::<*const c_void>(1), &globals::REGS_IP);
-                window.marks = OPEN | present;
-            }
-            Mode::Kernel => {
-                window.ip = task.user_ip();
-                window.marks = OPEN | BY_KERNEL | present;
-            }
-        }
+        window.address = opening.address;
+        window.ip = opening.ip;
+        window.marks = marks;
         window.page = 0;
         window.faults = task.faults();
         window.opened_ns = bpf_ktime_get_ns();
     }
-    Some(())
 }
 
-/// The kernel allocated a page on this thread.
+/// The kernel allocated a page for user memory. `page` is its address, or whatever else tells it
+/// from others; `zeroed` says that it does not get old contents.
 #[inline(always)]
-pub fn page_allocated(page: u64, order: u32, gfp: u32) -> Option<()> {
-    // What user memory is made of is movable; pages for page tables and for interrupts are not.
-    if gfp & GFP_MOVABLE == 0 || page == 0 {
-        return None;
-    }
-    if order == 0 && (gfp & GFP_DIRECT_RECLAIM == 0 || gfp & GFP_NORETRY != 0) {
-        // Read ahead into the page cache.
-        return None;
-    }
-    let task = Task::current();
-    let thread = Thread::of(task)?;
-    // SAFETY: the lookup gave a live value; only its own thread writes the window.
+pub fn page_allocated(thread: *mut Thread, task: Task, page: u64, zeroed: bool) {
+    // SAFETY: callers pass a live value; only its own thread writes the window.
     let window = unsafe { &mut (*thread).window };
     if window.marks & OPEN == 0 {
-        return None;
+        return;
     }
     if task.faults() != window.faults {
         // The fault is over: this page is for something else.
         abandon(thread, task);
-        return None;
+        return;
     }
-    if window.marks & (origin::ALLOCATED | origin::FREED) == origin::ALLOCATED {
+    if window.marks & (ALLOCATED | FREED) == ALLOCATED {
         // The new page comes first; a second one is for the page cache.
-        return None;
+        return;
     }
     window.page = page;
-    let zeroed = if order != 0 || gfp & GFP_ZERO != 0 {
-        origin::ZEROED
-    } else {
-        0
-    };
+    let zeroed = if zeroed { ZEROED } else { 0 };
     // What was counted before may have been reclaim on the way to this page.
-    let cleared = origin::FREED | origin::ZEROED | origin::RSS_ANON | origin::RSS_FILE;
-    window.marks = window.marks & !cleared | origin::ALLOCATED | zeroed;
-    Some(())
+    let cleared = FREED | ZEROED | RSS_ANON | RSS_FILE;
+    window.marks = window.marks & !cleared | ALLOCATED | zeroed;
 }
 
-/// The kernel gave a page back on this thread.
+/// The kernel gave a page back.
 #[inline(always)]
-pub fn page_freed(page: u64) -> Option<()> {
-    let thread = Thread::of(Task::current())?;
-    // SAFETY: the lookup gave a live value; only its own thread writes the window.
+pub fn page_freed(thread: *mut Thread, page: u64) {
+    // SAFETY: callers pass a live value; only its own thread writes the window.
     let window = unsafe { &mut (*thread).window };
-    // A page that is tried again is freed and allocated anew: the allocation takes this mark back.
+    // A page that is tried again is freed and allocated anew: the allocation removes this mark.
     if window.marks & OPEN != 0 && window.page == page {
-        window.marks |= origin::FREED;
+        window.marks |= FREED;
     }
-    Some(())
 }
 
-/// A count of a process's resident pages changed on this thread.
+/// A count of resident pages of the process with this `mm_struct` changed.
 #[inline(always)]
-pub fn rss_changed(mm: u64, member: u32) -> Option<()> {
-    let task = Task::current();
-    let thread = Thread::of(task)?;
-    // SAFETY: the lookup gave a live value; only its own thread writes the window.
+pub fn rss_changed(thread: *mut Thread, task: Task, mm: u64, count: Resident) {
+    // SAFETY: callers pass a live value; only its own thread writes the window.
     let window = unsafe { &mut (*thread).window };
     // Reclaim changes the counts of others.
     if window.marks & OPEN == 0 || task.mm() != mm {
-        return None;
+        return;
     }
-    match member {
-        MM_ANONPAGES => window.marks |= origin::RSS_ANON,
-        MM_FILEPAGES | MM_SHMEMPAGES => window.marks |= origin::RSS_FILE,
-        MM_SWAPENTS => {
+    match count {
+        Resident::Anonymous => window.marks |= RSS_ANON,
+        Resident::File | Resident::Shared => window.marks |= RSS_FILE,
+        Resident::Swap => {
             // The page allocated so far was for what swap gave back. A copy needs another.
             window.page = 0;
-            window.marks = window.marks & (OPEN | BY_KERNEL | origin::PRESENT) | origin::SWAPPED_IN;
+            window.marks = window.marks & (OPEN | BY_KERNEL | PRESENT) | SWAPPED_IN;
         }
-        _ => {}
     }
-    Some(())
 }
 
-/// A fault ended.
+/// A fault on `address` ended: counts it. A copy must then be sent.
 #[inline(always)]
-pub fn close(ctx: &PerfEventContext, flags: u8) -> Option<()> {
-    let thread = Thread::of(Task::current())?;
-    // SAFETY: the lookup gave a live value; only its own thread writes the window. The context is
-    // the kernel's, and has the address of a page fault there.
-    let (window, address) = unsafe { (&mut (*thread).window, (*ctx.ctx).addr) };
+pub fn close(thread: *mut Thread, address: u64) -> Option<Copied> {
+    // SAFETY: callers pass a live value; only its own thread writes the window.
+    let window = unsafe { &mut (*thread).window };
     if window.marks & OPEN == 0 || (window.address ^ address) >> PAGE_SHIFT != 0 {
         return None;
     }
     let marks = window.marks;
     window.marks = 0;
     let process = live_process(thread)?;
-    let Some(origin) = settle(process, marks) else {
-        return Some(());
-    };
+    let origin = settle(process, marks)?;
     // SAFETY: the helper has no preconditions.
     let latency = unsafe { bpf_ktime_get_ns() }.saturating_sub(window.opened_ns);
-    let latency_ns = if latency > u64::from(u32::MAX) {
-        u32::MAX
-    } else {
-        latency as u32
-    };
-    let by_kernel = marks & BY_KERNEL != 0;
-    let python = interpreter(process);
-    let (stack_id, no_stack) = if globals::UNWIND.load() == UNWIND_OFF && python.is_none() {
-        (0, FAULT_NO_STACK)
-    } else {
-        (stack::take(ctx, by_kernel, thread, process, python), 0)
-    };
-    let judged = match python {
-        Some((python, _)) if !by_kernel => cause::judge(python, address),
-        _ => Judged::unseen(if by_kernel {
-            Cause::Kernel
-        } else {
-            Cause::Unknown
-        }),
-    };
-    // SAFETY: the lookup gave a live value.
-    let pid = unsafe { (*thread).pid };
-    trace!(
-        ctx,
-        "copy: pid {} address {:x} stack {:x}", pid, address, stack_id
-    );
-    emit(
+    Some(Copied {
         thread,
         process,
         origin,
-        Seen {
-            latency_ns,
-            stack_id,
-            flags: flags | no_stack,
-            judged,
+        address,
+        by_kernel: marks & BY_KERNEL != 0,
+        latency_ns: if latency > u64::from(u32::MAX) {
+            u32::MAX
+        } else {
+            latency as u32
         },
-    )
+    })
 }
 
-/// The interpreter of a process, if its frames are to be taken, with its number.
-#[inline(always)]
-fn interpreter(process: *mut ProcessSlot) -> Option<(&'static Layout, u64)> {
-    if globals::PYTHON.load() == 0 {
-        return None;
+impl Copied {
+    /// Whether the kernel wrote, so that the fault's own registers are the kernel's.
+    #[inline(always)]
+    pub fn by_kernel(&self) -> bool {
+        self.by_kernel
     }
-    // SAFETY: callers pass a live map value.
-    let index = unsafe { (*process).interpreter };
-    Some((python::interpreter(index)?, index))
+
+    /// Finds out where the write came from and what it was, and sends the record. `registers` are
+    /// those of the user's code.
+    #[inline(always)]
+    pub fn send(self, ctx: &impl EbpfContext, registers: Registers) {
+        let Self {
+            thread,
+            process,
+            address,
+            by_kernel,
+            ..
+        } = self;
+        // SAFETY: the process is a live map value.
+        let interpreter = Interpreter::of(unsafe { (*process).interpreter });
+        let stack_id = if globals::UNWIND.load() == UNWIND_OFF && interpreter.is_none() {
+            0
+        } else {
+            stack::record(thread, process, registers, interpreter)
+        };
+        let judged = match interpreter {
+            Some(interpreter) if !by_kernel => interpreter.judge(address),
+            _ => Judged::unseen(unseen_cause(by_kernel)),
+        };
+        // SAFETY: the thread is a live value.
+        let pid = unsafe { (*thread).pid };
+        trace!(
+            ctx,
+            "copy: pid {} address {:x} stack {:x}", pid, address, stack_id
+        );
+        let seen = Seen {
+            latency_ns: self.latency_ns,
+            stack_id,
+            flags: 0,
+            judged,
+        };
+        send(thread, process, self.origin, seen);
+    }
 }
 
 /// Settles a window that was not closed: see the module's text.
@@ -285,8 +231,7 @@ pub fn abandon(thread: *mut Thread, task: Task) {
         return;
     }
     window.marks = 0;
-    let committed = origin::ALLOCATED;
-    if marks & (committed | origin::FREED | origin::ZEROED) != committed
+    if marks & (ALLOCATED | FREED | ZEROED) != ALLOCATED
         || task.faults() != window.faults.wrapping_add(1)
     {
         return;
@@ -301,13 +246,19 @@ pub fn abandon(thread: *mut Thread, task: Task) {
             latency_ns: 0,
             stack_id: 0,
             flags: FAULT_NO_END,
-            judged: Judged::unseen(if marks & BY_KERNEL == 0 {
-                Cause::Unknown
-            } else {
-                Cause::Kernel
-            }),
+            judged: Judged::unseen(unseen_cause(marks & BY_KERNEL != 0)),
         };
-        let _ = emit(thread, process, origin, seen);
+        send(thread, process, origin, seen);
+    }
+}
+
+/// The cause of a write when memory was not looked at.
+#[inline(always)]
+fn unseen_cause(by_kernel: bool) -> Cause {
+    if by_kernel {
+        Cause::Kernel
+    } else {
+        Cause::Unknown
     }
 }
 
@@ -329,7 +280,7 @@ fn settle(process: *mut ProcessSlot, marks: u32) -> Option<Origin> {
     // SAFETY: callers pass a live map value; counters are only changed atomically.
     unsafe {
         let counters = &raw mut (*process).counters;
-        match origin::outcome(marks) {
+        match outcome(marks) {
             Outcome::Copied(Origin::File) => {
                 atomic::add(&raw mut (*counters).copied[Origin::File as usize], 1);
                 return Some(Origin::File);
@@ -355,30 +306,18 @@ struct Seen {
     judged: Judged,
 }
 
-/// Sends a copy's record.
+/// Sends a copy's record, or counts it as lost.
 #[inline(always)]
-fn emit(thread: *mut Thread, process: *mut ProcessSlot, origin: Origin, seen: Seen) -> Option<()> {
+fn send(thread: *mut Thread, process: *mut ProcessSlot, origin: Origin, seen: Seen) {
     // SAFETY: callers pass a live value of the running thread.
-    let (thread, window) = unsafe { (&*thread, &(*thread).window) };
-    let Some(mut entry) = EVENTS.reserve_untyped::<FaultRecord>(0) else {
-        // SAFETY: callers pass a live map value.
-        unsafe {
-            let lost = &raw mut (*process).counters.lost;
-            // The same two as in `settle`.
-            match origin {
-                Origin::File => atomic::add(&raw mut (*lost)[Origin::File as usize], 1),
-                _ => atomic::add(&raw mut (*lost)[Origin::Fork as usize], 1),
-            }
-        };
-        return None;
-    };
-    entry.write(FaultRecord {
+    let (slot, window) = unsafe { ((*thread).slot, &(*thread).window) };
+    let sent = ring::send_fault(FaultRecord {
         kind: RecordKind::Fault.code(),
         origin: origin.code(),
         cause: seen.judged.cause.code(),
         flags: seen.flags,
-        slot: thread.slot,
-        tid: thread.tid,
+        slot,
+        reserved: 0,
         latency_ns: seen.latency_ns,
         time_ns: window.opened_ns,
         address: window.address,
@@ -388,27 +327,15 @@ fn emit(thread: *mut Thread, process: *mut ProcessSlot, origin: Origin, seen: Se
         evidence: u32::from(seen.judged.evidence.code()),
         offset: seen.judged.offset,
     });
-    entry.submit(u64::from(wakeup()));
-    Some(())
-}
-
-/// Whether to wake the loader with this record: now and then, since each wake-up costs the target.
-#[inline(always)]
-fn wakeup() -> u32 {
-    let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
-        return BPF_RB_NO_WAKEUP;
-    };
-    // SAFETY: the lookup gave this CPU's value.
-    let (records, wake) = unsafe {
-        (*scratch).records = (*scratch).records.wrapping_add(1);
-        let wake = (*scratch).wake != 0;
-        (*scratch).wake = 0;
-        ((*scratch).records, wake)
-    };
-    let due = wake || records & u64::from(globals::WAKEUP_RECORDS.load() - 1) == 0;
-    if due {
-        BPF_RB_FORCE_WAKEUP
-    } else {
-        BPF_RB_NO_WAKEUP
+    if !sent {
+        // SAFETY: callers pass a live map value.
+        unsafe {
+            let lost = &raw mut (*process).counters.lost;
+            // The origins that `settle` can give.
+            match origin {
+                Origin::File => atomic::add(&raw mut (*lost)[Origin::File as usize], 1),
+                _ => atomic::add(&raw mut (*lost)[Origin::Fork as usize], 1),
+            }
+        }
     }
 }

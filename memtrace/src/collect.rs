@@ -317,7 +317,7 @@ mod tests {
             cause: Cause::Kernel.code(),
             flags: 0,
             slot: 7,
-            tid: 12,
+            reserved: 0,
             latency_ns: 900,
             time_ns: 5,
             address: 0x1000,

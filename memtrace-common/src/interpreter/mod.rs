@@ -16,17 +16,26 @@ pub const MAX_INTERPRETERS: u32 = 1024;
 pub const MAX_SCRIPT_FRAMES: usize = 64;
 
 coded! {
-    /// Which interpreter it is, and so which table has its entry. 0 stands for none.
+    /// Which interpreter it is, and so which table has its entry. 0 stands for not having one.
     Kind {
         /// CPython.
         Python = 1,
     }
 }
 
+impl Kind {
+    /// The bit that stands for this kind in the global
+    /// [`INTERPRETERS`](crate::config::INTERPRETERS).
+    #[must_use]
+    pub const fn bit(self) -> u8 {
+        1 << self.code()
+    }
+}
+
 /// Bits of a [`Handle`] that are the index.
 const INDEX_BITS: u32 = MAX_INTERPRETERS.ilog2();
 
-/// Names an interpreter: its kind and its entry in the table of that kind. 0 is none.
+/// Names an interpreter: its kind and its entry in the table of that kind. 0 names none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[repr(transparent)]
 pub struct Handle(u16);
@@ -87,5 +96,15 @@ mod tests {
         }
         assert_eq!(Handle::NONE.kind(), None);
         assert_eq!(Handle::from_raw(u16::MAX).kind(), None);
+    }
+
+    #[test]
+    fn every_kind_has_a_bit_of_its_own() {
+        let mut bits = 0;
+        for kind in Kind::ALL {
+            assert_eq!(kind.bit().count_ones(), 1);
+            assert_eq!(bits & kind.bit(), 0, "the bit of {kind:?}");
+            bits |= kind.bit();
+        }
     }
 }

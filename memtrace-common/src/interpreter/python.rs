@@ -2,7 +2,7 @@
 
 use crate::assert_layout;
 
-/// In place of an offset: this version has no such field.
+/// In place of an offset, where this version does not have the field.
 pub const NO_FIELD: u32 = u32::MAX;
 
 /// [`Layout::flags`]: objects have the header of the free-threaded build: `ob_tid` at 0,
@@ -15,8 +15,8 @@ pub const FRAMES_IN_CHUNKS: u32 = 2;
 /// [`Layout::flags`]: a reference count is the lower 32 bits of its word (3.12 and later).
 pub const REFCOUNT_32: u32 = 4;
 /// [`Layout::flags`]: frames that the interpreter itself pushes are marked by
-/// [`Layout::frame_owner`] being at least [`Layout::owner_shim`] (3.12 and later). They
-/// are no Python frames; one stands where the interpreter's loop was entered.
+/// [`Layout::frame_owner`] being at least [`Layout::owner_shim`] (3.12 and later). They are not
+/// frames of Python functions; there is one wherever the interpreter's loop was entered.
 pub const SHIM_FRAMES: u32 = 8;
 /// [`Layout::flags`]: the byte at [`Layout::frame_owner`] says, other than 0, that the
 /// interpreter's loop was entered with this frame (3.11's `is_entry`).
@@ -39,8 +39,8 @@ pub struct Layout {
     /// In the runtime: the thread state that holds the interpreter's lock (up to 3.11), or
     /// [`NO_FIELD`].
     pub current: u32,
-    /// From the thread's own pointer (`fsbase` on x86-64): where the C library keeps the thread
-    /// state under the runtime's key, or [`NO_FIELD`].
+    /// From the thread's own pointer, where the C library keeps the thread state under the
+    /// runtime's key, or [`NO_FIELD`].
     pub thread_local: u32,
     /// In the runtime: the first interpreter.
     pub interpreters_head: u32,
@@ -57,7 +57,7 @@ pub struct Layout {
     /// In what [`Layout::frame`] points to: the frame (3.11 and 3.12), or [`NO_FIELD`] where
     /// it is the frame itself.
     pub frame_indirect: u32,
-    /// In a frame: the code object; its lower three bits are to be masked out.
+    /// In a frame: the code object; its lower three bits must be masked out.
     pub frame_code: u32,
     /// In a frame: the caller's.
     pub frame_previous: u32,

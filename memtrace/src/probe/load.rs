@@ -4,6 +4,7 @@
 use anyhow::Result;
 use aya::{Btf, Ebpf, EbpfLoader};
 use memtrace_common::config;
+use memtrace_common::interpreter::Kind;
 
 use super::Settings;
 use super::btf::KernelTypes;
@@ -27,7 +28,6 @@ const WAKEUP_RECORDS: u32 = 1024;
 pub fn load(kernel: &KernelTypes, settings: Settings, btf: &Btf) -> Result<Ebpf> {
     let task = |members: &[&str]| kernel.offset("task_struct", members);
     let offsets = [
-        (config::TASK_PID, task(&["pid"])?),
         (config::TASK_TGID, task(&["tgid"])?),
         (config::TASK_FLAGS, task(&["flags"])?),
         (config::TASK_MM, task(&["mm"])?),
@@ -57,7 +57,7 @@ pub fn load(kernel: &KernelTypes, settings: Settings, btf: &Btf) -> Result<Ebpf>
         Unwind::FramePointers => config::UNWIND_FP,
         Unwind::Off => config::UNWIND_OFF,
     };
-    let python = u8::from(settings.python == Python::Auto);
+    let interpreters = u8::from(settings.python == Python::Auto) * Kind::Python.bit();
     let has_loop = u8::from(settings.has_loop);
     let log_level = settings.log.map_or(0, |level| level as u8);
     let mut loader = EbpfLoader::new();
@@ -68,7 +68,7 @@ pub fn load(kernel: &KernelTypes, settings: Settings, btf: &Btf) -> Result<Ebpf>
         .override_global(config::HAS_LOOP, &has_loop, true)
         .override_global(config::FOLLOW, &follow, true)
         .override_global(config::UNWIND, &unwind, true)
-        .override_global(config::PYTHON, &python, true)
+        .override_global(config::INTERPRETERS, &interpreters, true)
         .override_global(aya_log::LEVEL, &log_level, true);
     for (name, value) in &offsets {
         loader.override_global(name, value, true);

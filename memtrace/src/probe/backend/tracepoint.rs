@@ -26,11 +26,11 @@ const TRACEPOINTS: [&str; 5] = [
     "page_fault_user",
 ];
 
-/// Ends of faults are software events.
-const FAULT_ENDS: [(&str, SoftwareEvent); 2] = [
-    ("fault_end_minor", SoftwareEvent::PageFaultsMin),
-    ("fault_end_major", SoftwareEvent::PageFaultsMaj),
-];
+/// The program that is called when a fault ends.
+const FAULT_END: &str = "fault_end";
+
+/// Ends of faults are software events, one for minor and one for major ones.
+const FAULT_ENDS: [SoftwareEvent; 2] = [SoftwareEvent::PageFaultsMin, SoftwareEvent::PageFaultsMaj];
 
 /// The allocation flags and counters that the programs have in them. Kernels before 6.9 have the
 /// flags as macros, with these values.
@@ -117,14 +117,14 @@ fn kernel_version(facts: &Facts) -> Option<Problem> {
     })
 }
 
-/// The ends of faults are counted on every CPU.
+/// Ends of faults are counted on every CPU.
 fn attach_fault_ends(ebpf: &mut Ebpf) -> Result<()> {
     let cpus = online_cpus()
         .map_err(|(_, error)| error)
         .context("cannot list the CPUs")?;
-    for (name, event) in FAULT_ENDS {
-        let program: &mut PerfEvent = program(ebpf, name)?;
-        program.load().map_err(|error| refused(name, error))?;
+    let program: &mut PerfEvent = program(ebpf, FAULT_END)?;
+    program.load().map_err(|error| refused(FAULT_END, error))?;
+    for event in FAULT_ENDS {
         for &cpu in &cpus {
             program
                 .attach(
@@ -133,7 +133,7 @@ fn attach_fault_ends(ebpf: &mut Ebpf) -> Result<()> {
                     SamplePolicy::Period(1),
                     false,
                 )
-                .with_context(|| format!("cannot attach `{name}` on CPU {cpu}"))?;
+                .with_context(|| format!("cannot attach `{FAULT_END}` on CPU {cpu}"))?;
         }
     }
     info!("attached to {} CPUs", cpus.len());

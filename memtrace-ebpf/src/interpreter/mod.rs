@@ -1,0 +1,87 @@
+//! Interpreters in traced processes, each walked and judged by the code for its kind.
+//!
+//! Everybody else deals with an [`Interpreter`] and with what its walk leaves in
+//! [`ScriptWalk`](crate::scratch::ScriptWalk). For a kind of interpreter there is a file with its
+//! walk and one with its judgement, and an arm in each `match` below. Kinds that are not asked for
+//! are switched off by a global that the verifier knows, so that it drops their code.
+
+mod python;
+mod python_cause;
+
+use memtrace_common::interpreter::{Handle, Kind, python as cpython};
+
+use crate::cause::Judged;
+use crate::globals;
+use crate::scratch::Scratch;
+
+/// An interpreter whose frames are recorded.
+#[derive(Clone, Copy)]
+pub struct Interpreter {
+    handle: u64,
+    layout: Layout,
+}
+
+/// How an interpreter is laid out, by its kind.
+#[derive(Clone, Copy)]
+enum Layout {
+    Python(&'static cpython::Layout),
+}
+
+impl Interpreter {
+    /// The interpreter that a process's slot names; `None` when it names none, or one whose frames
+    /// are not recorded.
+    #[inline(always)]
+    pub fn of(handle: u64) -> Option<Self> {
+        if globals::INTERPRETERS.load() == 0 {
+            return None;
+        }
+        let layout = match Handle::from_raw(handle as u16).kind()? {
+            Kind::Python => {
+                recorded(Kind::Python)?;
+                Layout::Python(python::layout(handle)?)
+            }
+        };
+        Some(Self { handle, layout })
+    }
+
+    /// The number that stands for it in a record and in a process's slot.
+    #[inline(always)]
+    pub fn handle(self) -> u64 {
+        self.handle
+    }
+
+    /// Appends the script frames of the running thread to the stack, which has `len` words so far.
+    /// Returns the hash over all frames, of which `hash` is that over the first ones.
+    #[inline(always)]
+    pub fn walk(self, scratch: &mut Scratch, len: u64, hash: u64) -> u64 {
+        scratch.script.begin(self.handle, len, hash);
+        match self.layout {
+            Layout::Python(layout) => python::walk(scratch, layout),
+        }
+        scratch.script.hash
+    }
+
+    /// Completes the script frames of a stack that is about to be sent for the first time, and
+    /// sends the functions that have not been.
+    #[inline(always)]
+    pub fn identify(self, scratch: &mut Scratch) {
+        match self.layout {
+            Layout::Python(_) => python::identify(scratch),
+        }
+    }
+
+    /// Looks at the memory around `address`, which the running thread is about to write.
+    #[inline(always)]
+    pub fn judge(self, address: u64) -> Judged {
+        match self.layout {
+            Layout::Python(layout) => python_cause::judge(layout, address),
+        }
+    }
+}
+
+/// `None` when frames of interpreters of this kind are not recorded, which the verifier knows of a
+/// kind that is a constant.
+#[inline(always)]
+fn recorded(kind: Kind) -> Option<()> {
+    (globals::INTERPRETERS.load() & kind.bit() != 0).then_some(())
+}
