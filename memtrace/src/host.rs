@@ -4,7 +4,7 @@ use std::ffi::CStr;
 use std::time::SystemTime;
 
 use crate::options::{Python, Target, Unwind};
-use crate::profile::Host;
+use crate::profile::{BackendName, Host};
 use crate::report::escape::escape;
 
 /// Copies that the tracepoint backend cannot see.
@@ -24,20 +24,10 @@ pub fn describe((unwind, unwind_why): (Unwind, Option<String>), python: Python) 
         kernel,
         arch,
         page_size: page_size(),
-        backend: "tracepoint".to_owned(),
-        unwind: match unwind {
-            Unwind::Auto => "auto",
-            Unwind::Dwarf => "dwarf",
-            Unwind::FramePointers => "fp",
-            Unwind::Off => "off",
-        }
-        .to_owned(),
+        backend: BackendName::Tracepoint,
+        unwind: unwind.into(),
         unwind_why,
-        python: match python {
-            Python::Auto => "auto",
-            Python::Off => "off",
-        }
-        .to_owned(),
+        python: python.into(),
         blind_spots: BLIND_SPOTS.map(str::to_owned).to_vec(),
     }
 }

@@ -34,16 +34,16 @@ use crate::summarize::Run;
 /// When the machine does not permit it, what is to be traced is not there, or a report cannot be
 /// written; each error says what to do.
 pub fn run(options: &Options) -> Result<()> {
-    let notes = preflight::check(options)?;
+    let notes = preflight::check(&options.trace, &options.output)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("cannot start the event loop")?;
     let started_at = host::now_rfc3339();
-    let traced = runtime.block_on(session::trace(options))?;
+    let traced = runtime.block_on(session::trace(&options.trace, options.verbosity))?;
     let run = Run {
         host: host::describe(traced.unwind, traced.python),
-        command: host::command_line(&options.target),
+        command: host::command_line(&options.trace.target),
         command_exit: traced.command_exit,
         started_at,
         started_ns: traced.started_ns,
@@ -54,7 +54,7 @@ pub fn run(options: &Options) -> Result<()> {
         notes,
     };
     let profile = summarize::summarize(traced.folded, run);
-    report::sums::check(&profile)
+    profile::sums::check(&profile)
         .context("memtrace has miscounted, which is a fault of its own")?;
-    report::render(&profile, options)
+    report::render(&profile, &options.output)
 }

@@ -15,7 +15,7 @@ use std::io::ErrorKind;
 
 use log::info;
 
-use crate::options::{Options, Target};
+use crate::options::{Output, Target, TraceOptions};
 use crate::report::check_writable;
 
 mod facts;
@@ -72,14 +72,14 @@ impl fmt::Display for Problems {
 impl std::error::Error for Problem {}
 impl std::error::Error for Problems {}
 
-/// Finds out whether a trace as `options` say can be made. Returns what the user should know
+/// Finds out whether a trace as `trace` says can be made, and reports as `output` says. Returns what the user should know
 /// although it can: a sentence each, for [`Profile::warnings`](crate::profile::Profile::warnings).
 ///
 /// # Errors
 ///
 /// Everything that is wrong, so that it can be put right in one go.
-pub fn check(options: &Options) -> Result<Vec<String>, Problems> {
-    let facts = Facts::gather(pids_of(options));
+pub fn check(trace: &TraceOptions, output: &Output) -> Result<Vec<String>, Problems> {
+    let facts = Facts::gather(pids_of(trace));
     info!(
         "kernel {}, lockdown {}",
         facts.kernel,
@@ -87,9 +87,9 @@ pub fn check(options: &Options) -> Result<Vec<String>, Problems> {
     );
     let mut problems = machine_problems(&facts);
     problems.extend(pid_problems(&facts));
-    problems.extend(file_problems(options));
+    problems.extend(file_problems(output));
     if problems.is_empty() {
-        Ok(notes(&facts, options))
+        Ok(notes(&facts, trace))
     } else {
         Err(Problems(problems))
     }
@@ -97,15 +97,15 @@ pub fn check(options: &Options) -> Result<Vec<String>, Problems> {
 
 /// Adds to an error of loading or attaching what it means on this machine, where that is known.
 #[must_use]
-pub fn explain(error: anyhow::Error, options: &Options) -> anyhow::Error {
-    match explain_load_error(&error, &Facts::gather(pids_of(options))) {
+pub fn explain(error: anyhow::Error, trace: &TraceOptions) -> anyhow::Error {
+    match explain_load_error(&error, &Facts::gather(pids_of(trace))) {
         Some(problem) => error.context(problem),
         None => error,
     }
 }
 
-fn pids_of(options: &Options) -> &[u32] {
-    match &options.target {
+fn pids_of(trace: &TraceOptions) -> &[u32] {
+    match &trace.target {
         Target::Attach { pids, .. } => pids,
         Target::Launch { .. } => &[],
     }
@@ -287,7 +287,7 @@ fn pid_problem(pid: u32, state: &PidState, facts: &Facts) -> Option<Problem> {
     })
 }
 
-fn file_problems(options: &Options) -> Vec<Problem> {
+fn file_problems(output: &Output) -> Vec<Problem> {
     let check = |file: &crate::options::FileReport| {
         let error = check_writable(&file.path).err()?;
         // The error's own text names a temporary file that nobody asked for.
@@ -302,11 +302,11 @@ fn file_problems(options: &Options) -> Vec<Problem> {
             "name another file, or make its directory",
         ))
     };
-    options.files.iter().filter_map(check).collect()
+    output.files.iter().filter_map(check).collect()
 }
 
 /// What is not in the way but limits the report.
-fn notes(facts: &Facts, options: &Options) -> Vec<String> {
+fn notes(facts: &Facts, trace: &TraceOptions) -> Vec<String> {
     let mut notes = Vec::new();
     let others = facts.pids.iter().any(|(_, state)| match state {
         PidState::Running { uid } => *uid != facts.uid,
@@ -328,7 +328,7 @@ fn notes(facts: &Facts, options: &Options) -> Vec<String> {
         );
     }
     for (pid, _) in &facts.pids {
-        if options.follow && facts.ancestors.contains(pid) {
+        if trace.follow && facts.ancestors.contains(pid) {
             notes.push(format!(
                 "Process {pid} is an ancestor of memtrace, so memtrace's own copies are in the \
                  report. Use --no-follow, or name a process below it."

@@ -16,7 +16,7 @@ use crate::aggregate::Aggregator;
 use crate::collect::Collector;
 use crate::command::{Held, Running};
 use crate::host;
-use crate::options::{Options, Python, Target, Unwind};
+use crate::options::{Python, Target, TraceOptions, Unwind};
 use crate::preflight;
 use crate::probe::{Probe, Settings, has_loop};
 use crate::process::pidfd::PidFd;
@@ -73,7 +73,7 @@ pub struct Traced {
 }
 
 /// Traces as `options` say, until something ends it.
-pub async fn trace(options: &Options) -> Result<Traced> {
+pub async fn trace(options: &TraceOptions, verbosity: u8) -> Result<Traced> {
     // Before anything is attached, so that Ctrl-C never leaves a half-made report.
     let mut stop = StopSignals::new()?;
     let has_loop = has_loop();
@@ -98,7 +98,7 @@ pub async fn trace(options: &Options) -> Result<Traced> {
         has_loop,
         unwind,
         python,
-        log: match options.verbosity {
+        log: match verbosity {
             0 | 1 => None,
             2 => Some(log::Level::Debug),
             _ => Some(log::Level::Trace),
@@ -233,7 +233,7 @@ impl Session {
     async fn run(
         &mut self,
         probe: &mut Probe,
-        options: &Options,
+        options: &TraceOptions,
         command: Option<Running>,
         stop: &mut StopSignals,
     ) -> Result<Ending> {

@@ -5,16 +5,14 @@ use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use memtrace_common::process::{Counters, Health};
-use memtrace_common::record::{Cause, Origin};
+use memtrace_common::record::Origin;
 
 use crate::aggregate::{Aggregator, Kind, SiteIndex};
 use crate::cause::Verdict;
-use crate::distribution::Distribution;
 use crate::process::traced::{ProcessId, Traced};
 use crate::profile::{
-    ByCause, ByOrigin, CallSite, CauseName, CommandExit, Frame, Host, Language, Lost, NotCopied,
-    OriginName, Process, Profile, SCHEMA, Site, StackPages, Totals, Truncated, Unchanged, Unknown,
-    type_rows,
+    ByCause, ByOrigin, CallSite, CommandExit, Frame, Host, Lost, NotCopied, Process, Profile,
+    SCHEMA, StackPages, Totals, Truncated, Unchanged, Unrecorded, type_rows,
 };
 use crate::report::escape::escape;
 
@@ -42,9 +40,6 @@ pub struct Run {
     pub notes: Vec<String>,
 }
 
-/// Why a cause is `unknown` for a lost record.
-const CAUSE_LOST: &str = "the record of the copy was lost";
-
 /// Makes the profile. All stacks must have been symbolized, and the counters be final.
 #[must_use]
 pub fn summarize(folded: Aggregator, run: Run) -> Profile {
@@ -62,13 +57,7 @@ pub fn summarize(folded: Aggregator, run: Run) -> Profile {
         site.share = site.pages as f64 / totals.copied_pages.max(1) as f64;
     }
     warnings.extend(cut_stacks(&call_sites, totals.copied_pages));
-    let key = |site: &CallSite| {
-        (
-            site.cause as u8,
-            site.object_type.clone(),
-            site.field_offset,
-        )
-    };
+    let key = |site: &CallSite| (site.cause, site.object_type.clone(), site.field_offset);
     call_sites.sort_by(|a, b| {
         let by_pages = b.pages.cmp(&a.pages).then_with(|| a.site.cmp(&b.site));
         by_pages.then_with(|| key(a).cmp(&key(b)))
@@ -96,7 +85,7 @@ fn processes(folded: &Aggregator, run: &Run) -> Vec<Process> {
     let mut causes = vec![ByCause::default(); all.len()];
     for ((_, kind), &sum) in &folded.site_sums {
         for (&process, &pages) in &folded.sums[sum].processes {
-            *cause_of(&mut causes[process], kind.verdict.cause) += pages;
+            causes[process].add(kind.verdict.cause.into(), pages);
         }
     }
     let with_causes = all.iter().zip(causes);
@@ -136,12 +125,13 @@ fn process(traced: &Traced, mut by_cause: ByCause, run: &Run) -> Process {
         exited_at_s: traced.exited_ns.map(since_start),
         copied_pages,
         copied_bytes: copied_pages * run.host.page_size,
-        copy_on_read_pages: by_cause.refcount + by_cause.gc,
+        copy_on_read_pages: by_cause.copy_on_read(),
         by_origin: ByOrigin {
             fork,
             ksm,
             file,
             hugetlb,
+            ..ByOrigin::default()
         },
         by_cause,
         not_copied: NotCopied {
@@ -172,8 +162,8 @@ fn totals(processes: &[Process], folded: &Aggregator, run: &Run) -> Totals {
         totals.copied_pages += process.copied_pages;
         totals.copied_bytes += process.copied_bytes;
         totals.copy_on_read_pages += process.copy_on_read_pages;
-        add_origins(&mut totals.by_origin, process.by_origin);
-        add_causes(&mut totals.by_cause, process.by_cause);
+        totals.by_origin.absorb(&process.by_origin);
+        totals.by_cause.absorb(&process.by_cause);
         add_not_copied(&mut totals.not_copied, process.not_copied);
         totals.lost.faults += process.lost_faults;
     }
@@ -236,10 +226,10 @@ fn call_sites(mut folded: Aggregator) -> Vec<CallSite> {
             let object_type = kind.object_type;
             Some(CallSite {
                 site: folded.sites[site].clone(),
-                cause: cause_name(cause),
+                cause: cause.into(),
                 cause_reason: why.map(|why| why.to_string()),
                 evidence,
-                origin: origin_name(kind.origin),
+                origin: kind.origin.into(),
                 object_type: object_type.map(|id| Arc::clone(folded.names.type_name(id))),
                 field_offset: kind.field_offset,
                 pages: stacks.iter().map(|stack| stack.pages).sum(),
@@ -317,50 +307,9 @@ fn lost_sites(processes: &[Traced]) -> Vec<CallSite> {
                 .or_default() += pages;
         }
     }
-    let site = Site {
-        function: "[lost]".into(),
-        file: None,
-        line: None,
-        module: None,
-        language: Language::Native,
-    };
-    let frame = Arc::new(Frame {
-        function: Arc::clone(&site.function),
-        file: None,
-        line: None,
-        module: None,
-        address: 0,
-        language: Language::Native,
-        inlined: false,
-        unknown: Some(Unknown::FaultLost),
-    });
     by_origin
         .into_iter()
-        .map(|(origin, processes)| {
-            let pages = processes.values().sum();
-            let frames = Arc::from([Arc::clone(&frame)]);
-            CallSite {
-                site: site.clone(),
-                cause: CauseName::Unknown,
-                cause_reason: Some(CAUSE_LOST.to_owned()),
-                origin: origin_name(origin),
-                evidence: None,
-                object_type: None,
-                field_offset: None,
-                pages,
-                bytes: 0,
-                share: 0.0,
-                processes,
-                latency_ns: Distribution::default(),
-                age_ms: Distribution::default(),
-                stacks: vec![StackPages {
-                    pages,
-                    truncated: true,
-                    truncated_why: Some(Truncated::NotTaken),
-                    frames,
-                }],
-            }
-        })
+        .map(|(origin, pages)| CallSite::unrecorded(Unrecorded::Lost, origin.into(), pages))
         .collect()
 }
 
@@ -418,62 +367,11 @@ fn cut_stacks(call_sites: &[CallSite], copied_pages: u64) -> Option<String> {
         }
         Truncated::NoRoom => "in files for whose unwind tables there was no room",
         Truncated::Unreadable | Truncated::Damaged => "where the stack could not be followed",
-        Truncated::Depth | Truncated::Python | Truncated::NotTaken => return None,
+        Truncated::Depth | Truncated::Python | Truncated::NotTaken | Truncated::Other(_) => {
+            return None;
+        }
     };
     Some(format!("{pages} copied pages have stacks that end {text}"))
-}
-
-fn cause_of(causes: &mut ByCause, cause: Cause) -> &mut u64 {
-    match cause {
-        Cause::Unknown => &mut causes.unknown,
-        Cause::Refcount => &mut causes.refcount,
-        Cause::Gc => &mut causes.gc,
-        Cause::Allocator => &mut causes.allocator,
-        Cause::Object => &mut causes.object,
-        Cause::Data => &mut causes.data,
-        Cause::Kernel => &mut causes.kernel,
-        Cause::Remote => &mut causes.remote,
-    }
-}
-
-fn cause_name(cause: Cause) -> CauseName {
-    match cause {
-        Cause::Unknown => CauseName::Unknown,
-        Cause::Refcount => CauseName::Refcount,
-        Cause::Gc => CauseName::Gc,
-        Cause::Allocator => CauseName::Allocator,
-        Cause::Object => CauseName::Object,
-        Cause::Data => CauseName::Data,
-        Cause::Kernel => CauseName::Kernel,
-        Cause::Remote => CauseName::Remote,
-    }
-}
-
-fn origin_name(origin: Origin) -> OriginName {
-    match origin {
-        Origin::Fork => OriginName::Fork,
-        Origin::Ksm => OriginName::Ksm,
-        Origin::File => OriginName::File,
-        Origin::Hugetlb => OriginName::Hugetlb,
-    }
-}
-
-fn add_origins(sum: &mut ByOrigin, more: ByOrigin) {
-    sum.fork += more.fork;
-    sum.ksm += more.ksm;
-    sum.file += more.file;
-    sum.hugetlb += more.hugetlb;
-}
-
-fn add_causes(sum: &mut ByCause, more: ByCause) {
-    sum.refcount += more.refcount;
-    sum.gc += more.gc;
-    sum.allocator += more.allocator;
-    sum.object += more.object;
-    sum.data += more.data;
-    sum.kernel += more.kernel;
-    sum.remote += more.remote;
-    sum.unknown += more.unknown;
 }
 
 fn add_not_copied(sum: &mut NotCopied, more: NotCopied) {
