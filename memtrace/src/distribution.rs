@@ -240,13 +240,21 @@ fn histogram_of(buckets: &[(u16, u64)]) -> Histogram<u64> {
     histogram
 }
 
+/// How values are distributed, within three significant digits; all `None` when there are none.
 #[derive(Serialize, Deserialize)]
 struct Written {
+    /// The smallest.
     min: Option<u64>,
+    /// Half of the values are at most this.
     p50: Option<u64>,
+    /// 90% of the values are at most this.
     p90: Option<u64>,
+    /// 99% of the values are at most this.
     p99: Option<u64>,
+    /// The largest.
     max: Option<u64>,
+    /// All counts: base64 of the HdrHistogram V2 compressed encoding. The other figures are for
+    /// readers that do not decode it.
     hdr: Option<String>,
 }
 

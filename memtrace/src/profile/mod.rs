@@ -33,7 +33,7 @@ pub const SCHEMA: &str = "memtrace/1";
 /// One trace, whole.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Profile {
-    /// [`SCHEMA`].
+    /// [`SCHEMA`]; a later version that adds to it may append a minor number.
     pub schema: String,
     /// Version of the memtrace that recorded it.
     pub memtrace: String,
@@ -61,14 +61,14 @@ pub struct Profile {
     pub modules: Vec<ModuleUnwind>,
     /// What would help. No version so far proposes anything.
     pub advice: Vec<Advice>,
-    /// What the reader must know before trusting the figures, besides [`Totals::lost`].
+    /// What the reader must know before trusting the figures, besides what was lost.
     pub warnings: Vec<String>,
 }
 
 /// Sums over all processes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Totals {
-    /// Copied pages: those with a record and those whose record was lost.
+    /// Copied pages: those with a record and those whose record was lost or is pending.
     pub copied_pages: u64,
     /// Bytes of those.
     pub copied_bytes: u64,
@@ -78,8 +78,8 @@ pub struct Totals {
     pub by_cause: ByCause,
     /// Copied pages whose cause is copy-on-read: `refcount` and `gc`.
     pub copy_on_read_pages: u64,
-    /// Copied pages that still equal the ancestor's page, of those that were compared:
-    /// see [`Totals::unchanged`].
+    /// Copied pages that still equal the ancestor's page, of those that were compared, as in
+    /// `unchanged`.
     pub unchanged_pages: Option<u64>,
     /// How it was found out; `None` when nothing was compared.
     #[serde(default)]
