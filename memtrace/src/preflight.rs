@@ -72,8 +72,9 @@ impl fmt::Display for Problems {
 impl std::error::Error for Problem {}
 impl std::error::Error for Problems {}
 
-/// Finds out whether a trace as `trace` says can be made, and reports as `output` says. Returns what the user should know
-/// although it can: a sentence each, for [`Profile::warnings`](crate::profile::Profile::warnings).
+/// Finds out whether a trace as `trace` says can be made, and reports as `output` says. Returns
+/// what the user should know although it can: a sentence each, for
+/// [`Profile::warnings`](crate::profile::Profile::warnings).
 ///
 /// # Errors
 ///

@@ -1,8 +1,10 @@
-//! `cargo xtask schema`: writes `docs/report-schema.md` from the comments on the types of the profile.
+//! `cargo xtask schema`: writes `docs/report-schema.md` from the comments on the types of the
+//! profile.
 //!
-//! Serialised, the profile *is* the JSON report, so its types say everything about the schema: names,
-//! what may be null or absent, and what each field means. They are read as source, in the few forms
-//! that the profile uses; anything else is an error, so that nothing is left out unnoticed.
+//! Serialised, the profile *is* the JSON report, so its types say everything about the schema:
+//! names, what may be null or absent, and what each field means. They are read as source, in the
+//! few forms that the profile uses; anything else is an error, so that nothing is left out
+//! unnoticed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -39,18 +41,18 @@ const ROOT: &str = "Profile";
 const INTRODUCTION: &str = "\
 # The JSON report
 
-<!-- Made by `cargo xtask schema` from the comments on the types in memtrace/src/profile/. Change those. -->
+<!-- Made by `cargo xtask schema` from the comments in memtrace/src/profile/. Change those. -->
 
-`memtrace -f json` and `memtrace -o FILE.json` write one object, a [Profile](#profile). The schema changes
-only by adding: fields, and names of causes, languages and the like. So readers should pass over fields
-that they do not know, and show names that they do not know as they are. Unless said otherwise, counts
-are pages or faults, and sizes are bytes. `null` means: not known.
+`memtrace -f json` and `memtrace -o FILE.json` write one object, a [Profile](#profile). The schema
+changes only by adding: fields, and names of causes, languages and the like. So readers should pass
+over fields that they do not know, and show names that they do not know as they are. Unless said
+otherwise, counts are pages or faults, and sizes are bytes. `null` means: not known.
 
-Sums hold: `copied_pages` of the whole is the sum over processes, over call sites, over causes and over
-origins. What was lost is part of them, in call sites named `[lost]`.
+Sums hold: `copied_pages` of the whole is the sum over processes, over call sites, over causes and
+over origins. What was lost is part of them, in call sites named `[lost]`.
 
-Names of functions, files and processes come from the traced programs and may be made to deceive: whoever
-shows them must escape them.
+Names of functions, files and processes come from the traced programs and may be made to deceive:
+whoever shows them must escape them.
 ";
 
 /// Write docs/report-schema.md from the comments on the report's types.

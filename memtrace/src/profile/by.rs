@@ -1,7 +1,7 @@
 //! Copied pages by cause and by origin, and the names of both: each from one list.
 //!
-//! To add a cause, add a line to its list here. Whatever shows causes then shows it, and the compiler
-//! asks for its words where a report has words for each.
+//! To add a cause, add a line to its list here. Whatever shows causes then shows it, and the
+//! compiler asks for its words where a report has words for each.
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -1,8 +1,9 @@
 //! The result of a trace: pure data, in the shape of the report schema `memtrace/1`.
 //!
-//! Serialised, a [`Profile`] *is* the JSON report; [`read`] reads one again, and [`sums::check`] tells
-//! whether it adds up. The types know nobody but [`distribution`](crate::distribution). Unless said
-//! otherwise, counts are pages or faults, sizes are bytes, and a `None` is written as `null`: not known.
+//! Serialised, a [`Profile`] *is* the JSON report; [`read`] reads one again, and [`sums::check`]
+//! tells whether it adds up. The types know nobody but [`distribution`](crate::distribution).
+//! Unless said otherwise, counts are pages or faults, sizes are bytes, and a `None` is written as
+//! `null`: not known.
 //!
 //! `docs/report-schema.md` is generated from the comments on these types by `cargo xtask schema`.
 

@@ -84,7 +84,8 @@ fn is_read(schema: &str) -> bool {
     minor.is_some_and(|minor| minor.is_empty() || minor.starts_with('.'))
 }
 
-/// An error of `serde_json` without what it says of an input that ended: that it was cut is plainer.
+/// An error of `serde_json` without what it says of an input that ended: that it was cut is
+/// plainer.
 fn said_why(error: serde_json::Error) -> anyhow::Error {
     if error.is_eof() {
         let (line, column) = (error.line(), error.column());

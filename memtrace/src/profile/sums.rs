@@ -25,8 +25,8 @@ const BEYOND_BELIEF: u64 = 1 << 56;
 ///
 /// # Errors
 ///
-/// Names the sums that disagree, with both figures. Then counting has a mistake, and the report must
-/// not be trusted.
+/// Names the sums that disagree, with both figures. Then counting has a mistake, and the report
+/// must not be trusted.
 pub fn check(profile: &Profile) -> anyhow::Result<()> {
     let mut checker = Checker::default();
     checker.totals(profile);

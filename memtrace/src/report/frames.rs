@@ -1,8 +1,8 @@
 //! What is shown of a stack: which of its frames, and what is said of each.
 //!
 //! In a stack with Python in it, or another interpreted language, runs of native frames between its
-//! frames are only counted where there is little room, since most are the interpreter's way from one
-//! function to the next.
+//! frames are only counted where there is little room, since most are the interpreter's way from
+//! one function to the next.
 
 use std::borrow::Cow;
 
@@ -74,8 +74,8 @@ impl Line<'_> {
     }
 }
 
-/// All frames of interpreted languages; of the others only those that were called last and those that
-/// are alone between two.
+/// All frames of interpreted languages; of the others only those that were called last and those
+/// that are alone between two.
 fn outline<'a>(frames: &[&'a Frame]) -> Vec<Line<'a>> {
     let mut lines = Vec::new();
     for run in frames.chunk_by(|a, b| a.language.is_interpreted() == b.language.is_interpreted()) {
