@@ -6,14 +6,16 @@
 //! [`preflight`]: crate::preflight
 
 use std::ffi::OsString;
+use std::io::{self, IsTerminal as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::error::ErrorKind;
-use clap::{ArgAction, CommandFactory as _, Parser, ValueEnum};
+use clap::{ArgAction, CommandFactory as _, Parser};
 
 use crate::options::{
-    Backend, By, FileReport, Format, Options, Python, Target, TextOptions, Unwind,
+    Backend, By, FileReport, Format, Options, Output, Python, Target, TextOptions, TraceOptions,
+    Unwind,
 };
 
 const LONG_ABOUT: &str = "\
@@ -71,21 +73,16 @@ pub struct Cli {
     #[arg(short, long, value_name = "TIME", value_parser = parse_duration)]
     duration: Option<Duration>,
 
-    /// Also write a report to FILE; its name says the format: .json or .txt
-    ///
-    /// May be given several times. FILE appears when the report is complete, and replaces what was
-    /// there. Standard output gets a report in any case, in the format that --format says; naming
-    /// it as - is allowed and changes nothing.
-    #[arg(short, long, value_name = "FILE")]
+    #[arg(short, long, value_name = "FILE", help = output_help(), long_help = output_long_help())]
     output: Vec<PathBuf>,
 
     /// Format of the report on standard output
     #[arg(short, long, value_name = "FORMAT", default_value = "text")]
-    format: FormatArg,
+    format: Format,
 
     /// What the rows of the text report's main table are
-    #[arg(long, value_name = "WHAT", default_value = "site")]
-    by: ByArg,
+    #[arg(long, value_name = "BY", default_value = "site")]
+    by: By,
 
     /// Rows in each table of the text report
     #[arg(long, value_name = "N", default_value = "20", value_parser = clap::value_parser!(u32).range(1..))]
@@ -97,15 +94,15 @@ pub struct Cli {
     /// exceptions, and frame pointers through code that has none, such as a JIT's. "dwarf" and
     /// "fp" use one of the two; a stack ends where that leads no further. "off" names the faulting
     /// function only and costs least.
-    #[arg(long, value_name = "HOW", default_value = "auto")]
-    unwind: UnwindArg,
+    #[arg(long, value_name = "MODE", default_value = "auto")]
+    unwind: Unwind,
 
     /// Whether Python frames are taken, and what Python wrote is looked at
     ///
     /// "auto" does so in every process that runs CPython 3.8 to 3.14. "off" costs less, and leaves
     /// causes to what the faulting instruction tells.
-    #[arg(long, value_name = "WHETHER", default_value = "auto")]
-    python: PythonArg,
+    #[arg(long, value_name = "MODE", default_value = "auto")]
+    python: Python,
 
     /// Do not compare copied pages with the ancestor's at the end
     ///
@@ -116,9 +113,9 @@ pub struct Cli {
 
     /// How copies are seen
     #[arg(long, value_name = "NAME", default_value = "auto")]
-    backend: BackendArg,
+    backend: Backend,
 
-    /// Say what is done; twice: what the kernel side does, too
+    /// Log progress; -vv also logs the BPF side
     #[arg(short, long, action = ArgAction::Count)]
     verbose: u8,
 
@@ -127,67 +124,23 @@ pub struct Cli {
     command: Vec<OsString>,
 }
 
+fn output_help() -> String {
+    let extensions = Format::extensions("or", Format::with_dot);
+    format!("Also write a report to FILE; its name says the format: {extensions}")
+}
+
+fn output_long_help() -> String {
+    format!(
+        "{}\n\nMay be given several times. FILE appears when the report is complete, and replaces \
+         what was there. Standard output gets a report in any case, in the format that --format \
+         says; naming it as - is allowed and changes nothing.",
+        output_help()
+    )
+}
+
 /// What one `--pid` named.
 #[derive(Clone, Debug)]
 struct Pids(Vec<u32>);
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum FormatArg {
-    /// For people
-    Text,
-    /// For programs: schema memtrace/1
-    Json,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum PythonArg {
-    /// In every process that runs CPython
-    Auto,
-    /// Nowhere
-    Off,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum ByArg {
-    /// The function, file and line that copied, and the cause
-    Site,
-    /// The function that copied
-    Function,
-    /// The whole call stack
-    Stack,
-    /// The type of the object written to
-    Type,
-    /// The process
-    Process,
-    /// The source file, or the program or library
-    File,
-    /// What the write was
-    Cause,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum UnwindArg {
-    /// By unwind tables, and by frame pointers through code that has none
-    Auto,
-    /// By unwind tables only
-    Dwarf,
-    /// Follow frame pointers only
-    Fp,
-    /// Take no stacks
-    Off,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum BackendArg {
-    /// The best that this kernel permits
-    Auto,
-    /// Tracepoints and software events
-    Tracepoint,
-    #[value(hide = true)]
-    Fentry,
-    #[value(hide = true)]
-    Kprobe,
-}
 
 /// Reads the arguments of this process.
 ///
@@ -217,25 +170,23 @@ impl TryFrom<Cli> for Options {
 
     fn try_from(cli: Cli) -> Result<Self, String> {
         Ok(Self {
-            target: target(cli.pids, cli.command)?,
-            follow: !cli.no_follow,
-            duration: cli.duration,
-            files: files(cli.output)?,
-            stdout: match cli.format {
-                FormatArg::Text => Format::Text,
-                FormatArg::Json => Format::Json,
+            trace: TraceOptions {
+                target: target(cli.pids, cli.command)?,
+                follow: !cli.no_follow,
+                duration: cli.duration,
+                backend: backend(cli.backend)?,
+                unwind: cli.unwind,
+                python: cli.python,
+                unchanged: !cli.no_unchanged,
             },
-            text: TextOptions {
-                by: by(cli.by),
-                top: cli.top as usize,
+            output: Output {
+                files: files(cli.output)?,
+                stdout: stdout(cli.format, io::stdout().is_terminal())?,
+                text: TextOptions {
+                    by: cli.by,
+                    top: cli.top as usize,
+                },
             },
-            backend: backend(cli.backend)?,
-            unwind: unwind(cli.unwind),
-            python: match cli.python {
-                PythonArg::Auto => Python::Auto,
-                PythonArg::Off => Python::Off,
-            },
-            unchanged: !cli.no_unchanged,
             verbosity: cli.verbose,
         })
     }
@@ -268,7 +219,7 @@ fn target(given: Vec<Pids>, command: Vec<OsString>) -> Result<Target, String> {
 fn files(paths: Vec<PathBuf>) -> Result<Vec<FileReport>, String> {
     let mut files: Vec<FileReport> = Vec::new();
     for path in paths.into_iter().filter(|path| path != Path::new("-")) {
-        let format = format_of(&path)?;
+        let format = Format::of_file(&path)?;
         if files.iter().all(|file| file.path != path) {
             files.push(FileReport { path, format });
         }
@@ -276,54 +227,28 @@ fn files(paths: Vec<PathBuf>) -> Result<Vec<FileReport>, String> {
     Ok(files)
 }
 
-fn format_of(path: &Path) -> Result<Format, String> {
-    let extension = path
-        .extension()
-        .map(|extension| extension.to_string_lossy().to_lowercase());
-    let found = match extension.as_deref() {
-        Some("json") => return Ok(Format::Json),
-        Some("txt") => return Ok(Format::Text),
-        Some(other) => format!("'.{other}' is not a report format of this version"),
-        None => "its name has no extension, which says the report's format".to_owned(),
-    };
-    Err(format!(
-        "cannot write a report to '{}': {found}; supported are .json (schema memtrace/1) and .txt",
-        path.display()
-    ))
-}
-
-fn by(by: ByArg) -> By {
-    match by {
-        ByArg::Site => By::Site,
-        ByArg::Function => By::Function,
-        ByArg::Stack => By::Stack,
-        ByArg::Type => By::Type,
-        ByArg::Process => By::Process,
-        ByArg::File => By::File,
-        ByArg::Cause => By::Cause,
-    }
-}
-
-fn unwind(unwind: UnwindArg) -> Unwind {
-    match unwind {
-        UnwindArg::Auto => Unwind::Auto,
-        UnwindArg::Dwarf => Unwind::Dwarf,
-        UnwindArg::Fp => Unwind::FramePointers,
-        UnwindArg::Off => Unwind::Off,
-    }
-}
-
-fn backend(backend: BackendArg) -> Result<Backend, String> {
+fn backend(backend: Backend) -> Result<Backend, String> {
     let missing = match backend {
-        BackendArg::Auto => return Ok(Backend::Auto),
-        BackendArg::Tracepoint => return Ok(Backend::Tracepoint),
-        BackendArg::Fentry => "fentry",
-        BackendArg::Kprobe => "kprobe",
+        Backend::Auto | Backend::Tracepoint => return Ok(backend),
+        Backend::Fentry => "fentry",
+        Backend::Kprobe => "kprobe",
     };
     Err(format!(
         "this version of memtrace has no {missing} backend; use --backend tracepoint, or auto, \
          which takes the best there is"
     ))
+}
+
+/// Binary reports are for files and pipes.
+fn stdout(format: Format, is_terminal: bool) -> Result<Format, String> {
+    if format.is_binary && is_terminal {
+        return Err(format!(
+            "a {} report is not text, so a terminal cannot show it; redirect standard output to a \
+             file, or name one: -o FILE.{}",
+            format.name, format.extension
+        ));
+    }
+    Ok(format)
 }
 
 fn parse_pids(text: &str) -> Result<Pids, String> {

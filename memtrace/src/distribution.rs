@@ -10,6 +10,8 @@
 //! the HdrHistogram V2 compressed encoding; all are null when nothing was recorded. Values read
 //! back come from `hdr` alone, see [`encoding`].
 
+use std::cell::Cell;
+
 use hdrhistogram::Histogram;
 use serde::de::Error as _;
 use serde::ser::Error as _;
@@ -238,13 +240,21 @@ fn histogram_of(buckets: &[(u16, u64)]) -> Histogram<u64> {
     histogram
 }
 
+/// How values are distributed, within three significant digits; all `None` when there are none.
 #[derive(Serialize, Deserialize)]
 struct Written {
+    /// The smallest.
     min: Option<u64>,
+    /// Half of the values are at most this.
     p50: Option<u64>,
+    /// 90% of the values are at most this.
     p90: Option<u64>,
+    /// 99% of the values are at most this.
     p99: Option<u64>,
+    /// The largest.
     max: Option<u64>,
+    /// All counts: base64 of the HdrHistogram V2 compressed encoding. The other figures are for
+    /// readers that do not decode it.
     hdr: Option<String>,
 }
 
@@ -272,12 +282,37 @@ impl<'de> Deserialize<'de> for Distribution {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let mut distribution = Self::new();
         if let Some(hdr) = Written::deserialize(deserializer)?.hdr {
-            for (bucket, n) in encoding::decode(&hdr).map_err(D::Error::custom)? {
+            let buckets = encoding::decode(&hdr).map_err(D::Error::custom)?;
+            let left = BUCKETS_LEFT.get().checked_sub(buckets.len() as u64);
+            let left = left.ok_or_else(|| {
+                D::Error::custom("the histograms have more buckets than a report can have")
+            })?;
+            BUCKETS_LEFT.set(left);
+            for (bucket, n) in buckets {
                 distribution.add(bucket, n);
             }
         }
         Ok(distribution)
     }
+}
+
+thread_local! {
+    /// Buckets of distributions that may still be read on this thread.
+    static BUCKETS_LEFT: Cell<u64> = const { Cell::new(u64::MAX) };
+}
+
+/// Does `work`, in which distributions of at most so many buckets in all can be deserialised. A
+/// histogram of a hundred bytes can have all 56,320; whoever reads many of unknown origin needs a
+/// bound for all of them together.
+pub fn with_at_most<T>(buckets: u64, work: impl FnOnce() -> T) -> T {
+    struct Restore(u64);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            BUCKETS_LEFT.set(self.0);
+        }
+    }
+    let _restore = Restore(BUCKETS_LEFT.replace(buckets));
+    work()
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::ffi::CStr;
 
 use crate::foreign::escape;
-use crate::options::{Python, Target, Unwind};
+use crate::options::Target;
 use crate::plan::Plan;
 use crate::profile::Host;
 
@@ -16,20 +16,10 @@ pub fn describe(plan: &Plan) -> Host {
         kernel,
         arch,
         page_size: page_size(),
-        backend: backend.name().name().to_owned(),
-        unwind: match plan.unwind.value {
-            Unwind::Auto => "auto",
-            Unwind::Dwarf => "dwarf",
-            Unwind::FramePointers => "fp",
-            Unwind::Off => "off",
-        }
-        .to_owned(),
+        backend: backend.name(),
+        unwind: plan.unwind.value.into(),
         unwind_why: plan.unwind.why.clone(),
-        python: match plan.python.value {
-            Python::Auto => "auto",
-            Python::Off => "off",
-        }
-        .to_owned(),
+        python: plan.python.value.into(),
         blind_spots: backend
             .blind_spots()
             .iter()

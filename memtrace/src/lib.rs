@@ -50,17 +50,17 @@ use crate::views::{Audience, View};
 /// When the machine does not permit it, what is to be traced is not there, or a report cannot be
 /// written; each error says what to do.
 pub fn run(options: &Options) -> Result<ExitCode> {
-    let facts = Facts::gather(options.target.pids());
-    let (plan, missing) = match Plan::of(options, &facts) {
+    let facts = Facts::gather(options.trace.target.pids());
+    let (plan, missing) = match Plan::of(&options.trace, options.verbosity, &facts) {
         Ok(plan) => (Some(plan), Vec::new()),
         Err(missing) => (None, missing),
     };
-    let notes = preflight::check(options, &facts, &missing)?;
+    let notes = preflight::check(&options.trace, &options.output, &facts, &missing)?;
     let plan = plan.context("this machine has nothing that copies can be seen by")?;
     let profile = trace(options, plan, notes)?.profile();
-    report::sums::check(&profile)
+    profile::sums::check(&profile)
         .context("memtrace has miscounted, which is a fault of its own")?;
-    report::render(&profile, options)?;
+    report::render(&profile, &options.output)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -71,7 +71,7 @@ fn trace(options: &Options, plan: Plan, notes: Vec<String>) -> Result<Snapshot> 
         .build()
         .context("cannot start the event loop")?;
     runtime.block_on(async {
-        let mut session = Session::start(options, plan, notes)?;
+        let mut session = Session::start(&options.trace, plan, notes)?;
         let progress = Progress::on_terminal().map(|line| Box::new(line) as Box<dyn View>);
         let mut audience = Audience::new(progress.into_iter().collect());
         let ended = loop {

@@ -16,10 +16,10 @@ use crate::collect::{Event, Fault, Lifecycle, TakenStack};
 use crate::fold::naming::Naming;
 use crate::intake::Intake;
 use crate::interpreter::tracker::Tracker;
-use crate::options::Unwind;
+use crate::options::{Python, Unwind};
 use crate::probe::Tables;
 use crate::process::processes::Processes;
-use crate::profile::{Host, Profile};
+use crate::profile::{BackendName, Host, Profile};
 use crate::summarize::{Moment, Progress, Run, summarize};
 use crate::targets::Targets;
 use crate::unwind::{Library, Unwinder};
@@ -210,7 +210,7 @@ impl MadeUp {
             ..Progress::default()
         };
         let profile = summarize(&intake.gathered(), &run(), &progress, moment);
-        crate::report::sums::check(&profile).expect("sums hold at any moment");
+        crate::profile::sums::check(&profile).expect("sums hold at any moment");
         profile
     }
 }
@@ -234,10 +234,10 @@ pub fn run() -> Run {
             kernel: "made-up".to_owned(),
             arch: "x86_64".to_owned(),
             page_size: 4096,
-            backend: "tracepoint".to_owned(),
-            unwind: "auto".to_owned(),
+            backend: BackendName::Tracepoint,
+            unwind: Unwind::Auto.into(),
             unwind_why: None,
-            python: "auto".to_owned(),
+            python: Python::Auto.into(),
             blind_spots: Vec::new(),
         },
         command: Vec::new(),

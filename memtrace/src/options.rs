@@ -1,24 +1,34 @@
 //! What a run is to do: the validated form of the command line.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
 use std::time::Duration;
+
+use clap::ValueEnum;
+
+use crate::profile::BackendName;
+pub use crate::profile::{Python, Unwind};
+pub use crate::report::{By, FileReport, Format, Output, TextOptions};
 
 /// One run, validated. Nothing after this looks at flags.
 #[derive(Clone, Debug)]
 pub struct Options {
+    /// What is traced, and how.
+    pub trace: TraceOptions,
+    /// What becomes of it.
+    pub output: Output,
+    /// 0: warnings; 1: what is done; 2 and more: what the kernel side does.
+    pub verbosity: u8,
+}
+
+/// What is traced, and how.
+#[derive(Clone, Debug)]
+pub struct TraceOptions {
     /// What is traced.
     pub target: Target,
     /// Whether descendants are traced too.
     pub follow: bool,
     /// When to stop by itself.
     pub duration: Option<Duration>,
-    /// Reports to write to files, besides the one on standard output; no path twice.
-    pub files: Vec<FileReport>,
-    /// The format of the report on standard output.
-    pub stdout: Format,
-    /// How the text report looks.
-    pub text: TextOptions,
     /// How copies are seen.
     pub backend: Backend,
     /// How stacks are taken.
@@ -27,8 +37,6 @@ pub struct Options {
     pub python: Python,
     /// Whether copied pages are compared with the ancestor's at the end.
     pub unchanged: bool,
-    /// 0: warnings; 1: what is done; 2 and more: what the kernel side does.
-    pub verbosity: u8,
 }
 
 /// What is traced.
@@ -68,90 +76,28 @@ impl Target {
     }
 }
 
-/// A report written to a file.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FileReport {
-    /// Where to.
-    pub path: PathBuf,
-    /// In which format.
-    pub format: Format,
-}
-
-/// A report format.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Format {
-    /// For people.
-    Text,
-    /// Schema `memtrace/1`.
-    Json,
-}
-
-/// How the text report looks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TextOptions {
-    /// What a row of its main table is.
-    pub by: By,
-    /// Rows in a table, at least one.
-    pub top: usize,
-}
-
-/// What a row of the main table is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum By {
-    /// Call site and cause.
-    Site,
-    /// Function.
-    Function,
-    /// Whole stack.
-    Stack,
-    /// Type of the object written to.
-    Type,
-    /// Process.
-    Process,
-    /// Source file, or module where that is not known.
-    File,
-    /// Cause.
-    Cause,
-}
-
 /// How copies are seen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Backend {
     /// The best that this kernel permits.
     Auto,
     /// Tracepoints and software events.
     Tracepoint,
+    /// Not in this version; [`cli`](crate::cli) refuses it.
+    #[value(hide = true)]
+    Fentry,
+    /// Not in this version; [`cli`](crate::cli) refuses it.
+    #[value(hide = true)]
+    Kprobe,
 }
 
 impl Backend {
-    /// As it is spelled in the report and on the command line.
+    /// The backend that was asked for by name, of those that this version has; `None` for the best.
     #[must_use]
-    pub fn name(self) -> &'static str {
+    pub fn name(self) -> Option<BackendName> {
         match self {
-            Self::Auto => "auto",
-            Self::Tracepoint => "tracepoint",
+            Self::Tracepoint => Some(BackendName::Tracepoint),
+            Self::Auto | Self::Fentry | Self::Kprobe => None,
         }
     }
-}
-
-/// Whether Python frames and the kinds of Python's writes are taken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Python {
-    /// In every process that runs CPython.
-    Auto,
-    /// Nowhere.
-    Off,
-}
-
-/// How stacks are taken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Unwind {
-    /// By the unwind tables of the files that have them, by frame pointers through other code.
-    Auto,
-    /// By unwind tables only.
-    Dwarf,
-    /// Follow frame pointers.
-    FramePointers,
-    /// Take no stacks.
-    Off,
 }

@@ -8,7 +8,7 @@ use log::Level;
 use memtrace_common::interpreter::Kind;
 
 use crate::interpreter::{self, Loader};
-use crate::options::{self, Options, Python, Unwind};
+use crate::options::{self, Python, TraceOptions, Unwind};
 use crate::preflight::{Facts, Problem};
 use crate::probe::Settings;
 use crate::probe::backend::{self, Backend};
@@ -38,17 +38,19 @@ pub struct Plan {
     pub unwind: Choice<Unwind>,
     /// Whether CPython is looked for.
     pub python: Choice<Python>,
+    /// What the BPF side logs; `None` is nothing.
+    log: Option<Level>,
     /// Whether the kernel has the helper `bpf_loop`.
     has_loop: bool,
 }
 
 impl Plan {
-    /// Makes a plan.
+    /// Makes a plan. `verbosity` is how often -v was given.
     ///
     /// # Errors
     /// What is missing for the backend that was asked for; for `auto`, what is missing for the one
     /// that needs least.
-    pub fn of(options: &Options, facts: &Facts) -> Result<Self, Vec<Problem>> {
+    pub fn of(options: &TraceOptions, verbosity: u8, facts: &Facts) -> Result<Self, Vec<Problem>> {
         let (unwind, python) = if facts.has_loop {
             (Choice::asked(options.unwind), Choice::asked(options.python))
         } else {
@@ -61,6 +63,11 @@ impl Plan {
             backend: choose_backend(backend::ALL, options.backend, facts)?,
             unwind,
             python,
+            log: match verbosity {
+                0 | 1 => None,
+                2 => Some(Level::Debug),
+                _ => Some(Level::Trace),
+            },
             has_loop: facts.has_loop,
         })
     }
@@ -75,7 +82,7 @@ impl Plan {
 
     /// How the BPF side must work, with room for `rows` rows of unwind tables.
     #[must_use]
-    pub fn settings(&self, options: &Options, rows: u32) -> Settings {
+    pub fn settings(&self, options: &TraceOptions, rows: u32) -> Settings {
         Settings {
             backend: self.backend.value,
             has_loop: self.has_loop,
@@ -83,11 +90,7 @@ impl Plan {
             unwind: self.unwind.value,
             rows,
             python: self.python.value,
-            log: match options.verbosity {
-                0 | 1 => None,
-                2 => Some(Level::Debug),
-                _ => Some(Level::Trace),
-            },
+            log: self.log,
         }
     }
 }
@@ -101,7 +104,7 @@ fn choose_backend(
     let mut better = Vec::new();
     let mut missing = Vec::new();
     for &backend in all {
-        if asked != options::Backend::Auto && asked != backend.name() {
+        if asked.name().is_some_and(|asked| asked != backend.name()) {
             continue;
         }
         missing = backend.missing(facts);
@@ -111,7 +114,7 @@ fn choose_backend(
                 why: (!better.is_empty()).then(|| better.join("; ")),
             });
         };
-        better.push(format!("{}: {}", backend.name().name(), first.what));
+        better.push(format!("{}: {}", backend.name(), first.what));
     }
     Err(missing)
 }

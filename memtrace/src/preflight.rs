@@ -14,7 +14,7 @@ use std::io::ErrorKind;
 
 use log::info;
 
-use crate::options::Options;
+use crate::options::{Output, TraceOptions};
 use crate::report::check_writable;
 
 mod facts;
@@ -26,15 +26,16 @@ use self::facts::{Capability, PidState};
 pub use self::problem::{Problem, Problems, problem};
 use self::refused::explain_load_error;
 
-/// Finds out whether a trace as `options` say can be made: `planned` is what is in the way of a plan.
-/// Returns what the user should know although it can: a sentence each, for
+/// Finds out whether a trace as `trace` says can be made, and reports as `output` says: `planned` is
+/// what is in the way of a plan. Returns what the user should know although it can: a sentence each, for
 /// [`Profile::warnings`](crate::profile::Profile::warnings).
 ///
 /// # Errors
 ///
 /// Everything that is wrong, so that it can be put right in one go.
 pub fn check(
-    options: &Options,
+    trace: &TraceOptions,
+    output: &Output,
     facts: &Facts,
     planned: &[Problem],
 ) -> Result<Vec<String>, Problems> {
@@ -46,9 +47,9 @@ pub fn check(
     let mut problems = planned.to_vec();
     problems.extend(machine_problems(facts));
     problems.extend(pid_problems(facts));
-    problems.extend(file_problems(options));
+    problems.extend(file_problems(output));
     if problems.is_empty() {
-        Ok(notes(facts, options))
+        Ok(notes(facts, trace))
     } else {
         Err(Problems(problems))
     }
@@ -56,8 +57,8 @@ pub fn check(
 
 /// Adds to an error of loading or attaching what it means on this machine, where that is known.
 #[must_use]
-pub fn explain(error: anyhow::Error, options: &Options) -> anyhow::Error {
-    match explain_load_error(&error, &Facts::gather(options.target.pids())) {
+pub fn explain(error: anyhow::Error, trace: &TraceOptions) -> anyhow::Error {
+    match explain_load_error(&error, &Facts::gather(trace.target.pids())) {
         Some(problem) => error.context(problem),
         None => error,
     }
@@ -192,7 +193,7 @@ fn pid_problem(pid: u32, state: &PidState, facts: &Facts) -> Option<Problem> {
     })
 }
 
-fn file_problems(options: &Options) -> Vec<Problem> {
+fn file_problems(output: &Output) -> Vec<Problem> {
     let check = |file: &crate::options::FileReport| {
         let error = check_writable(&file.path).err()?;
         // The error's own text names a temporary file that nobody asked for.
@@ -207,11 +208,11 @@ fn file_problems(options: &Options) -> Vec<Problem> {
             "name another file, or make its directory",
         ))
     };
-    options.files.iter().filter_map(check).collect()
+    output.files.iter().filter_map(check).collect()
 }
 
 /// What is not in the way but limits the report.
-fn notes(facts: &Facts, options: &Options) -> Vec<String> {
+fn notes(facts: &Facts, trace: &TraceOptions) -> Vec<String> {
     let mut notes = Vec::new();
     let others = facts.pids.iter().any(|(_, state)| match state {
         PidState::Running { uid } => *uid != facts.uid,
@@ -233,7 +234,7 @@ fn notes(facts: &Facts, options: &Options) -> Vec<String> {
         );
     }
     for (pid, _) in &facts.pids {
-        if options.follow && facts.ancestors.contains(pid) {
+        if trace.follow && facts.ancestors.contains(pid) {
             notes.push(format!(
                 "Process {pid} is an ancestor of memtrace, so memtrace's own copies are in the \
                  report. Use --no-follow, or name a process below it."

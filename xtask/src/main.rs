@@ -10,6 +10,7 @@ mod ebpf;
 mod host;
 mod install;
 mod pythons;
+mod schema;
 mod test;
 mod tools;
 
@@ -35,6 +36,8 @@ enum Task {
     Pythons(pythons::Args),
     /// Trace a small prefork server of our own and show the report
     Demo(demo::Args),
+    /// Write docs/report-schema.md from the comments on the report's types
+    Schema(schema::Args),
     /// Measure what tracing costs
     Bench(bench::Args),
     /// What the demo traces where there is no python3
@@ -48,6 +51,7 @@ fn main() -> ExitCode {
         Task::Test(args) => test::run(&args),
         Task::Pythons(args) => Ok(pythons::run(&args)),
         Task::Demo(args) => demo::run(&args),
+        Task::Schema(args) => schema::run(&args),
         Task::Bench(args) => bench::run(&args),
         Task::DemoServer(args) => demo::native::run(&args),
     };

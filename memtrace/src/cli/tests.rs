@@ -25,20 +25,20 @@ fn clap_finds_no_fault_with_the_definition() {
 fn pids_come_from_commas_white_space_and_repetition_each_once() {
     let options = parsed(&["-p", "3,1", "--pid", "2\n3\n", "-p1"]);
     assert_eq!(
-        options.target,
+        options.trace.target,
         Target::Attach {
             pids: vec![3, 1, 2],
             load: None
         }
     );
-    assert!(options.follow);
+    assert!(options.trace.follow);
 }
 
 #[test]
 fn a_command_is_the_load_with_a_pid_and_the_target_without() {
     let options = parsed(&["-p", "1", "--", "wrk", "-d", "10"]);
     assert_eq!(
-        options.target,
+        options.trace.target,
         Target::Attach {
             pids: vec![1],
             load: Some(words(&["wrk", "-d", "10"]))
@@ -46,29 +46,29 @@ fn a_command_is_the_load_with_a_pid_and_the_target_without() {
     );
     let options = parsed(&["--no-follow", "--", "wrk", "--pid", "7"]);
     assert_eq!(
-        options.target,
+        options.trace.target,
         Target::Launch {
             command: words(&["wrk", "--pid", "7"])
         }
     );
-    assert!(!options.follow);
+    assert!(!options.trace.follow);
 }
 
 #[test]
 fn defaults_are_those_of_the_help() {
     let options = parsed(&["-p", "1"]);
-    assert_eq!(options.duration, None);
-    assert_eq!(options.files, []);
-    assert_eq!(options.stdout, Format::Text);
+    assert_eq!(options.trace.duration, None);
+    assert_eq!(options.output.files, []);
+    assert_eq!(options.output.stdout, Format::TEXT);
     assert_eq!(
-        options.text,
+        options.output.text,
         TextOptions {
             by: By::Site,
             top: 20
         }
     );
-    assert_eq!(options.backend, Backend::Auto);
-    assert_eq!(options.unwind, Unwind::Auto);
+    assert_eq!(options.trace.backend, Backend::Auto);
+    assert_eq!(options.trace.unwind, Unwind::Auto);
     assert_eq!(options.verbosity, 0);
 }
 
@@ -98,36 +98,39 @@ fn every_option_arrives() {
         "-o",
         "b.txt",
     ]);
-    assert_eq!(options.duration, Some(Duration::from_secs(90)));
-    assert_eq!(options.stdout, Format::Json);
+    assert_eq!(options.trace.duration, Some(Duration::from_secs(90)));
+    assert_eq!(options.output.stdout, Format::JSON);
     assert_eq!(
-        options.text,
+        options.output.text,
         TextOptions {
             by: By::File,
             top: 3
         }
     );
-    assert_eq!(options.unwind, Unwind::Off);
-    assert_eq!(options.backend, Backend::Tracepoint);
+    assert_eq!(options.trace.unwind, Unwind::Off);
+    assert_eq!(options.trace.backend, Backend::Tracepoint);
     assert_eq!(options.verbosity, 2);
     assert_eq!(
-        options.files,
+        options.output.files,
         [
             FileReport {
                 path: "a.JSON".into(),
-                format: Format::Json
+                format: Format::JSON
             },
             FileReport {
                 path: "b.txt".into(),
-                format: Format::Text
+                format: Format::TEXT
             },
         ]
     );
     assert_eq!(
-        parsed(&["-p1", "--unwind", "fp"]).unwind,
+        parsed(&["-p1", "--unwind", "fp"]).trace.unwind,
         Unwind::FramePointers
     );
-    assert_eq!(parsed(&["-p1", "--unwind", "dwarf"]).unwind, Unwind::Dwarf);
+    assert_eq!(
+        parsed(&["-p1", "--unwind", "dwarf"]).trace.unwind,
+        Unwind::Dwarf
+    );
 }
 
 #[test]
@@ -150,10 +153,48 @@ fn what_is_wrong_is_said_with_what_to_do() {
     insta::assert_snapshot!(refused(&["-p1", "--top", "0"]), @"error: invalid value '0' for '--top <N>': 0 is not in 1..=4294967295");
     insta::assert_snapshot!(refused(&["-p1", "--backend", "fentry"]), @"error: this version of memtrace has no fentry backend; use --backend tracepoint, or auto, which takes the best there is");
     insta::assert_snapshot!(refused(&["-p1", "--by", "weight"]), @"
-    error: invalid value 'weight' for '--by <WHAT>'
+    error: invalid value 'weight' for '--by <BY>'
       [possible values: site, function, stack, type, process, file, cause]
     ");
     insta::assert_snapshot!(refused(&["ls"]), @"error: unexpected argument 'ls' found");
+}
+
+#[test]
+fn a_terminal_is_not_given_what_it_cannot_show() {
+    let mut binary = Format::TEXT;
+    (binary.name, binary.extension, binary.is_binary) = ("raw", "raw", true);
+    insta::assert_snapshot!(stdout(binary, true).unwrap_err(), @"a raw report is not text, so a terminal cannot show it; redirect standard output to a file, or name one: -o FILE.raw");
+    assert_eq!(stdout(binary, false), Ok(binary));
+    for &format in Format::ALL.iter().filter(|format| !format.is_binary) {
+        assert_eq!(stdout(format, true), Ok(format));
+    }
+}
+
+#[test]
+fn help_names_every_value_and_what_it_means() {
+    let error = parse_from(["memtrace", "--help"]).unwrap_err();
+    let help = error.to_string();
+    for format in Format::ALL {
+        assert!(
+            help.contains(&format.with_dot()),
+            "no {} in the help",
+            format.name
+        );
+    }
+    for part in [
+        "-o, --output <FILE>",
+        "the format: .json or .txt",
+        "- json: For programs: schema memtrace/1",
+        "--by <BY>",
+        "- file:     The source file, or the program or library",
+        "--unwind <MODE>",
+        "- fp:    Follow frame pointers only",
+        "--python <MODE>",
+        "- tracepoint: Tracepoints and software events",
+        "Log progress; -vv also logs the BPF side",
+    ] {
+        assert!(help.contains(part), "no {part:?} in the help");
+    }
 }
 
 #[test]

@@ -1,27 +1,21 @@
 use super::*;
-use crate::options::{Backend as Asked, By, Format, Target, TextOptions};
+use crate::options::{Backend as Asked, Target};
 use crate::preflight::problem;
 use crate::probe::backend::{Sees, tracepoint};
+use crate::profile::BackendName;
 
-fn options() -> Options {
-    Options {
+fn options() -> TraceOptions {
+    TraceOptions {
         target: Target::Attach {
             pids: vec![1],
             load: None,
         },
         follow: true,
         duration: None,
-        files: Vec::new(),
-        stdout: Format::Text,
-        text: TextOptions {
-            by: By::Site,
-            top: 20,
-        },
         backend: Asked::Auto,
         unwind: Unwind::Auto,
         python: Python::Auto,
         unchanged: true,
-        verbosity: 0,
     }
 }
 
@@ -38,8 +32,8 @@ fn facts() -> Facts {
 struct Lacking;
 
 impl Backend for Lacking {
-    fn name(&self) -> Asked {
-        Asked::Tracepoint
+    fn name(&self) -> BackendName {
+        BackendName::Tracepoint
     }
 
     fn missing(&self, _: &Facts) -> Vec<Problem> {
@@ -70,7 +64,7 @@ impl Backend for Lacking {
 
 #[test]
 fn a_machine_with_everything_gets_what_was_asked_for() {
-    let plan = Plan::of(&options(), &facts()).ok().unwrap();
+    let plan = Plan::of(&options(), 0, &facts()).ok().unwrap();
     assert_eq!(plan.unwind.value, Unwind::Auto);
     assert!(plan.unwind.why.is_none() && plan.python.why.is_none());
     assert!(plan.backend.why.is_none() && !plan.loaders().is_empty());
@@ -82,17 +76,17 @@ fn a_kernel_without_bpf_loop_follows_frame_pointers_and_says_why() {
         has_loop: false,
         ..facts()
     };
-    let plan = Plan::of(&options(), &facts).ok().unwrap();
+    let plan = Plan::of(&options(), 0, &facts).ok().unwrap();
     assert_eq!(plan.unwind.value, Unwind::FramePointers);
     assert!(plan.unwind.why.unwrap().contains("bpf_loop"));
     assert_eq!(plan.python.value, Python::Off);
     assert!(plan.python.why.is_some());
-    let asked = Options {
+    let asked = TraceOptions {
         unwind: Unwind::Off,
         python: Python::Off,
         ..options()
     };
-    let plan = Plan::of(&asked, &facts).ok().unwrap();
+    let plan = Plan::of(&asked, 0, &facts).ok().unwrap();
     assert!(plan.unwind.why.is_none() && plan.python.why.is_none());
 }
 
@@ -112,7 +106,7 @@ fn without_a_backend_all_that_is_missing_is_said() {
         kernel: "5.10.0".to_owned(),
         ..facts()
     };
-    let Err(problems) = Plan::of(&options(), &facts) else {
+    let Err(problems) = Plan::of(&options(), 0, &facts) else {
         panic!("there is no backend for this machine")
     };
     let what: Vec<_> = problems.iter().map(|problem| &*problem.what).collect();

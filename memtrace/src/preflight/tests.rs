@@ -4,7 +4,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 
 use super::*;
-use crate::options::{Backend, By, FileReport, Format, Target, TextOptions, Unwind};
+use crate::options::{Backend, By, FileReport, Format, Python, Target, TextOptions, Unwind};
 use crate::probe::backend::Backend as _;
 use crate::probe::backend::tracepoint::Tracepoint;
 
@@ -29,25 +29,29 @@ fn good() -> Facts {
     }
 }
 
-fn options() -> Options {
-    Options {
+fn trace() -> TraceOptions {
+    TraceOptions {
         target: Target::Attach {
             pids: vec![4242],
             load: None,
         },
         follow: true,
         duration: Some(Duration::from_secs(1)),
+        backend: Backend::Auto,
+        unwind: Unwind::FramePointers,
+        python: Python::Auto,
+        unchanged: true,
+    }
+}
+
+fn output() -> Output {
+    Output {
         files: Vec::new(),
-        stdout: Format::Text,
+        stdout: Format::TEXT,
         text: TextOptions {
             by: By::Site,
             top: 20,
         },
-        backend: Backend::Auto,
-        unwind: Unwind::FramePointers,
-        python: crate::options::Python::Auto,
-        unchanged: true,
-        verbosity: 0,
     }
 }
 
@@ -80,7 +84,7 @@ fn pid(pid: u32, state: PidState) -> String {
 fn a_good_machine_has_no_problem_and_nothing_to_note() {
     assert_eq!(of_machine(&good()), []);
     assert_eq!(pid_problems(&good()), []);
-    assert_eq!(notes(&good(), &options()), Vec::<String>::new());
+    assert_eq!(notes(&good(), &trace()), Vec::<String>::new());
     let unknown = Facts {
         kernel: "next".to_owned(),
         initial_user_namespace: None,
@@ -189,13 +193,13 @@ fn each_problem_of_a_process_has_its_own_message() {
 
 #[test]
 fn a_report_that_cannot_be_written_is_known_before_the_trace() {
-    let mut options = options();
+    let mut output = output();
     let path = "/no/such/directory/report.json".into();
-    options.files = vec![FileReport {
+    output.files = vec![FileReport {
         path,
-        format: Format::Json,
+        format: Format::JSON,
     }];
-    let text = only(&file_problems(&options));
+    let text = only(&file_problems(&output));
     assert!(text.starts_with("no report can be written to '/no/such/directory/report.json'\n"));
     assert!(
         text.contains("found:  there is no such directory; needed:"),
@@ -211,14 +215,14 @@ fn what_limits_the_report_is_noted() {
         ..good()
     };
     assert_eq!(of_machine(&facts), []);
-    insta::assert_snapshot!(notes(&facts, &options()).join("\n"), @"
+    insta::assert_snapshot!(notes(&facts, &trace()).join("\n"), @"
     CAP_SYS_PTRACE is missing, so the memory maps of other users' processes cannot be read: their functions stay without names. Run memtrace as root to see them.
     CAP_CHECKPOINT_RESTORE is missing, so files that were deleted or that are in containers cannot be opened: functions in them stay without names. Run memtrace as root to see them.
     Process 4242 is an ancestor of memtrace, so memtrace's own copies are in the report. Use --no-follow, or name a process below it.
     ");
-    let options = Options {
+    let trace = TraceOptions {
         follow: false,
-        ..options()
+        ..trace()
     };
     assert_eq!(
         notes(
@@ -226,7 +230,7 @@ fn what_limits_the_report_is_noted() {
                 capabilities: ALL_CAPABILITIES,
                 ..facts
             },
-            &options
+            &trace
         )
         .len(),
         0

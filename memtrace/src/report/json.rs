@@ -6,9 +6,18 @@ use anyhow::Context as _;
 use serde::Serialize as _;
 use serde_json::ser::{Formatter, PrettyFormatter, Serializer};
 
-use super::Report;
+use super::{Format, Report};
 use crate::foreign::acts_or_hides;
 use crate::profile::Profile;
+
+pub(super) const FORMAT: Format = Format {
+    name: "json",
+    extension: "json",
+    audience: "For programs",
+    remark: "schema memtrace/1",
+    is_binary: false,
+    make: |_, _| Box::new(Json),
+};
 
 /// Writes the profile as JSON.
 #[derive(Clone, Copy, Debug)]
@@ -156,7 +165,7 @@ mod tests {
     use crate::distribution::Distribution;
     use crate::profile::CauseName;
     use crate::profile::Frame;
-    use crate::report::sample::{sample, sample_with_losses};
+    use crate::profile::sample::{sample, sample_with_losses};
 
     fn written(profile: &Profile) -> String {
         let mut text = Vec::new();

@@ -1,23 +1,59 @@
 //! Reports: one file per format, and how they reach files and standard output.
 //!
-//! [`render`] writes what was asked for. Before it, [`sums::check`] tells whether the profile adds
-//! up. Everything foreign goes through [`escape`](crate::foreign::escape) on its way to a terminal.
+//! [`render`] writes what was asked for, of a profile that adds up
+//! ([`sums::check`](crate::profile::sums::check)). Everything foreign goes through
+//! [`escape`](crate::foreign::escape) on its way to a terminal.
+//!
+//! [`format`] lists the formats. [`group`], [`frames`] and [`words`] are what those share that are
+//! read by people.
 
 use std::io::{self, Write};
+use std::path::PathBuf;
 
 use anyhow::Context as _;
 
-use crate::options::{Format, Options, TextOptions};
 use crate::profile::Profile;
 
 pub mod file;
+pub mod format;
+mod frames;
+mod group;
 pub mod json;
-#[cfg(test)]
-pub(crate) mod sample;
-pub mod sums;
 pub mod text;
+mod words;
 
 pub use file::check_writable;
+pub use format::Format;
+pub use group::By;
+
+/// Which reports are written, and how they look.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Output {
+    /// Reports to write to files, besides the one on standard output; no path twice.
+    pub files: Vec<FileReport>,
+    /// The format of the report on standard output.
+    pub stdout: Format,
+    /// How the text report looks.
+    pub text: TextOptions,
+}
+
+/// A report written to a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileReport {
+    /// Where to.
+    pub path: PathBuf,
+    /// In which format.
+    pub format: Format,
+}
+
+/// How the text report looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TextOptions {
+    /// What a row of its main table is.
+    pub by: By,
+    /// Rows in a table, at least one.
+    pub top: usize,
+}
 
 /// A way to write a profile.
 pub trait Report {
@@ -29,29 +65,22 @@ pub trait Report {
     fn write(&self, profile: &Profile, out: &mut dyn Write) -> anyhow::Result<()>;
 }
 
-/// Writes every report that `options` ask for: files first, each complete or not at all, then
-/// standard output. A reader of standard output that has seen enough and closed it is no error.
+/// Writes every report that `output` asks for: files first, each complete or not at all, then
+/// standard output. A reader of standard output that has seen enough and closed it is not an error.
 ///
 /// # Errors
 ///
 /// When a report cannot be written. The others are still attempted; the first error is returned.
-pub fn render(profile: &Profile, options: &Options) -> anyhow::Result<()> {
+pub fn render(profile: &Profile, output: &Output) -> anyhow::Result<()> {
     let mut result = Ok(());
-    for wanted in &options.files {
-        let report = report(wanted.format, options.text, text::Screen::of_a_file());
+    for wanted in &output.files {
+        let report = wanted.format.report(output);
         let written = file::write(&wanted.path, &mut |out| report.write(profile, out));
         result = result.and(written);
     }
-    let report = report(options.stdout, options.text, text::Screen::of_stdout());
+    let report = (output.stdout.make)(output, text::Screen::of_stdout());
     let written = to_stdout(profile, report.as_ref());
     result.and(written)
-}
-
-fn report(format: Format, options: TextOptions, screen: text::Screen) -> Box<dyn Report> {
-    match format {
-        Format::Text => Box::new(text::Text { options, screen }),
-        Format::Json => Box::new(json::Json),
-    }
 }
 
 fn to_stdout(profile: &Profile, report: &dyn Report) -> anyhow::Result<()> {
@@ -82,9 +111,8 @@ fn unless_closed(result: anyhow::Result<()>) -> anyhow::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::sample::sample;
     use super::*;
-    use crate::options::By;
+    use crate::profile::sample::sample;
 
     struct Full(io::ErrorKind);
 
@@ -100,12 +128,16 @@ mod tests {
 
     #[test]
     fn a_closed_pipe_is_no_error_and_a_full_disk_is_one() {
-        for format in [Format::Text, Format::Json] {
-            let options = TextOptions {
+        let output = Output {
+            files: Vec::new(),
+            stdout: Format::TEXT,
+            text: TextOptions {
                 by: By::Site,
                 top: 20,
-            };
-            let report = report(format, options, text::Screen::of_a_file());
+            },
+        };
+        for format in Format::ALL {
+            let report = format.report(&output);
             let write = |kind| unless_closed(report.write(&sample(), &mut Full(kind)));
             write(io::ErrorKind::BrokenPipe).unwrap();
             write(io::ErrorKind::StorageFull).unwrap_err();

@@ -7,23 +7,32 @@
 
 use std::io::Write;
 
-use super::Report;
-use crate::options::{By, TextOptions};
+use super::{By, Format, Report, TextOptions};
 use crate::profile::Profile;
 
 mod copies;
-mod frames;
-mod group;
 mod processes;
 mod screen;
+mod stack;
 mod summary;
 mod table;
 mod totals;
 mod verdict;
-mod words;
 mod written;
 
 pub use screen::Screen;
+
+pub(super) const FORMAT: Format = Format {
+    name: "text",
+    extension: "txt",
+    audience: "For people",
+    remark: "",
+    is_binary: false,
+    make: |output, screen| {
+        let options = output.text;
+        Box::new(Text { options, screen })
+    },
+};
 
 /// Writes the profile as text.
 #[derive(Clone, Copy, Debug)]

@@ -26,7 +26,7 @@ use crate::fold::naming::Naming;
 use crate::host;
 use crate::intake::Intake;
 use crate::interpreter::tracker::Tracker;
-use crate::options::{Options, Target};
+use crate::options::{Target, TraceOptions};
 use crate::plan::Plan;
 use crate::preflight;
 use crate::probe::Probe;
@@ -93,7 +93,7 @@ impl Session<Attached> {
     ///
     /// # Errors
     /// When the kernel does not permit it, or what is to be traced is not there.
-    pub fn start(options: &Options, plan: Plan, notes: Vec<String>) -> Result<Self> {
+    pub fn start(options: &TraceOptions, plan: Plan, notes: Vec<String>) -> Result<Self> {
         // Before anything is attached, so that Ctrl-C never leaves a half-made report.
         let ending = Ending::new()?;
         let mut processes = Processes::new();

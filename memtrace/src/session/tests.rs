@@ -8,7 +8,7 @@ use super::*;
 use crate::collect::Event;
 use crate::made_up::Fate::{self, Arrives};
 use crate::made_up::{MadeUp, run};
-use crate::report::sums;
+use crate::profile::sums;
 
 /// The made-up BPF side, which the test goes on to use while the session reads.
 #[derive(Clone)]

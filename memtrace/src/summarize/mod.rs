@@ -136,13 +136,7 @@ pub fn summarize(gathered: &Gathered, run: &Run, progress: &Progress, moment: &M
 
 /// The most pages first; the order of equal ones does not depend on chance.
 fn sort(call_sites: &mut [CallSite]) {
-    let key = |site: &CallSite| {
-        (
-            site.cause as u8,
-            site.object_type.clone(),
-            site.field_offset,
-        )
-    };
+    let key = |site: &CallSite| (site.cause, site.object_type.clone(), site.field_offset);
     call_sites.sort_by(|a, b| {
         let by_pages = b.pages.cmp(&a.pages).then_with(|| a.site.cmp(&b.site));
         by_pages.then_with(|| key(a).cmp(&key(b)))

@@ -2,7 +2,7 @@
 
 use memtrace_common::process::Counters;
 
-use super::sites::{Missing, cause_name};
+use super::sites::Missing;
 use super::{Gathered, Moment, Progress, Run};
 use crate::foreign::escape;
 use crate::process::processes::{ProcessFacts, ProcessId};
@@ -18,13 +18,13 @@ pub fn processes(
     let mut causes = vec![ByCause::default(); gathered.processes.len()];
     for ((_, kind), &sum) in &gathered.tally.site_sums {
         for (&process, &pages) in &gathered.tally.sums[sum].processes {
-            causes[process].add_pages(cause_name(kind.verdict.cause), pages);
+            causes[process].add(kind.verdict.cause.into(), pages);
         }
     }
     let mut rows = Vec::with_capacity(gathered.processes.len());
     for (id, (facts, mut by_cause)) in gathered.processes.iter().zip(causes).enumerate() {
         let (lost, pending) = missing.of_process(id);
-        by_cause.add_pages(CauseName::Unknown, lost + pending);
+        by_cause.add(CauseName::Unknown, lost + pending);
         rows.push(Process {
             interpreter: gathered.interpreters.get(id).cloned().flatten(),
             unchanged: moment
@@ -73,6 +73,7 @@ fn process(facts: &ProcessFacts, by_cause: ByCause, run: &Run) -> Process {
             ksm,
             file,
             hugetlb,
+            ..ByOrigin::default()
         },
         by_cause,
         not_copied: NotCopied {
@@ -109,8 +110,8 @@ pub fn totals(
         totals.copied_pages += process.copied_pages;
         totals.copied_bytes += process.copied_bytes;
         totals.copy_on_read_pages += process.copy_on_read_pages;
-        totals.by_origin.add(&process.by_origin);
-        totals.by_cause.add(&process.by_cause);
+        totals.by_origin.absorb(&process.by_origin);
+        totals.by_cause.absorb(&process.by_cause);
         add_not_copied(&mut totals.not_copied, process.not_copied);
         totals.lost.faults += process.lost_faults;
     }

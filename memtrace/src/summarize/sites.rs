@@ -3,15 +3,12 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use memtrace_common::record::{Cause, Origin};
+use memtrace_common::record::Origin;
 
 use super::{Gathered, Moment};
-use crate::distribution::Distribution;
 use crate::fold::{FramesIndex, Kind, SiteIndex, Tally};
 use crate::process::processes::ProcessId;
-use crate::profile::{
-    CallSite, CauseName, Frame, Language, OriginName, Site, StackPages, Truncated, Unknown,
-};
+use crate::profile::{CallSite, StackPages, Truncated, Unrecorded};
 
 /// Copies without a stack that can be shown, by process and [`Origin`] code.
 #[derive(Debug, Default)]
@@ -75,10 +72,10 @@ pub fn call_sites(gathered: &Gathered, missing: &Missing) -> Vec<CallSite> {
             let object_type = kind.object_type.map(|id| &gathered.types[id.index()]);
             Some(CallSite {
                 site: tally.sites[site].clone(),
-                cause: cause_name(verdict.cause),
+                cause: verdict.cause.into(),
                 cause_reason: verdict.why.map(|why| why.to_string()),
                 evidence: verdict.evidence,
-                origin: origin_name(kind.origin),
+                origin: kind.origin.into(),
                 object_type: object_type.cloned(),
                 field_offset: kind.field_offset,
                 pages: stacks.iter().map(|stack| stack.pages).sum(),
@@ -91,8 +88,12 @@ pub fn call_sites(gathered: &Gathered, missing: &Missing) -> Vec<CallSite> {
             })
         })
         .collect();
-    call_sites.extend(without_stack(&missing.lost, &LOST, gathered));
-    call_sites.extend(without_stack(&missing.pending, &PENDING, gathered));
+    call_sites.extend(without_stack(&missing.lost, Unrecorded::Lost, gathered));
+    call_sites.extend(without_stack(
+        &missing.pending,
+        Unrecorded::Pending,
+        gathered,
+    ));
     call_sites
 }
 
@@ -129,102 +130,19 @@ fn names(stack: &StackPages) -> impl Iterator<Item = &str> {
     stack.frames.iter().map(|frame| &*frame.function)
 }
 
-/// What stands for copies without a stack.
-struct Placeholder {
-    site: &'static str,
-    /// Why the cause is unknown.
-    why: &'static str,
-    /// Why the only frame has no name.
-    unknown: Unknown,
-}
-
-const LOST: Placeholder = Placeholder {
-    site: "[lost]",
-    why: "the record of the copy was lost",
-    unknown: Unknown::FaultLost,
-};
-
-const PENDING: Placeholder = Placeholder {
-    site: "[pending]",
-    why: "the record of the copy, or the names of its stack, had not been read yet",
-    unknown: Unknown::Pending,
-};
-
 /// A call site for each origin of copies without a stack: they are counted all the same.
 fn without_stack(
     pages: &HashMap<ProcessId, [u64; 4]>,
-    placeholder: &Placeholder,
+    why: Unrecorded,
     gathered: &Gathered,
-) -> Vec<CallSite> {
-    let site = Site {
-        function: placeholder.site.into(),
-        file: None,
-        line: None,
-        module: None,
-        language: Language::Native,
-    };
-    let frame = Arc::new(Frame {
-        function: Arc::clone(&site.function),
-        file: None,
-        line: None,
-        module: None,
-        address: 0,
-        language: Language::Native,
-        inlined: false,
-        unknown: Some(placeholder.unknown),
-    });
-    let of_origin = |&origin: &Origin| {
+) -> impl Iterator<Item = CallSite> {
+    Origin::ALL.iter().filter_map(move |&origin| {
         let of_origin = |(&process, pages): (&ProcessId, &[u64; 4])| {
             let pages = pages[origin as usize];
             (pages > 0).then_some((process, pages))
         };
         let processes: HashMap<ProcessId, u64> = pages.iter().filter_map(of_origin).collect();
-        let pages = processes.values().sum();
-        (pages > 0).then(|| CallSite {
-            site: site.clone(),
-            cause: CauseName::Unknown,
-            cause_reason: Some(placeholder.why.to_owned()),
-            origin: origin_name(origin),
-            evidence: None,
-            object_type: None,
-            field_offset: None,
-            pages,
-            bytes: 0,
-            share: 0.0,
-            processes: by_pid(&processes, gathered),
-            latency_ns: Distribution::default(),
-            age_ms: Distribution::default(),
-            stacks: vec![StackPages {
-                pages,
-                truncated: true,
-                truncated_why: Some(Truncated::NotTaken),
-                frames: Arc::from([Arc::clone(&frame)]),
-            }],
-        })
-    };
-    Origin::ALL.iter().filter_map(of_origin).collect()
-}
-
-/// A cause, as reports spell it.
-pub fn cause_name(cause: Cause) -> CauseName {
-    match cause {
-        Cause::Unknown => CauseName::Unknown,
-        Cause::Refcount => CauseName::Refcount,
-        Cause::Gc => CauseName::Gc,
-        Cause::Allocator => CauseName::Allocator,
-        Cause::Object => CauseName::Object,
-        Cause::Data => CauseName::Data,
-        Cause::Kernel => CauseName::Kernel,
-        Cause::Remote => CauseName::Remote,
-    }
-}
-
-/// An origin, as reports spell it.
-fn origin_name(origin: Origin) -> OriginName {
-    match origin {
-        Origin::Fork => OriginName::Fork,
-        Origin::Ksm => OriginName::Ksm,
-        Origin::File => OriginName::File,
-        Origin::Hugetlb => OriginName::Hugetlb,
-    }
+        let processes = by_pid(&processes, gathered);
+        (!processes.is_empty()).then(|| CallSite::unrecorded(why, origin.into(), processes))
+    })
 }

@@ -58,7 +58,9 @@ pub fn of_cut_stacks(call_sites: &[CallSite], copied_pages: u64) -> Option<Strin
         }
         Truncated::NoRoom => "in files for whose unwind tables there was no room",
         Truncated::Unreadable | Truncated::Damaged => "where the stack could not be followed",
-        Truncated::Depth | Truncated::Python | Truncated::NotTaken => return None,
+        Truncated::Depth | Truncated::Python | Truncated::NotTaken | Truncated::Other(_) => {
+            return None;
+        }
     };
     Some(format!("{pages} copied pages have stacks that end {text}"))
 }

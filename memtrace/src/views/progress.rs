@@ -70,7 +70,7 @@ impl View for Progress {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::sample::sample;
+    use crate::profile::sample::sample;
 
     #[test]
     fn the_line_says_how_much_and_how_fast() {

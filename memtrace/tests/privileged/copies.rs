@@ -1,6 +1,6 @@
 //! Every way to copy pages, and not to copy them: counted exactly.
 
-use memtrace::profile::CauseName;
+use memtrace::profile::{CauseName, Unwind};
 
 use crate::support::{Fixture, Report, Trace, Truth, Why, requires};
 
@@ -124,7 +124,7 @@ fn without_stacks_the_counts_are_the_same() {
     let report = trace.finish();
     assert_eq!(truth.copied, 10_000);
     report.is_lossless().counts_processes(&truth);
-    assert_eq!(report.0.host.unwind, "off");
+    assert_eq!(report.0.host.unwind, Unwind::Off);
 }
 
 #[test]

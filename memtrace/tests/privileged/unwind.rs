@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::process::Command;
 
-use memtrace::profile::{Frame, Profile, StackPages, Truncated, UnwoundBy};
+use memtrace::profile::{Frame, Profile, Python, StackPages, Truncated, Unwind, UnwoundBy};
 
 use self::programs::{Folder, without_frame_pointers};
 use crate::support::report::is;
@@ -271,10 +271,10 @@ fn modules_say_what_their_frames_were_found_by() {
         assert!(module.rows > 10, "{module:?}");
         assert!(module.build_id.is_some(), "{module:?}");
     }
-    assert_eq!(profile.host.unwind, "auto");
+    assert_eq!(profile.host.unwind, Unwind::Auto);
 
     let Report(profile) = forks(&Folder::new(), &["children"], &["--unwind", "fp"]);
-    assert_eq!(profile.host.unwind, "fp");
+    assert_eq!(profile.host.unwind, Unwind::FramePointers);
     assert!(profile.modules.is_empty());
 }
 
@@ -294,10 +294,10 @@ fn without_bpf_loop_frame_pointers_are_followed_and_the_report_says_so() {
     let report = trace.report();
     report.is(&truth);
     let Report(profile) = &report;
-    assert_eq!(profile.host.unwind, "fp");
+    assert_eq!(profile.host.unwind, Unwind::FramePointers);
     let why = profile.host.unwind_why.as_deref().unwrap_or_default();
     assert!(why.contains("bpf_loop"), "{why}");
-    assert_eq!(profile.host.python, "off");
+    assert_eq!(profile.host.python, Python::Off);
 }
 
 #[test]

@@ -6,13 +6,13 @@ use anyhow::Result;
 use aya::{Btf, Ebpf};
 
 use super::btf::KernelTypes;
-use crate::options;
 use crate::preflight::{Facts, Problem};
+use crate::profile::BackendName;
 
 /// A way to see copies: which kernel events it takes, what it needs, and what it cannot see.
 pub trait Backend: Sync {
     /// What it is called.
-    fn name(&self) -> options::Backend;
+    fn name(&self) -> BackendName;
 
     /// What it needs and this machine lacks; empty when it can be used.
     fn missing(&self, facts: &Facts) -> Vec<Problem>;

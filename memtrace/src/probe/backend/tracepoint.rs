@@ -9,10 +9,10 @@ use aya::{Btf, Ebpf};
 use log::info;
 
 use super::{Backend, Sees};
-use crate::options;
 use crate::preflight::{Facts, Problem, problem};
 use crate::probe::btf::KernelTypes;
 use crate::probe::programs::{attach_tracepoints, load_tracepoints, program, refused};
+use crate::profile::BackendName;
 
 /// The oldest kernel that this works on.
 const OLDEST_KERNEL: (u32, u32) = (6, 6);
@@ -49,8 +49,8 @@ const KNOWN_VALUES: [(&str, u32); 8] = [
 pub struct Tracepoint;
 
 impl Backend for Tracepoint {
-    fn name(&self) -> options::Backend {
-        options::Backend::Tracepoint
+    fn name(&self) -> BackendName {
+        BackendName::Tracepoint
     }
 
     fn missing(&self, facts: &Facts) -> Vec<Problem> {

@@ -5,16 +5,17 @@ use std::io::{self, Write};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::frames::{self, Extent, Located, PLACE, place};
-use super::group::{Group, home, regroup};
 use super::screen::{DIM, Screen, TITLE, shorten, shorten_left, width};
+use super::stack::{self, Located, PLACE};
 use super::table::{Cell, Kind, Row, Table, column};
-use super::words::{self, count, counted, duration, percent, ratio, size};
 use super::{heading, written};
 use crate::distribution::Summary;
 use crate::foreign::escape;
-use crate::options::{By, TextOptions};
-use crate::profile::{CallSite, Frame, Profile, Site, StackPages, Unknown};
+use crate::profile::{CallSite, CauseName, Frame, OriginName, Profile, Site, StackPages, Unknown};
+use crate::report::frames::{Extent, place};
+use crate::report::group::{Group, place_of_definition, regroup};
+use crate::report::words::{self, count, counted, duration, percent, ratio, size};
+use crate::report::{By, TextOptions};
 
 /// Where details begin.
 const DETAIL: usize = 9;
@@ -136,7 +137,7 @@ fn details(group: &Group<'_>, by: By, screen: Screen) -> Vec<String> {
                 most: MANY_FRAMES,
                 outline: false,
             };
-            let lines = frames::stack(stack, DETAIL, extent, screen);
+            let lines = stack::stack(stack, DETAIL, extent, screen);
             details.lines.extend(lines);
         }
         (_, _, parts) => details.parts(parts, group.pages),
@@ -167,7 +168,7 @@ impl Details {
         let module = if with_line {
             site.module.as_deref()
         } else {
-            home(site)
+            place_of_definition(site)
         };
         let module = module.map(|module| escape(module).into_owned());
         let room = self.screen.room(DETAIL);
@@ -188,7 +189,7 @@ impl Details {
             text += if text.is_empty() {
                 mark.trim_start()
             } else {
-                mark
+                &mark
             };
         }
         if !text.is_empty() {
@@ -205,12 +206,12 @@ impl Details {
         } else if by != By::Cause {
             facts.push(format!(
                 "cause {}",
-                mixed(&group.causes, |cause| words::cause(*cause))
+                mixed(&group.causes, |cause| CauseName::name(*cause))
             ));
         }
         facts.push(format!(
             "origin {}",
-            mixed(&group.origins, |origin| words::origin(*origin))
+            mixed(&group.origins, |origin| OriginName::name(*origin))
         ));
         match group.processes.len() {
             _ if by == By::Process => {}
@@ -300,7 +301,7 @@ impl Details {
             outline: true,
         };
         self.lines
-            .extend(frames::stack(stack, DETAIL + 2, extent, self.screen));
+            .extend(stack::stack(stack, DETAIL + 2, extent, self.screen));
     }
 
     /// The call sites that a row is made of, the largest first.

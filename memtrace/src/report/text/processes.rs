@@ -7,9 +7,9 @@ use super::copies::FEW_PIDS;
 use super::heading;
 use super::screen::{DIM, LOSS, Screen, WARNING};
 use super::table::{Cell, Column, Fit, Kind, Row, Table, column};
-use super::words::{count, counted, percent, ratio, seconds, size};
 use crate::foreign::escape;
 use crate::profile::{InterpreterSeen, NotCopied, Process, Profile};
+use crate::report::words::{count, counted, percent, ratio, seconds, size};
 
 /// Writes the `top` processes that copied most.
 pub(super) fn processes(

@@ -4,9 +4,9 @@ use std::io::{self, Write};
 
 use super::screen::{DIM, LOSS, Screen, TITLE, WARNING};
 use super::verdict;
-use super::words::{count, counted, percent, seconds, size};
 use crate::foreign::escape;
-use crate::profile::{CommandExit, Profile, Totals};
+use crate::profile::{CommandExit, OrOther, Profile, Python, Totals, Unwind};
+use crate::report::words::{count, counted, percent, seconds, size};
 
 /// Sentences that say what the kernel side had to drop and what that means; none when it dropped
 /// nothing.
@@ -71,6 +71,7 @@ pub(super) fn summary(profile: &Profile, screen: Screen, out: &mut dyn Write) ->
     writeln!(out, "{}", screen.paint(TITLE, &headline(profile)))?;
     let mut sentences = verdict::sentences(profile, screen);
     sentences.push(copied(profile));
+    sentences.extend(pending(&profile.totals));
     if let Some(command) = command(profile) {
         sentences.push(command);
     }
@@ -133,6 +134,19 @@ fn copied(profile: &Profile) -> String {
     )
 }
 
+/// What was counted and will be known a moment later.
+fn pending(totals: &Totals) -> Option<String> {
+    Some(match totals.pending {
+        0 => return None,
+        1 => "The record of 1 copied page was still on its way: it is listed as [pending]."
+            .to_owned(),
+        pages => format!(
+            "The records of {} copied pages were still on their way: they are listed as [pending].",
+            count(pages)
+        ),
+    })
+}
+
 fn command(profile: &Profile) -> Option<String> {
     let program = profile.command.first()?;
     let ended = match profile.command_exit {
@@ -152,16 +166,16 @@ fn command(profile: &Profile) -> Option<String> {
 /// How it was seen: backend, stacks, kernel, time.
 fn how(profile: &Profile) -> String {
     let host = &profile.host;
-    let stacks = match host.unwind.as_str() {
-        "fp" => "stacks by frame pointer".to_owned(),
-        "auto" => "stacks by unwind tables".to_owned(),
-        "dwarf" => "stacks by unwind tables alone".to_owned(),
-        "off" => "no stacks".to_owned(),
-        other => format!("stacks by {other}"),
+    let stacks = match host.unwind {
+        OrOther::This(Unwind::FramePointers) => "stacks by frame pointer".to_owned(),
+        OrOther::This(Unwind::Auto) => "stacks by unwind tables".to_owned(),
+        OrOther::This(Unwind::Dwarf) => "stacks by unwind tables alone".to_owned(),
+        OrOther::This(Unwind::Off) => "no stacks".to_owned(),
+        OrOther::Other(other) => format!("stacks by {other}"),
     };
-    let python = match host.python.as_str() {
-        "off" => ", Python not looked at",
-        _ => "",
+    let python = match host.python {
+        OrOther::This(Python::Off) => ", Python not looked at",
+        OrOther::This(Python::Auto) | OrOther::Other(_) => "",
     };
     let text = format!(
         "memtrace {}, {} backend, {stacks}{python}, Linux {} {}, {}",

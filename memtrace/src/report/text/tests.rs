@@ -1,8 +1,9 @@
 use super::*;
+use clap::ValueEnum as _;
+
 use crate::foreign::escape;
-use crate::options::By;
+use crate::profile::sample::{sample, sample_cut, sample_pending, sample_with_losses};
 use crate::profile::{InterpreterSeen, Totals};
-use crate::report::sample::{sample, sample_with_losses};
 
 fn terminal(width: usize) -> Screen {
     Screen {
@@ -34,17 +35,6 @@ fn main_table(by: By) -> String {
         .unwrap()
         .to_owned()
 }
-
-/// Every grouping.
-pub(super) const ALL: [By; 7] = [
-    By::Site,
-    By::Function,
-    By::Stack,
-    By::Type,
-    By::Process,
-    By::File,
-    By::Cause,
-];
 
 #[test]
 #[expect(clippy::too_many_lines, reason = "the report is as long as that")]
@@ -469,6 +459,62 @@ fn text_with_losses_says_so_first() {
 }
 
 #[test]
+fn text_of_a_trace_that_goes_on_says_what_is_still_to_come() {
+    let text = written(&sample_pending(), By::Site, 20, terminal(80));
+    let line = |part: &str| text.lines().position(|line| line.contains(part)).unwrap();
+    let lines = |from, n| {
+        let lines: Vec<_> = text.lines().skip(from).take(n).collect();
+        lines.join("\n")
+    };
+    insta::assert_snapshot!(lines(line("for 5 of 6 processes"), 4), @"
+    The kernel copied 7,212 pages of 4.0 KiB for 5 of 6 processes.
+    The records of 250 copied pages were still on their way: they are listed as
+    [pending].
+    The command 'wrk' exited with status 0.
+    ");
+    insta::assert_snapshot!(lines(line(" 250  [pending]"), 3), @"
+    3.5% ▎         1000.0 KiB    250  [pending]
+          (record still on its way)
+          cause unknown (the record of the copy was still on its way); origin
+    ");
+    insta::assert_snapshot!(lines(line("unknown for 250"), 1), @"  unknown for 250 pages: the record of the copy was still on its way");
+    let mut one = sample_pending();
+    one.totals.pending = 1;
+    let text = written(&one, By::Site, 20, terminal(80));
+    assert!(text.contains("The record of 1 copied page was still on its way"));
+    assert!(!written(&sample(), By::Site, 20, terminal(80)).contains("on its way"));
+}
+
+#[test]
+fn a_stack_that_is_not_whole_says_why() {
+    let text = written(&sample_cut(), By::Site, 20, terminal(80));
+    let (_, sites) = text.split_once("\nCall sites").unwrap();
+    insta::assert_snapshot!(sites.split("\n\nWhat the copied").next().unwrap(), @"
+
+    SHARE              COPIED  PAGES  CALL SITE
+    66.7% █████▍    800.0 KiB    200  store  app.py:28
+           /srv/app/app.py:28
+           cause data; origin fork; in 4242
+           latency min 1.10 µs  p50 2.02 µs  p90 2.88 µs  p99 3.10 µs  max 24.2 µs
+           age     min 20.0 ms  p50  1.31 s  p90  2.35 s  p99  2.58 s  max  2.61 s
+           stack:
+             copy_nonoverlapping (inlined)  src/copy.rs:7
+             store                          src/store.rs:70
+             ... its callers were not taken, or got lost
+
+    33.3% ██▋       400.0 KiB    100  Catalog.render  app.py:28
+           /srv/app/app.py:28
+           cause refcount; type str; origin fork; in 4242
+           latency min 1.10 µs  p50 2.02 µs  p90 2.77 µs  p99 3.10 µs  max 13.7 µs
+           age     min 20.0 ms  p50  657 ms  p90  1.18 s  p99  1.29 s  max  1.31 s
+           stack:
+             py Catalog.render  /srv/app/app.py:28
+             py checkout        /srv/app/views.py:91
+                ... not all of Python's frames could be taken
+    ");
+}
+
+#[test]
 fn text_of_a_trace_that_copied_nothing() {
     let mut profile = sample();
     profile.call_sites.clear();
@@ -720,7 +766,7 @@ fn main_table_by_cause() {
 #[test]
 fn no_line_is_wider_than_the_terminal() {
     for width in [72, 80, 100, 160, 250] {
-        for by in ALL {
+        for &by in By::value_variants() {
             for line in written(&sample_with_losses(), by, 20, terminal(width)).lines() {
                 assert!(screen::width(line) <= width, "{by:?} at {width}: {line:?}");
             }
@@ -791,7 +837,7 @@ fn native_frames_stand_back_where_there_are_colours() {
 
 #[test]
 fn names_are_whole_in_a_file() {
-    for by in ALL {
+    for &by in By::value_variants() {
         let text = written(&sample(), by, 20, Screen::of_a_file());
         assert!(!text.contains('…'), "{by:?}");
     }
@@ -816,7 +862,7 @@ fn nothing_foreign_reaches_the_terminal_unescaped() {
     for site in &mut profile.call_sites {
         site.cause_reason = site.cause_reason.is_some().then(|| hostile.to_owned());
     }
-    for by in ALL {
+    for &by in By::value_variants() {
         let text = written(&profile, by, 20, terminal(160));
         let bad = text
             .chars()

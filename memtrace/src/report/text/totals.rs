@@ -8,20 +8,19 @@ use super::copies::{cells, columns, write_rest};
 use super::heading;
 use super::screen::{DIM, Screen, width};
 use super::table::{Kind, Row, Table, column};
-use super::words::{self, count, counted, percent, size};
 use crate::foreign::escape;
-use crate::profile::{CallSite, CauseEvidence, CauseName, Profile, TypeRow};
-use crate::report::sums::{causes, origins};
+use crate::profile::{CallSite, CauseEvidence, Profile, TypeRow};
+use crate::report::words::{self, count, counted, percent, size};
 
 /// Copied pages by cause.
 pub(super) fn by_cause(profile: &Profile, screen: Screen, out: &mut dyn Write) -> io::Result<()> {
     let bytes = |cause| bytes(profile, |site| site.cause == cause);
-    let rows = causes(&profile.totals.by_cause).map(|(cause, pages)| {
-        let (name, meaning) = (words::cause(cause), words::cause_meaning(cause));
+    let rows = profile.totals.by_cause.iter().map(|(cause, pages)| {
+        let (name, meaning) = (cause.name(), words::cause_meaning(cause));
         (pages, bytes(cause), name, meaning)
     });
     let title = "What was written to the copied pages";
-    table(profile, screen, out, title, "CAUSE", &rows)?;
+    table(profile, screen, out, title, "CAUSE", rows)?;
     copy_on_read(profile, screen, out)?;
     by_instruction(profile, screen, out)?;
     unknown_causes(profile, screen, out)
@@ -30,12 +29,12 @@ pub(super) fn by_cause(profile: &Profile, screen: Screen, out: &mut dyn Write) -
 /// Copied pages by origin.
 pub(super) fn by_origin(profile: &Profile, screen: Screen, out: &mut dyn Write) -> io::Result<()> {
     let bytes = |origin| bytes(profile, |site| site.origin == origin);
-    let rows = origins(&profile.totals.by_origin).map(|(origin, pages)| {
-        let (name, meaning) = (words::origin(origin), words::origin_meaning(origin));
+    let rows = profile.totals.by_origin.iter().map(|(origin, pages)| {
+        let (name, meaning) = (origin.name(), words::origin_meaning(origin));
         (pages, bytes(origin), name, meaning)
     });
     let title = "What the copied pages were";
-    table(profile, screen, out, title, "ORIGIN", &rows)
+    table(profile, screen, out, title, "ORIGIN", rows)
 }
 
 fn bytes(profile: &Profile, of: impl Fn(&CallSite) -> bool) -> u64 {
@@ -71,7 +70,7 @@ pub(super) fn by_type(
         .iter()
         .map(|row| {
             let mut cells = cells(row.pages, row.bytes, total, &row.object_type);
-            cells.insert(4, words::cause(row.cause).into());
+            cells.insert(4, row.cause.name().into());
             Row {
                 cells,
                 details: Vec::new(),
@@ -96,7 +95,7 @@ fn copy_on_read(profile: &Profile, screen: Screen, out: &mut dyn Write) -> io::R
     if totals.copy_on_read_pages == 0 {
         return Ok(());
     }
-    let read = |site: &CallSite| matches!(site.cause, CauseName::Refcount | CauseName::Gc);
+    let read = |site: &CallSite| site.cause.is_copy_on_read();
     let text = format!(
         "refcount and gc are copy-on-read, {} ({}): the program only read when the page was \
          copied; what it wrote there later is not seen",
@@ -108,7 +107,7 @@ fn copy_on_read(profile: &Profile, screen: Screen, out: &mut dyn Write) -> io::R
 
 /// How much of each cause only the instruction tells.
 fn by_instruction(profile: &Profile, screen: Screen, out: &mut dyn Write) -> io::Result<()> {
-    for (cause, pages) in causes(&profile.totals.by_cause) {
+    for (cause, pages) in profile.totals.by_cause.iter() {
         let sites = profile.call_sites.iter().filter(|site| site.cause == cause);
         let judged = sites.filter(|site| site.evidence == Some(CauseEvidence::Instruction));
         let judged: u64 = judged.map(|site| site.pages).sum();
@@ -117,7 +116,7 @@ fn by_instruction(profile: &Profile, screen: Screen, out: &mut dyn Write) -> io:
             let text = format!(
                 "{} by instruction for {all}{}: told only by how the instruction writes; a counter \
                  of the program's own would look the same",
-                words::cause(cause),
+                cause.name(),
                 counted(judged, "page", "pages"),
             );
             quiet(screen, out, &text)?;
@@ -155,9 +154,9 @@ fn table(
     out: &mut dyn Write,
     title: &str,
     name: &'static str,
-    rows: &[(u64, u64, &str, &str)],
+    rows: impl Iterator<Item = (u64, u64, &'static str, &'static str)>,
 ) -> io::Result<()> {
-    let mut rows: Vec<_> = rows.iter().filter(|(pages, ..)| *pages > 0).collect();
+    let mut rows: Vec<_> = rows.filter(|(pages, ..)| *pages > 0).collect();
     if rows.is_empty() {
         return Ok(());
     }
@@ -173,7 +172,7 @@ fn table(
         .map(|(pages, bytes, name, meaning)| {
             let name = format!("{name:widest$}  {meaning}");
             Row {
-                cells: cells(*pages, *bytes, profile.totals.copied_pages, &name),
+                cells: cells(pages, bytes, profile.totals.copied_pages, &name),
                 details: Vec::new(),
             }
         })

@@ -4,11 +4,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::screen::{Screen, shorten_left};
-use super::words::{apportion, cause_in_words, count, counted, whole_percent};
 use super::written;
 use crate::foreign::escape;
 use crate::profile::{CallSite, CauseEvidence, CauseName, Profile, Site, Unchanged};
-use crate::report::sums::causes;
+use crate::report::words::{apportion, cause_in_words, count, counted, whole_percent};
 
 /// Columns that a file and line may take there.
 const PLACE: usize = 32;
@@ -44,21 +43,23 @@ fn only_read(profile: &Profile, screen: Screen) -> String {
     } else {
         shares[0]
     };
-    let mut parts = [CauseName::Refcount, CauseName::Gc].map(|cause| {
-        let (_, pages) = causes(&totals.by_cause)[cause as usize];
-        (pages, cause)
-    });
+    let causes = totals.by_cause.iter();
+    let causes = causes.filter(|(cause, _)| cause.is_copy_on_read());
+    let mut parts: Vec<_> = causes.map(|(cause, pages)| (pages, Some(cause))).collect();
+    // What a later version's causes add to it.
+    parts.push((read.saturating_sub(totals.by_cause.copy_on_read()), None));
     parts.sort_by_key(|(pages, _)| std::cmp::Reverse(*pages));
-    let percents = apportion(whole, &parts.map(|(pages, _)| pages));
+    let pages: Vec<u64> = parts.iter().map(|(pages, _)| *pages).collect();
+    let percents = apportion(whole, &pages);
     let parts: Vec<String> = (parts.into_iter().zip(percents))
         .filter(|((pages, _), _)| *pages > 0)
         .map(|((_, cause), percent)| {
-            let mut part = cause_in_words(cause).to_owned();
+            let mut part = cause.map_or("other causes", cause_in_words).to_owned();
             // A part that is the whole, or as good as that, does not need the figure again.
             if percent != whole {
                 part = format!("{} {part}", at_least_some(percent));
             }
-            if cause == CauseName::Refcount {
+            if cause == Some(CauseName::Refcount) {
                 part += &reference_counts(profile, screen);
             }
             part
@@ -188,7 +189,7 @@ fn ranked<'a, K: Ord>(sites: &[&'a CallSite], key: impl Fn(&'a CallSite) -> K) -
 /// `Nothing of what was copied was only read: 93% was data, 7% fields of objects.`
 fn nothing_only_read(profile: &Profile) -> String {
     let by_cause = &profile.totals.by_cause;
-    let mut named = causes(by_cause).to_vec();
+    let mut named: Vec<_> = by_cause.iter().collect();
     named.retain(|(cause, pages)| *pages > 0 && *cause != CauseName::Unknown);
     named.sort_by_key(|(_, pages)| std::cmp::Reverse(*pages));
     let pages = named.iter().map(|(_, pages)| *pages);

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use super::group::Group;
 use super::screen::{Screen, shorten};
-use super::words::{cause, count, percent};
 use crate::foreign::escape;
 use crate::profile::{CallSite, CauseEvidence, CauseName};
+use crate::report::group::Group;
+use crate::report::words::{count, percent};
 
 /// Columns that a name may take within a sentence on a terminal.
 const NAME: usize = 40;
@@ -21,7 +21,7 @@ pub(super) fn facts(group: &Group<'_>, screen: Screen) -> Vec<String> {
         return Vec::new();
     };
     let objects = pages(group, |site| object(site, *name, screen));
-    let mut written = format!("cause {}", cause(*name));
+    let mut written = format!("cause {name}");
     let mut facts = Vec::new();
     match &objects[..] {
         [] | [(None, _)] => {}
@@ -126,10 +126,10 @@ fn pages<'a, K: Ord>(group: &Group<'a>, key: impl Fn(&'a CallSite) -> K) -> Vec<
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::options::By;
     use crate::profile::Profile;
-    use crate::report::sample::sample_of;
-    use crate::report::text::group::regroup;
+    use crate::profile::sample::sample_of;
+    use crate::report::By;
+    use crate::report::group::regroup;
 
     fn said(profile: &Profile) -> String {
         facts(&regroup(profile, By::Site)[0], Screen::of_a_file()).join("; ")

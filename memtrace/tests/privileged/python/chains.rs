@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use memtrace::profile::{CauseName, Language};
+use memtrace::profile::{self, CauseName, Language};
 use serde::Deserialize;
 
 use super::{
@@ -93,7 +93,7 @@ fn pages_of_chain(report: &Report, truth: &Chain, expected: &[TrueFrame]) -> u64
 fn leaf_stacks<'a>(
     report: &'a Report,
     truth: &'a Chain,
-) -> impl Iterator<Item = &'a memtrace::profile::StackPages> {
+) -> impl Iterator<Item = &'a profile::StackPages> {
     report
         .0
         .call_sites
@@ -102,7 +102,7 @@ fn leaf_stacks<'a>(
         .flat_map(|site| &site.stacks)
 }
 
-fn is_frame(frame: &memtrace::profile::Frame, (function, file, line): &TrueFrame) -> bool {
+fn is_frame(frame: &profile::Frame, (function, file, line): &TrueFrame) -> bool {
     let text = |seen: &str, expected: &str| {
         // What cannot be shown as it is is escaped, and what is too long is cut.
         let hostile = expected.chars().any(char::is_control) || expected.len() > LONGEST;
@@ -153,7 +153,7 @@ fn switched_off(python: &Python) -> Result<(), Why> {
     for site in &report.0.call_sites {
         assert_ne!(site.site.language, Language::Python, "{site:?}");
     }
-    assert_eq!(report.0.host.python, "off");
+    assert_eq!(report.0.host.python, profile::Python::Off);
     Ok(())
 }
 

@@ -2,9 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use memtrace::profile::{
-    ByCause, ByOrigin, CallSite, CauseName, Frame, NotCopied, OriginName, Process, Profile,
-};
+use memtrace::profile::{self, CallSite, CauseName, Frame, NotCopied, Process, Profile};
 
 use super::Truth;
 
@@ -17,7 +15,7 @@ pub struct Report(pub Profile);
 impl Report {
     /// Reads a JSON report, and checks its sums.
     pub fn read(text: &str) -> Self {
-        let profile: Profile = serde_json::from_str(text).expect("a report by the schema");
+        let profile = profile::read(text.as_bytes()).expect("a report by the schema");
         let report = Self(profile);
         report.sums_hold();
         report
@@ -34,8 +32,8 @@ impl Report {
         let copied = totals.copied_pages;
         assert_eq!(self.0.schema, "memtrace/1");
         assert_eq!(totals.copied_bytes, copied * host.page_size, "bytes");
-        assert_eq!(origins(&totals.by_origin), copied, "by origin");
-        assert_eq!(causes(&totals.by_cause), copied, "by cause");
+        assert_eq!(totals.by_origin.total(), copied, "by origin");
+        assert_eq!(totals.by_cause.total(), copied, "by cause");
         assert_eq!(sum(processes, |p| p.copied_pages), copied, "over processes");
         assert_eq!(
             sum(processes, |p| p.copied_bytes),
@@ -55,12 +53,12 @@ impl Report {
         );
         for process in processes {
             assert_eq!(
-                origins(&process.by_origin),
+                process.by_origin.total(),
                 process.copied_pages,
                 "{process:?}"
             );
             assert_eq!(
-                causes(&process.by_cause),
+                process.by_cause.total(),
                 process.copied_pages,
                 "{process:?}"
             );
@@ -111,7 +109,7 @@ impl Report {
         {
             for stack in &site.stacks {
                 if stack.frames.iter().any(|frame| is(frame, function)) {
-                    *pages.entry(origin(site.origin).to_owned()).or_default() += stack.pages;
+                    *pages.entry(site.origin.name().to_owned()).or_default() += stack.pages;
                 }
             }
         }
@@ -250,33 +248,6 @@ fn merged_as_fork(mut by_origin: BTreeMap<String, u64>) -> BTreeMap<String, u64>
     by_origin
 }
 
-fn origin(name: OriginName) -> &'static str {
-    match name {
-        OriginName::Fork => "fork",
-        OriginName::Ksm => "ksm",
-        OriginName::File => "file",
-        OriginName::Hugetlb => "hugetlb",
-    }
-}
-
 fn sum<T>(rows: &[T], of: impl Fn(&T) -> u64) -> u64 {
     rows.iter().map(of).sum()
-}
-
-fn origins(by: &ByOrigin) -> u64 {
-    by.fork + by.ksm + by.file + by.hugetlb
-}
-
-fn causes(by: &ByCause) -> u64 {
-    let ByCause {
-        refcount,
-        gc,
-        allocator,
-        object,
-        data,
-        kernel,
-        remote,
-        unknown,
-    } = by;
-    refcount + gc + allocator + object + data + kernel + remote + unknown
 }

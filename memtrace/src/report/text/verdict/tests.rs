@@ -1,5 +1,5 @@
 use super::*;
-use crate::report::sample::{sample, sample_of};
+use crate::profile::sample::{sample, sample_of};
 
 const TERMINAL: Screen = Screen {
     width: 80,

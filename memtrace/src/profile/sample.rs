@@ -2,10 +2,12 @@
 //! and three workers, one of which died early, a shell, and a program of a Python that cannot be
 //! read; of every cause that the tracepoint backend can tell.
 
-use crate::profile::{
-    ByCause, ByOrigin, CallSite, CauseName, CommandExit, Frame, Host, InterpreterSeen, Lost,
-    ModuleUnwind, NotCopied, OriginName, Process, Profile, SCHEMA, Totals, Unchanged, Unknown,
-    UnwoundBy, type_rows,
+use std::sync::Arc;
+
+use super::{
+    BackendName, ByCause, ByOrigin, CallSite, CauseName, CommandExit, Frame, Host, InterpreterSeen,
+    Lost, ModuleUnwind, NotCopied, OriginName, Process, Profile, Python, SCHEMA, Totals, Truncated,
+    Unchanged, Unknown, Unrecorded, Unwind, UnwoundBy, type_rows,
 };
 
 mod sites;
@@ -56,9 +58,9 @@ pub(crate) fn sample() -> Profile {
             kernel: "6.12.41-cloud-amd64".to_owned(),
             arch: "x86_64".to_owned(),
             page_size: PAGE,
-            backend: "tracepoint".to_owned(),
-            python: "auto".to_owned(),
-            unwind: "fp".to_owned(),
+            backend: BackendName::Tracepoint,
+            python: Python::Auto.into(),
+            unwind: Unwind::FramePointers.into(),
             unwind_why: None,
             blind_spots: vec![
                 "Pages that another process writes through ptrace, /proc/PID/mem or \
@@ -129,6 +131,45 @@ pub(crate) fn sample_with_losses() -> Profile {
     summed(profile)
 }
 
+/// The same, made while tracing went on: of some copies the records had not been read yet.
+pub(crate) fn sample_pending() -> Profile {
+    let mut profile = sample();
+    let processes = [(4243, 150), (4244, 100)].into();
+    let mut pending = CallSite::unrecorded(Unrecorded::Pending, OriginName::Fork, processes);
+    pending.bytes = pending.pages * PAGE;
+    profile.totals.pending = pending.pages;
+    profile.call_sites.push(pending);
+    summed(profile)
+}
+
+/// A profile of two call sites of which stacks are not whole: one was not taken beyond the function
+/// that wrote and what is inlined into it, of the other a part of Python's frames is missing.
+pub(crate) fn sample_cut() -> Profile {
+    let mut profile = sample_of(&[
+        (200, CauseName::Data, "store", None),
+        (100, CauseName::Refcount, "Catalog.render", Some("str")),
+    ]);
+    let inlined = Frame {
+        inlined: true,
+        ..sites::frame("copy_nonoverlapping", Some("src/copy.rs"), Some(7))
+    };
+    let writer = sites::frame("store", Some("src/store.rs"), Some(70));
+    let caller = sites::python("checkout", "/srv/app/views.py", 91);
+    let render = Arc::clone(&profile.call_sites[1].stacks[0].frames[0]);
+    let cut = |site: &mut CallSite, why, frames: [Arc<Frame>; 2]| {
+        site.stacks[0].truncated = true;
+        site.stacks[0].truncated_why = Some(why);
+        site.stacks[0].frames = frames.into();
+    };
+    let [store, walk, ..] = &mut profile.call_sites[..] else {
+        unreachable!("two were asked for");
+    };
+    let frames = [Arc::new(inlined), Arc::new(writer)];
+    cut(store, Truncated::NotTaken, frames);
+    cut(walk, Truncated::Python, [render, Arc::new(caller)]);
+    profile
+}
+
 fn lost(function: &str, unknown: Unknown, reason: &str, processes: &[(u32, u64)]) -> CallSite {
     let frame = Frame {
         unknown: Some(unknown),
@@ -181,46 +222,24 @@ fn summed(mut profile: Profile) -> Profile {
         for (&pid, &pages) in &site.processes {
             let process = profile.processes.iter_mut().find(|p| p.pid == pid).unwrap();
             process.copied_pages += pages;
-            *cause_of(&mut process.by_cause, site.cause) += pages;
-            *cause_of(&mut totals.by_cause, site.cause) += pages;
-            *origin_of(&mut process.by_origin, site.origin) += pages;
-            *origin_of(&mut totals.by_origin, site.origin) += pages;
+            process.by_cause.add(site.cause, pages);
+            totals.by_cause.add(site.cause, pages);
+            process.by_origin.add(site.origin, pages);
+            totals.by_origin.add(site.origin, pages);
         }
     }
     for process in &mut profile.processes {
         process.copied_bytes = process.copied_pages * PAGE;
-        process.copy_on_read_pages = process.by_cause.refcount + process.by_cause.gc;
+        process.copy_on_read_pages = process.by_cause.copy_on_read();
     }
     totals.copied_pages = total;
     totals.copied_bytes = total * PAGE;
-    totals.copy_on_read_pages = totals.by_cause.refcount + totals.by_cause.gc;
+    totals.copy_on_read_pages = totals.by_cause.copy_on_read();
     profile
         .call_sites
         .sort_by_key(|site| std::cmp::Reverse(site.pages));
     profile.types = type_rows(&profile.call_sites);
     profile
-}
-
-fn cause_of(by: &mut ByCause, cause: CauseName) -> &mut u64 {
-    match cause {
-        CauseName::Refcount => &mut by.refcount,
-        CauseName::Gc => &mut by.gc,
-        CauseName::Allocator => &mut by.allocator,
-        CauseName::Object => &mut by.object,
-        CauseName::Data => &mut by.data,
-        CauseName::Kernel => &mut by.kernel,
-        CauseName::Remote => &mut by.remote,
-        CauseName::Unknown => &mut by.unknown,
-    }
-}
-
-fn origin_of(by: &mut ByOrigin, origin: OriginName) -> &mut u64 {
-    match origin {
-        OriginName::Fork => &mut by.fork,
-        OriginName::Ksm => &mut by.ksm,
-        OriginName::File => &mut by.file,
-        OriginName::Hugetlb => &mut by.hugetlb,
-    }
 }
 
 fn process(pid: u32, parent: u32, comm: &str, forked: Option<f64>, exited: Option<f64>) -> Process {

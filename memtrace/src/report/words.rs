@@ -1,5 +1,6 @@
 //! Figures and names as people say them.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use bytesize::ByteSize;
@@ -106,69 +107,57 @@ pub(super) fn seconds(seconds: f64) -> String {
     Duration::try_from_secs_f64(seconds).map_or_else(|_| "?".to_owned(), duration)
 }
 
-/// A cause's name, as in the schema.
-pub(super) fn cause(cause: CauseName) -> &'static str {
-    match cause {
-        CauseName::Refcount => "refcount",
-        CauseName::Gc => "gc",
-        CauseName::Allocator => "allocator",
-        CauseName::Object => "object",
-        CauseName::Data => "data",
-        CauseName::Kernel => "kernel",
-        CauseName::Remote => "remote",
-        CauseName::Unknown => "unknown",
+/// What a cause means; as a part of a sentence, `93% was ...`; and whether what was written is
+/// always an object, or never.
+struct CauseWords {
+    meaning: &'static str,
+    in_sentence: &'static str,
+    is_object: bool,
+}
+
+fn cause(cause: CauseName) -> CauseWords {
+    let (meaning, in_sentence, is_object) = match cause {
+        CauseName::Refcount => ("an object's reference count", "reference counts", true),
+        CauseName::Gc => ("the garbage collector's mark", "garbage collection", true),
+        CauseName::Allocator => (
+            "a memory allocator's bookkeeping",
+            "bookkeeping of a memory allocator",
+            false,
+        ),
+        CauseName::Object => ("a field of an object", "fields of objects", true),
+        CauseName::Data => ("other writable data", "data", false),
+        CauseName::Kernel => (
+            "by the kernel, for a system call",
+            "written by the kernel",
+            false,
+        ),
+        CauseName::Remote => ("by another process", "written by another process", false),
+        CauseName::Unknown => ("not known what was written", "not known", false),
+        CauseName::Other(other) => ("named by a later version of memtrace", other.name(), true),
+    };
+    CauseWords {
+        meaning,
+        in_sentence,
+        is_object,
     }
 }
 
 /// What a cause means.
-pub(super) fn cause_meaning(cause: CauseName) -> &'static str {
-    match cause {
-        CauseName::Refcount => "an object's reference count",
-        CauseName::Gc => "the garbage collector's mark",
-        CauseName::Allocator => "a memory allocator's bookkeeping",
-        CauseName::Object => "a field of an object",
-        CauseName::Data => "other writable data",
-        CauseName::Kernel => "by the kernel, for a system call",
-        CauseName::Remote => "by another process",
-        CauseName::Unknown => "not known what was written",
-    }
+pub(super) fn cause_meaning(name: CauseName) -> &'static str {
+    cause(name).meaning
 }
 
 /// What was written, as a part of a sentence: `93% was ...`.
-pub(super) fn cause_in_words(cause: CauseName) -> &'static str {
-    match cause {
-        CauseName::Refcount => "reference counts",
-        CauseName::Gc => "garbage collection",
-        CauseName::Allocator => "bookkeeping of a memory allocator",
-        CauseName::Object => "fields of objects",
-        CauseName::Data => "data",
-        CauseName::Kernel => "written by the kernel",
-        CauseName::Remote => "written by another process",
-        CauseName::Unknown => "not known",
-    }
+pub(super) fn cause_in_words(name: CauseName) -> &'static str {
+    cause(name).in_sentence
 }
 
-/// What stands for the object type of copies that have none.
-pub(super) fn no_type(cause: CauseName) -> &'static str {
-    match cause {
-        CauseName::Refcount => "(type not known: refcount)",
-        CauseName::Gc => "(type not known: gc)",
-        CauseName::Object => "(type not known: object)",
-        CauseName::Allocator => "(no object: allocator)",
-        CauseName::Data => "(no object: data)",
-        CauseName::Kernel => "(no object: kernel)",
-        CauseName::Remote => "(no object: remote)",
-        CauseName::Unknown => "(cause not known)",
-    }
-}
-
-/// An origin's name, as in the schema.
-pub(super) fn origin(origin: OriginName) -> &'static str {
-    match origin {
-        OriginName::Fork => "fork",
-        OriginName::Ksm => "ksm",
-        OriginName::File => "file",
-        OriginName::Hugetlb => "hugetlb",
+/// What is shown as the object type of copies that have none.
+pub(super) fn no_type(name: CauseName) -> Cow<'static, str> {
+    match name {
+        CauseName::Unknown => "(cause not known)".into(),
+        name if cause(name).is_object => format!("(type not known: {name})").into(),
+        name => format!("(no object: {name})").into(),
     }
 }
 
@@ -179,12 +168,13 @@ pub(super) fn origin_meaning(origin: OriginName) -> &'static str {
         OriginName::Ksm => "merged by the kernel (KSM)",
         OriginName::File => "of a private file mapping",
         OriginName::Hugetlb => "of a hugetlb pool",
+        OriginName::Other(_) => "named by a later version of memtrace",
     }
 }
 
 /// Why a frame has no name, as a mark behind what stands in place of one.
-pub(super) fn unknown_mark(reason: Unknown) -> &'static str {
-    match reason {
+pub(super) fn unknown_mark(reason: Unknown) -> Cow<'static, str> {
+    let mark = match reason {
         Unknown::ProcessGone => " (process had exited)",
         Unknown::NoMapping => " (address in no mapping)",
         Unknown::Anonymous => " (code made at run time)",
@@ -192,20 +182,22 @@ pub(super) fn unknown_mark(reason: Unknown) -> &'static str {
         Unknown::NoSymbol => " (no symbol)",
         Unknown::BadElf => " (not a readable ELF file)",
         Unknown::FaultLost => " (record lost)",
+        Unknown::Pending => " (record still on its way)",
         Unknown::StackLost => " (stack lost)",
         Unknown::NoEnd => " (end of the fault not seen)",
-        Unknown::Pending => "its record had not been read yet",
         Unknown::CodeGone => " (code object not read)",
         Unknown::UnwindOff => " (stacks are off)",
-    }
+        Unknown::Other(other) => return format!(" ({other})").into(),
+    };
+    mark.into()
 }
 
 /// Why a stack ends before the outermost function, as a clause.
-pub(super) fn truncated(why: Option<Truncated>) -> &'static str {
-    match why {
-        None | Some(Truncated::Depth | Truncated::Python | Truncated::NotTaken) => {
-            "the stack was deeper than could be taken"
-        }
+pub(super) fn truncated(why: Option<Truncated>) -> Cow<'static, str> {
+    let why = match why {
+        None | Some(Truncated::Depth) => "the stack was deeper than could be taken",
+        Some(Truncated::Python) => "not all of Python's frames could be taken",
+        Some(Truncated::NotTaken) => "its callers were not taken, or got lost",
         Some(Truncated::NoMapping) => "its caller is in code that was not known to be mapped",
         Some(Truncated::TablesNotBuilt) => "the unwind tables were not built yet",
         Some(Truncated::NoTables) => "the code has no unwind tables",
@@ -214,7 +206,9 @@ pub(super) fn truncated(why: Option<Truncated>) -> &'static str {
         Some(Truncated::Unsupported) => "the unwind tables have a rule that is not supported",
         Some(Truncated::Unreadable) => "the stack could not be read further",
         Some(Truncated::Damaged) => "what comes next is no stack",
-    }
+        Some(Truncated::Other(other)) => return format!("it ends there: {other}").into(),
+    };
+    why.into()
 }
 
 #[cfg(test)]

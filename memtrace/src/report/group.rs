@@ -4,10 +4,30 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use clap::ValueEnum;
+
+use super::words;
 use crate::distribution::Distribution;
-use crate::options::By;
 use crate::profile::{CallSite, CauseName, Frame, Language, OriginName, Profile, Site, StackPages};
-use crate::report::text::words;
+
+/// What a row of a table of copies is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum By {
+    /// The function, file and line that copied, and the cause.
+    Site,
+    /// The function that copied.
+    Function,
+    /// The whole call stack.
+    Stack,
+    /// The type of the object written to.
+    Type,
+    /// The process.
+    Process,
+    /// The source file, or the program or library.
+    File,
+    /// What the write was.
+    Cause,
+}
 
 /// One row.
 pub(super) struct Group<'a> {
@@ -75,19 +95,23 @@ pub(super) fn regroup(profile: &Profile, by: By) -> Vec<Group<'_>> {
             }
             By::Site => whole(Key::Site(blamed, site.cause), site_name(blamed)),
             By::Function => whole(
-                Key::Function(&blamed.function, home(blamed), blamed.language),
+                Key::Function(
+                    &blamed.function,
+                    place_of_definition(blamed),
+                    blamed.language,
+                ),
                 Cow::Borrowed(&*blamed.function),
             ),
             By::Type => match site.object_type.as_deref() {
                 Some(object_type) => whole(Key::Type(object_type), object_type.into()),
-                None => whole(Key::NoType(site.cause), words::no_type(site.cause).into()),
+                None => whole(Key::NoType(site.cause), words::no_type(site.cause)),
             },
             By::File => {
                 let file = blamed.file.as_deref().or(blamed.module.as_deref());
                 let file = file.unwrap_or("[file not known]");
                 whole(Key::File(file), file.into())
             }
-            By::Cause => whole(Key::Cause(site.cause), words::cause(site.cause).into()),
+            By::Cause => whole(Key::Cause(site.cause), site.cause.name().into()),
         };
         let group = groups.row(key, || name);
         group.add(site, pages);
@@ -148,11 +172,11 @@ impl<'a> Group<'a> {
     }
 }
 
-/// The function; of Python with the file's name and the line, since many functions of a program have
-/// the same name.
+/// The function; of Python and its like with the file's name and the line, since many functions of
+/// a program have the same name.
 fn site_name(site: &Site) -> Cow<'_, str> {
     match (&site.file, site.line) {
-        (Some(file), Some(line)) if site.language == Language::Python => {
+        (Some(file), Some(line)) if site.language.is_interpreted() => {
             let base = file.rsplit('/').next().unwrap_or(file);
             format!("{}  {base}:{line}", site.function).into()
         }
@@ -160,12 +184,14 @@ fn site_name(site: &Site) -> Cow<'_, str> {
     }
 }
 
-/// What tells functions of one name apart: the module, or of Python, which has none, the file.
-pub(super) fn home(site: &Site) -> Option<&str> {
-    match site.language {
-        Language::Python => site.module.as_deref().or(site.file.as_deref()),
-        _ => site.module.as_deref(),
-    }
+/// What tells functions of one name apart: the module, or of Python and its like, which have none,
+/// the file.
+pub(super) fn place_of_definition(site: &Site) -> Option<&str> {
+    let file = site
+        .file
+        .as_deref()
+        .filter(|_| site.language.is_interpreted());
+    site.module.as_deref().or(file)
 }
 
 /// `4243 gunicorn`, or the number alone.
@@ -184,13 +210,12 @@ fn process_name(profile: &Profile, pid: u32) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::sample::{sample, sample_with_losses};
-    use crate::report::text::tests::ALL;
+    use crate::profile::sample::{sample, sample_pending, sample_with_losses};
 
     #[test]
     fn every_grouping_keeps_all_pages_and_bytes() {
-        for profile in [sample(), sample_with_losses()] {
-            for by in ALL {
+        for profile in [sample(), sample_with_losses(), sample_pending()] {
+            for &by in By::value_variants() {
                 let rows = regroup(&profile, by);
                 let pages: u64 = rows.iter().map(|row| row.pages).sum();
                 let bytes: u64 = rows.iter().map(|row| row.bytes).sum();

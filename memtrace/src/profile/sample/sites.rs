@@ -294,7 +294,7 @@ fn evidence(cause: CauseName) -> Option<CauseEvidence> {
         }
         CauseName::Data => Some(CauseEvidence::Mapping),
         CauseName::Kernel | CauseName::Remote => Some(CauseEvidence::Kernel),
-        CauseName::Unknown => None,
+        CauseName::Unknown | CauseName::Other(_) => None,
     }
 }
 

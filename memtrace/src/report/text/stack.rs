@@ -1,37 +1,19 @@
 //! Stacks and places, a line per frame.
 //!
-//! In a stack with Python in it, Python's frames are marked `py` and stand out; where there is
-//! little room, runs of native frames between them are only counted, since most are the
-//! interpreter's way from one Python function to the next.
+//! In a stack with Python in it, Python's frames are marked `py` and stand out.
 
 use super::screen::{DIM, Screen, shorten, shorten_left, width};
-use super::words::{self, count, counted};
 use crate::foreign::escape;
-use crate::profile::{Frame, Language, StackPages};
+use crate::profile::{Language, StackPages};
+use crate::report::frames::{Extent, Line, Shown, language_mark, mark, place_of, shown};
+use crate::report::words::{self, count, counted};
 
 /// The widest function that places are aligned behind.
 const FUNCTION: usize = 36;
 /// Columns that a shortened place keeps, so that its file and line stay legible.
 pub(super) const PLACE: usize = 28;
-/// Native frames shown of those that Python called last, where runs of them are counted.
-const LEAVES: usize = 3;
-/// What marks a Python frame, and what stands before any other in the same stack.
-const MARKS: (&str, &str) = ("py ", "   ");
-
-/// How much of a stack is shown.
-#[derive(Clone, Copy)]
-pub(super) struct Extent {
-    /// Lines, besides the one that says what was left out.
-    pub most: usize,
-    /// Whether runs of native frames between Python frames are counted rather than shown.
-    pub outline: bool,
-}
-
-/// One line.
-enum Line<'a> {
-    Frame(&'a Frame),
-    Natives(usize),
-}
+/// Columns of what marks a language, where a stack has several.
+const MARK: usize = 3;
 
 /// The lines of a stack, leaf first, `indent` columns from the left.
 pub(super) fn stack(
@@ -40,32 +22,18 @@ pub(super) fn stack(
     extent: Extent,
     screen: Screen,
 ) -> Vec<String> {
-    let frames: Vec<&Frame> = stack.frames.iter().map(|frame| &**frame).collect();
-    let mixed = frames.iter().any(|frame| is_python(frame));
-    let lines = if extent.outline && mixed {
-        outline(&frames)
-    } else {
-        frames.iter().map(|frame| Line::Frame(frame)).collect()
-    };
-    // One line more is shown rather than counted.
-    let shown = match lines.len() {
-        all if all <= extent.most + 1 => all,
-        _ => extent.most,
-    };
-    let shown = match lines[..shown].last() {
-        // What is counted is counted once.
-        Some(Line::Natives(_)) if shown < lines.len() => shown - 1,
-        _ => shown,
-    };
-    let (lines, rest) = lines.split_at(shown);
-    let more = rest.iter().map(Line::frames).sum::<usize>() as u64;
+    let Shown {
+        lines,
+        more,
+        is_mixed: mixed,
+    } = shown(stack, extent);
     let widest = lines.iter().filter_map(|line| match line {
-        Line::Frame(frame) => Some(width(&escape(&frame.function)) + width(mark(frame))),
+        Line::Frame(frame) => Some(width(&escape(&frame.function)) + width(&mark(frame))),
         Line::Natives(_) => None,
     });
     let column = widest.filter(|width| *width <= FUNCTION).max().unwrap_or(0);
     let mut text: Vec<String> = (lines.iter())
-        .map(|line| line.write(indent, column, mixed, screen))
+        .map(|line| write(line, indent, column, mixed, screen))
         .collect();
     let left_out = match (more, stack.truncated) {
         (0, false) => return text,
@@ -76,71 +44,35 @@ pub(super) fn stack(
             format!("... {} more; {why}", count(more))
         }
     };
-    let lead = lead(indent, mixed, false);
+    let lead = lead(indent, mixed, None);
     text.push(screen.paint(DIM, &(lead + &left_out)));
     text
 }
 
-impl Line<'_> {
-    fn frames(&self) -> usize {
-        match self {
-            Self::Frame(_) => 1,
-            Self::Natives(frames) => *frames,
+fn write(line: &Line<'_>, indent: usize, column: usize, mixed: bool, screen: Screen) -> String {
+    match line {
+        Line::Natives(frames) => {
+            let frames = counted(*frames as u64, "native frame", "native frames");
+            screen.paint(DIM, &format!("{}... {frames}", lead(indent, mixed, None)))
         }
-    }
-
-    fn write(&self, indent: usize, column: usize, mixed: bool, screen: Screen) -> String {
-        match self {
-            Self::Natives(frames) => {
-                let frames = counted(*frames as u64, "native frame", "native frames");
-                screen.paint(DIM, &format!("{}... {frames}", lead(indent, mixed, false)))
-            }
-            Self::Frame(frame) => {
-                let lead = lead(indent, mixed, is_python(frame));
-                let line = Located {
-                    function: &frame.function,
-                    mark: mark(frame),
-                    place: &place_of(frame),
-                    quiet: mixed && !is_python(frame),
-                };
-                line.write(&lead, column, screen)
-            }
+        Line::Frame(frame) => {
+            let lead = lead(indent, mixed, Some(frame.language));
+            let line = Located {
+                function: &frame.function,
+                mark: &mark(frame),
+                place: &place_of(frame),
+                quiet: mixed && !frame.language.is_interpreted(),
+            };
+            line.write(&lead, column, screen)
         }
     }
 }
 
-fn is_python(frame: &Frame) -> bool {
-    frame.language == Language::Python
-}
-
-/// What stands before a frame.
-fn lead(indent: usize, mixed: bool, python: bool) -> String {
-    let mark = match (mixed, python) {
-        (false, _) => "",
-        (true, true) => MARKS.0,
-        (true, false) => MARKS.1,
-    };
-    " ".repeat(indent) + mark
-}
-
-/// All of Python's frames; of the native ones only those that Python called last and those that
-/// stand alone.
-fn outline<'a>(frames: &[&'a Frame]) -> Vec<Line<'a>> {
-    let mut lines = Vec::new();
-    for run in frames.chunk_by(|a, b| is_python(a) == is_python(b)) {
-        let shown = match run.len() {
-            all if is_python(run[0]) => all,
-            1 => 1,
-            all if lines.is_empty() && all <= LEAVES + 1 => all,
-            _ if lines.is_empty() => LEAVES,
-            _ => 0,
-        };
-        lines.extend(run[..shown].iter().map(|frame| Line::Frame(frame)));
-        if shown < run.len() {
-            lines.push(Line::Natives(run.len() - shown));
-        }
-    }
-    lines
+/// What is before a frame.
+fn lead(indent: usize, mixed: bool, language: Option<Language>) -> String {
+    let mark = language.map_or("", language_mark);
+    let columns = if mixed { MARK } else { 0 };
+    format!("{}{mark:columns$}", " ".repeat(indent))
 }
 
 /// A function and where it is.
@@ -185,39 +117,12 @@ impl Located<'_> {
     }
 }
 
-/// What is said behind a function's name.
-fn mark(frame: &Frame) -> &'static str {
-    match frame.unknown {
-        Some(reason) => words::unknown_mark(reason),
-        None if frame.inlined => " (inlined)",
-        None => "",
-    }
-}
-
-/// Where a frame's function is.
-fn place_of(frame: &Frame) -> String {
-    match place(frame.file.as_deref(), frame.line) {
-        Some(place) => place,
-        // The name of an unknown function begins with its module.
-        None if frame.unknown.is_some() => String::new(),
-        None => escape(frame.module.as_deref().unwrap_or_default()).into_owned(),
-    }
-}
-
-/// `file:line`, escaped.
-pub(super) fn place(file: Option<&str>, line: Option<u32>) -> Option<String> {
-    let file = escape(file?);
-    Some(line.map_or_else(
-        || file.clone().into_owned(),
-        |line| format!("{file}:{line}"),
-    ))
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
 
     use super::*;
+    use crate::profile::Frame;
 
     const WHOLE: Extent = Extent {
         most: 40,

@@ -1,0 +1,165 @@
+//! The result of a trace: pure data, in the shape of the report schema `memtrace/1`.
+//!
+//! Serialised, a [`Profile`] *is* the JSON report; [`read`] reads one again, and [`sums::check`]
+//! tells whether it adds up. The types know nobody but [`distribution`](crate::distribution).
+//! Unless said otherwise, counts are pages or faults, sizes are bytes, and a `None` is written as
+//! `null`: not known.
+//!
+//! `docs/report-schema.md` is generated from the comments on these types by `cargo xtask schema`.
+
+use serde::{Deserialize, Serialize};
+
+mod by;
+mod host;
+mod other;
+mod process;
+mod read;
+#[cfg(test)]
+pub(crate) mod sample;
+mod site;
+mod stack;
+pub mod sums;
+
+pub use by::{ByCause, ByOrigin, CauseName, OriginName};
+pub use host::{BackendName, Host, Python, Unwind};
+pub use other::{NotAName, OrOther, Other};
+pub use process::{CommandExit, InterpreterSeen, Memory, MemorySample, MemorySizes, Process};
+pub use read::{LARGEST_REPORT, read};
+pub use site::{CallSite, CauseEvidence, Site, TypeRow, Unrecorded, type_rows};
+pub use stack::{Frame, Language, ModuleUnwind, StackPages, Truncated, Unknown, UnwoundBy};
+
+/// The value of [`Profile::schema`].
+pub const SCHEMA: &str = "memtrace/1";
+
+/// One trace, whole.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Profile {
+    /// [`SCHEMA`]; a later version that adds to it may append a minor number.
+    pub schema: String,
+    /// Version of the memtrace that recorded it.
+    pub memtrace: String,
+    /// Where it was recorded.
+    pub host: Host,
+    /// The COMMAND given after `--`, empty when there was none.
+    pub command: Vec<String>,
+    /// How COMMAND ended; `None` when there was none, or it was still running.
+    pub command_exit: Option<CommandExit>,
+    /// RFC 3339.
+    pub started_at: String,
+    /// From the moment that tracing was attached to its end.
+    pub duration_s: f64,
+    /// Sums over all processes.
+    pub totals: Totals,
+    /// Every process of the traced set, by first appearance.
+    pub processes: Vec<Process>,
+    /// By pages, the most first.
+    pub call_sites: Vec<CallSite>,
+    /// By pages, the most first; empty while object types are not looked at.
+    pub types: Vec<TypeRow>,
+    /// The files whose code traced processes had mapped, by path, and how stacks were taken through
+    /// each; empty when stacks were not taken.
+    #[serde(default)]
+    pub modules: Vec<ModuleUnwind>,
+    /// What would help. No version so far proposes anything.
+    pub advice: Vec<Advice>,
+    /// What the reader must know before trusting the figures, besides what was lost.
+    pub warnings: Vec<String>,
+}
+
+/// Sums over all processes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Totals {
+    /// Copied pages: those with a record and those whose record was lost or is pending.
+    pub copied_pages: u64,
+    /// Bytes of those.
+    pub copied_bytes: u64,
+    /// Copied pages by what they were before.
+    pub by_origin: ByOrigin,
+    /// Copied pages by what the write was.
+    pub by_cause: ByCause,
+    /// Copied pages whose cause is copy-on-read: `refcount` and `gc`.
+    pub copy_on_read_pages: u64,
+    /// Copied pages that still equal the ancestor's page, of those that were compared, as in
+    /// `unchanged`.
+    pub unchanged_pages: Option<u64>,
+    /// How it was found out; `None` when nothing was compared.
+    #[serde(default)]
+    pub unchanged: Option<Unchanged>,
+    /// Faults that copied nothing.
+    pub not_copied: NotCopied,
+    /// What the kernel side had to drop.
+    pub lost: Lost,
+    /// Copied pages whose record had not been read yet, in call sites of their own, named
+    /// `[pending]`, so that sums hold; only in a profile that was made while tracing went on, and
+    /// absent when 0.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub pending: u64,
+}
+
+/// Copied pages compared with the same page of the nearest living ancestor. What still equals it
+/// was copied for nothing. Where a process copied one page twice, it counts once.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unchanged {
+    /// Pages that still equal the ancestor's.
+    pub unchanged_pages: u64,
+    /// Pages that were compared.
+    pub compared_pages: u64,
+    /// Copied pages that could have been: `compared_pages` is a sample of them when it is less.
+    pub comparable_pages: u64,
+    /// Copied pages that could not be compared: of processes that have ended, or without a living
+    /// ancestor, or unmapped since.
+    pub gone_pages: u64,
+}
+
+/// Write faults that copied nothing; `None` where the backend cannot see the kind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NotCopied {
+    /// Write-protection faults settled without a new page.
+    pub reuse: Option<u64>,
+    /// The zero page, replaced.
+    pub zero: Option<u64>,
+    /// The first write to an absent page.
+    pub first_touch: Option<u64>,
+    /// Huge mappings split by a write.
+    pub split: Option<u64>,
+}
+
+/// What the kernel side had to drop.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lost {
+    /// Copied pages that were counted but whose record was dropped; they are in call sites of
+    /// their own, named `[lost]`, so that sums hold.
+    pub faults: u64,
+    /// Copied pages whose stack was dropped.
+    pub stacks: u64,
+    /// Processes that could not be traced.
+    pub processes: u64,
+    /// Threads that could not be traced.
+    pub threads: u64,
+}
+
+/// Something that would make a process copy less.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Advice {
+    /// Stable name.
+    pub id: String,
+    /// What to do.
+    pub title: String,
+    /// Why it would help.
+    pub why: String,
+    /// By how much.
+    pub saves_bytes: u64,
+    /// The figures behind it.
+    pub evidence: Vec<String>,
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde passes fields by reference"
+)]
+fn is_zero(count: &u64) -> bool {
+    *count == 0
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,105 @@
+//! Processes of a profile.
+
+use serde::{Deserialize, Serialize};
+
+use super::{ByCause, ByOrigin, NotCopied, Unchanged};
+
+/// How a command ended: one of the two is known.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CommandExit {
+    /// Its exit status.
+    pub status: Option<i32>,
+    /// The signal that ended it.
+    pub signal: Option<i32>,
+}
+
+/// One process of the traced set.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Process {
+    /// The kernel's tgid.
+    pub pid: u32,
+    /// The parent's when it was found or forked.
+    pub ppid: u32,
+    /// Name at its last exec, escaped.
+    pub comm: String,
+    /// Arguments; empty where they could not be read.
+    pub cmdline: Vec<String>,
+    /// When it was forked, in seconds since the trace began; `None` for one found at attach.
+    pub forked_at_s: Option<f64>,
+    /// When it ended, in seconds since the trace began; `None` when it was alive at the end.
+    pub exited_at_s: Option<f64>,
+    /// Copied pages.
+    pub copied_pages: u64,
+    /// Bytes of those.
+    pub copied_bytes: u64,
+    /// Copied pages whose cause is copy-on-read.
+    pub copy_on_read_pages: u64,
+    /// Copied pages by what they were before.
+    pub by_origin: ByOrigin,
+    /// Copied pages by what the write was.
+    pub by_cause: ByCause,
+    /// Faults that copied nothing.
+    pub not_copied: NotCopied,
+    /// Copied pages whose record was dropped.
+    pub lost_faults: u64,
+    /// What became of its copied pages; `None` when none were compared.
+    #[serde(default)]
+    pub unchanged: Option<Unchanged>,
+    /// The interpreter that it runs; `None` without one.
+    #[serde(default)]
+    pub interpreter: Option<InterpreterSeen>,
+    /// Memory accounting; `None` where it was not taken.
+    pub memory: Option<Memory>,
+}
+
+/// An interpreter in a process.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InterpreterSeen {
+    /// What it is: `CPython 3.11`, `CPython 3.13, free-threaded`.
+    pub name: String,
+    /// Why its frames could not be read, or only in part; absent when they can.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
+}
+
+/// How much memory a process had. No version so far takes it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Memory {
+    /// When tracing began, or the process did.
+    pub start: MemorySizes,
+    /// When tracing ended, or shortly before the process did.
+    pub end: MemorySizes,
+    /// In between, by time.
+    #[serde(default)]
+    pub samples: Vec<MemorySample>,
+}
+
+/// Sizes at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct MemorySample {
+    /// Seconds since the trace began.
+    pub t_s: f64,
+    /// The sizes.
+    #[serde(flatten)]
+    pub sizes: MemorySizes,
+}
+
+/// Sizes in bytes; `None` where one could not be read.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemorySizes {
+    /// Address space.
+    pub vsz: Option<u64>,
+    /// Resident.
+    pub rss: Option<u64>,
+    /// Resident, each page divided by the processes that map it.
+    pub pss: Option<u64>,
+    /// Of the resident, what other processes map too.
+    pub shared: Option<u64>,
+    /// Of the resident, what no other process maps.
+    pub private: Option<u64>,
+    /// Swapped out.
+    pub swap: Option<u64>,
+    /// Why sizes are missing; absent where none is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
+}
