@@ -31,7 +31,7 @@ fn documents() -> Vec<PathBuf> {
                 if name != "target" && !name.starts_with('.') {
                     folders.push(entry.path());
                 }
-            } else if name.ends_with(".md") {
+            } else if entry.path().extension().is_some_and(|end| end == "md") {
                 found.push(entry.path());
             }
         }
@@ -152,7 +152,7 @@ fn the_readme_is_short_and_its_pictures_are_small() {
 
     let pictures: Vec<_> = links(&text)
         .into_iter()
-        .filter(|link| link.ends_with(".svg"))
+        .filter(|link| Path::new(link).extension().is_some_and(|end| end == "svg"))
         .collect();
     assert!(!pictures.is_empty());
     for picture in pictures {
