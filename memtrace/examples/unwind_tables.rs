@@ -10,7 +10,7 @@ use std::io::{Seek as _, Write as _};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use memtrace::unwind::inspect::table_of;
+use memtrace::unwind_tables::table_of;
 use memtrace_common::unwind::{CFA_KIND, CFA_RULE, CFA_UNSUPPORTED};
 
 fn main() -> ExitCode {

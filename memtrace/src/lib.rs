@@ -2,44 +2,46 @@
 //!
 //! See ARCHITECTURE.md for the way from a fault to a report.
 
-pub mod cause;
+mod cause;
 pub mod cli;
 mod clock;
 mod collect;
 mod command;
-pub mod distribution;
+mod distribution;
 mod elf;
 mod fold;
 mod foreign;
 mod host;
 mod intake;
-pub mod interpreter;
+mod interpreter;
 #[cfg(test)]
 mod made_up;
-pub mod options;
+mod options;
 mod plan;
 mod preflight;
 mod probe;
-pub mod process;
+mod process;
 pub mod profile;
-pub mod report;
+mod report;
 mod session;
 mod summarize;
-pub mod symbolize;
+mod symbolize;
 mod targets;
-pub mod unchanged;
-pub mod unwind;
+mod unchanged;
+mod unwind;
 mod views;
 
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 
-use crate::options::Options;
+pub use crate::options::Options;
 use crate::plan::Plan;
 use crate::preflight::Facts;
 use crate::session::{Session, Step};
 use crate::summarize::Snapshot;
+pub use crate::symbolize::helper;
+pub use crate::unwind::inspect as unwind_tables;
 use crate::views::progress::Progress;
 use crate::views::{Audience, View};
 
@@ -57,7 +59,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     };
     let notes = preflight::check(&options.trace, &options.output, &facts, &missing)?;
     let plan = plan.context("this machine has nothing that copies can be seen by")?;
-    let profile = trace(options, plan, notes)?.profile();
+    let profile = trace(options, &plan, notes)?.profile();
     profile::sums::check(&profile)
         .context("memtrace has miscounted, which is a fault of its own")?;
     report::render(&profile, &options.output)?;
@@ -65,7 +67,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
 }
 
 /// Traces until something ends it.
-fn trace(options: &Options, plan: Plan, notes: Vec<String>) -> Result<Snapshot> {
+fn trace(options: &Options, plan: &Plan, notes: Vec<String>) -> Result<Snapshot> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

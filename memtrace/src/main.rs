@@ -3,8 +3,7 @@
 use std::process::ExitCode;
 
 use log::LevelFilter;
-use memtrace::symbolize::helper;
-use memtrace::{cli, run};
+use memtrace::{cli, helper, run};
 
 fn main() -> ExitCode {
     // memtrace looks into foreign files in a process of its own, which is this program again.

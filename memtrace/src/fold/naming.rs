@@ -18,6 +18,7 @@ use crate::process::maps::AddressSpace;
 use crate::profile::{Frame, Language, Truncated, Unknown};
 use crate::symbolize::merge::{Native, merge};
 use crate::symbolize::{Symbolizer, blame};
+use crate::unwind::is_exact;
 
 /// What names stacks.
 pub struct Naming {
@@ -114,8 +115,7 @@ struct Taken<'a> {
 
 /// How far the native frames of a stack that ends so can be believed.
 fn trust(unwind: Unwind, end: StackEnd) -> Native {
-    let by_tables = matches!(unwind, Unwind::Auto | Unwind::Dwarf);
-    if by_tables && end != StackEnd::FramePointers {
+    if is_exact(unwind, end) {
         Native::Exact
     } else {
         Native::Guessed

@@ -160,7 +160,7 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
 
 fn seen(kind: u8) -> Observation {
     Observation {
-        cause: if kind % 2 == 0 {
+        cause: if kind.is_multiple_of(2) {
             Cause::Gc
         } else {
             Cause::Unknown

@@ -159,12 +159,6 @@ impl<T: Written> SharedArray<T> {
     pub fn len(&self) -> usize {
         self.len
     }
-
-    /// Whether there are none.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
-    }
 }
 
 impl SharedArray<ProcessSlot> {

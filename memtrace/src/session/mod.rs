@@ -93,7 +93,7 @@ impl Session<Attached> {
     ///
     /// # Errors
     /// When the kernel does not permit it, or what is to be traced is not there.
-    pub fn start(options: &TraceOptions, plan: Plan, notes: Vec<String>) -> Result<Self> {
+    pub fn start(options: &TraceOptions, plan: &Plan, notes: Vec<String>) -> Result<Self> {
         // Before anything is attached, so that Ctrl-C never leaves a half-made report.
         let ending = Ending::new()?;
         let mut processes = Processes::new();
@@ -131,7 +131,7 @@ impl Session<Attached> {
         let intake = Intake::new(targets, Naming::new(plan.unwind.value));
         priority::stay_ahead();
         let run = Run {
-            host: host::describe(&plan),
+            host: host::describe(plan),
             command: host::command_line(&options.target),
             started_at: clock::now_rfc3339(),
             started_ns: clock::monotonic_ns(),

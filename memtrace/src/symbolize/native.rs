@@ -145,6 +145,7 @@ impl Symbolizer {
 
     /// Parses files in a thread of this process. A crafted file can then end it; use it only for
     /// files that are trusted, such as one's own.
+    #[cfg(test)]
     #[must_use]
     pub fn in_process() -> Self {
         Self::with(Helper::thread())

@@ -51,6 +51,11 @@ pub enum TableState {
     Refused(String),
 }
 
+/// Whether stacks are taken by unwind tables.
+pub fn uses_tables(mode: Unwind) -> bool {
+    matches!(mode, Unwind::Auto | Unwind::Dwarf)
+}
+
 impl Library {
     /// Without files yet. Starts a thread that builds tables, if `mode` uses them.
     #[must_use]
@@ -254,8 +259,4 @@ impl Library {
 fn damage(facts: Facts) -> Option<String> {
     let damaged = facts.damaged;
     (damaged > 0).then(|| format!("{damaged} damaged entries of its tables are left out"))
-}
-
-fn uses_tables(mode: Unwind) -> bool {
-    matches!(mode, Unwind::Auto | Unwind::Dwarf)
 }

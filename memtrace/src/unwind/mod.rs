@@ -26,6 +26,7 @@ use memtrace_common::unwind::StackEnd;
 use self::builder::Built;
 pub use self::files::Library;
 use self::sets::Sets;
+use crate::options::Unwind;
 use crate::probe::Tables;
 use crate::process::maps::AddressSpace;
 use crate::process::processes::{ProcessId, Processes};
@@ -74,6 +75,13 @@ struct Pause {
     next: Duration,
 }
 
+/// Whether the native frames of a stack that was taken in this way and ends so are right, as far as
+/// they go.
+#[must_use]
+pub fn is_exact(mode: Unwind, end: StackEnd) -> bool {
+    files::uses_tables(mode) && end != StackEnd::FramePointers
+}
+
 impl Unwinder {
     /// Gives processes what `library` has, by way of `tables`, which nobody has written to.
     #[must_use]
@@ -85,12 +93,6 @@ impl Unwinder {
             starting: Vec::new(),
             unmapped: HashMap::new(),
         }
-    }
-
-    /// Whether the native frames of a stack that ends so are right, as far as they go.
-    #[must_use]
-    pub fn is_exact(&self, end: StackEnd) -> bool {
-        self.library.uses_tables() && end != StackEnd::FramePointers
     }
 
     /// The files, by path, and what their frames are found by.

@@ -441,8 +441,7 @@ fn what_needs_no_tables_starts_no_thread() {
         library.wait(Duration::from_mins(1));
         assert_eq!(library.rows_wanted(), 1);
         assert_eq!(library.modules(), []);
-        let unwinder = Unwinder::new(library, world.tables.clone());
-        assert!(!unwinder.is_exact(StackEnd::Outermost));
+        assert!(!is_exact(mode, StackEnd::Outermost));
     }
 }
 
