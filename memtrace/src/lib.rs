@@ -23,6 +23,10 @@ pub mod symbolize;
 pub mod unchanged;
 pub mod unwind;
 
+#[cfg(test)]
+#[path = "../tests/skipped/mod.rs"]
+mod skipped;
+
 use anyhow::{Context as _, Result};
 
 use crate::options::Options;

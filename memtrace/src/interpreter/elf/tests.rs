@@ -49,7 +49,9 @@ fn both_kinds_of_hash_table_are_understood() {
             .args([&library, &source])
             .status();
         if !built.is_ok_and(|status| status.success()) {
-            println!("SKIPPED: there is no C compiler `cc` that links a shared library");
+            crate::skipped::skipped(
+                "there is no C compiler `cc` that links a shared library (apt-get install gcc)",
+            );
             return;
         }
         let file = File::open(&library).unwrap();

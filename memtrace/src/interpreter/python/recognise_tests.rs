@@ -438,12 +438,12 @@ fn libraries(program: &Path) -> Vec<PathBuf> {
 fn an_interpreter_in_a_chroot_is_recognised() {
     // SAFETY: asks for a number; it cannot fail.
     if unsafe { libc::geteuid() } != 0 {
-        println!("SKIPPED: an interpreter in a chroot: only root may chroot");
+        crate::skipped::skipped("only root may chroot");
         return;
     }
     let python = Path::new("/usr/bin/python3");
     if !python.exists() {
-        println!("SKIPPED: an interpreter in a chroot: there is no python3 of the system");
+        crate::skipped::skipped("there is no python3 of the system (apt-get install python3)");
         return;
     }
     let root = tempfile::tempdir().unwrap();
