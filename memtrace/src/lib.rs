@@ -33,6 +33,10 @@ mod views;
 
 use std::process::ExitCode;
 
+#[cfg(test)]
+#[path = "../tests/skipped/mod.rs"]
+mod skipped;
+
 use anyhow::{Context as _, Result};
 
 pub use crate::options::Options;

@@ -46,6 +46,9 @@ pub fn as_root(program: impl AsRef<OsStr>) -> Command {
     command
 }
 
+/// Where programs are that only root runs.
+pub const ROOTS_FOLDERS: [&str; 3] = ["/usr/local/sbin", "/usr/sbin", "/sbin"];
+
 /// The first executable file called `name` in `PATH`.
 pub fn find_program(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
@@ -104,7 +107,7 @@ pub fn build_memtrace() -> Result<PathBuf> {
 }
 
 /// Builds the program that tests and benches trace, with optimization, but not across its modules:
-/// its call chains are to be as they are written.
+/// its call chains must be as they are written.
 pub fn build_fixture() -> Result<PathBuf> {
     const NAME: &str = "memtrace-fixture";
     let mut command = cargo();

@@ -2,15 +2,18 @@
 //!
 //! Each command is a module: [`ebpf`] builds the committed BPF object, [`test`] runs every test,
 //! [`pythons`] gets what its tests of Python run, [`demo`] shows memtrace at work, [`bench`]
-//! measures it. [`host`], [`install`] and [`tools`] are what they share.
+//! measures it. They share [`host`] (this machine), [`setup`] (what tests need of it), [`install`],
+//! [`tools`] and [`progress`] (what long work shows).
 
 mod bench;
 mod demo;
 mod ebpf;
 mod host;
 mod install;
+mod progress;
 mod pythons;
 mod schema;
+mod setup;
 mod test;
 mod tools;
 
@@ -49,7 +52,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Task::Ebpf(args) => ebpf::run(&args),
         Task::Test(args) => test::run(&args),
-        Task::Pythons(args) => Ok(pythons::run(&args)),
+        Task::Pythons(args) => pythons::run(&args),
         Task::Demo(args) => demo::run(&args),
         Task::Schema(args) => schema::run(&args),
         Task::Bench(args) => bench::run(&args),
@@ -61,5 +64,15 @@ fn main() -> ExitCode {
             eprintln!("xtask: {error:#}");
             ExitCode::from(2)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Cli;
+
+    #[test]
+    fn the_commands_arguments_fit_together() {
+        <Cli as clap::CommandFactory>::command().debug_assert();
     }
 }

@@ -4,12 +4,13 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 
-use crate::{host, install};
+use crate::host;
+use crate::progress::Log;
 
 /// How somebody gets them.
-pub const REMEDY: &str = "`cargo xtask pythons --install` gets it";
+pub const REMEDY: &str = "`cargo xtask pythons` gets it";
 
 /// The folder under `target/`.
 const FOLDER: &str = "python-tools";
@@ -57,24 +58,41 @@ pub fn is_complete() -> bool {
     matches!(marker, Ok(Ok(text)) if text == packages())
 }
 
+/// What is installed, in a few words.
+pub fn names() -> String {
+    let names = PACKAGES.map(|package| package.split(['=', '>']).next().unwrap_or(package));
+    names.join(", ")
+}
+
+/// Debian's packages without which no interpreter of this machine can have the environment; none
+/// when there is one that can.
+pub fn packages_needed() -> Vec<&'static str> {
+    if suitable().is_some() {
+        Vec::new()
+    } else {
+        DEBIAN.to_vec()
+    }
+}
+
 /// Installs everything, unless it is there.
-pub fn install() -> Result<()> {
+pub fn install(log: &mut Log) -> Result<()> {
     if is_complete() {
         return Ok(());
     }
     let folder = folder()?;
-    let python = suitable()?;
-    eprintln!(
-        "xtask: installing {} into {}",
-        PACKAGES.join(", "),
-        folder.display()
-    );
-    host::run(
+    let python = suitable().with_context(|| {
+        format!(
+            "no Python here has pip, venv and its C headers, which uWSGI needs to be built: \
+             install them with your system's package manager (Debian: {})",
+            DEBIAN.join(" ")
+        )
+    })?;
+    log.run(
         Command::new(&python)
             .args(["-m", "venv", "--clear"])
             .arg(&folder),
     )?;
-    host::run(
+    log.run(
         Command::new(folder.join("bin/python3"))
             .args([
                 "-m",
@@ -93,29 +111,21 @@ fn packages() -> String {
     PACKAGES.join("\n")
 }
 
-/// An interpreter that can have the environment; the system's one is made fit if need be.
-fn suitable() -> Result<PathBuf> {
-    let fits = |python: &Path| {
-        let output = Command::new(python).args(["-c", SUITABLE]).output();
-        output.is_ok_and(|output| output.status.success())
-    };
-    let system = PathBuf::from("/usr/bin/python3");
+/// An interpreter that can have the environment.
+fn suitable() -> Option<PathBuf> {
     let mut candidates = of_pyenv();
-    candidates.push(system.clone());
-    if let Some(python) = candidates.into_iter().find(|python| fits(python)) {
-        return Ok(python);
-    }
-    if let Some(steps) = install::apt_steps(&DEBIAN)? {
-        install::run_steps(steps)?;
-        if fits(&system) {
-            return Ok(system);
-        }
-    }
-    bail!(
-        "no Python here has pip, venv and its C headers, which uWSGI needs to be built: install \
-         them with your system's package manager (Debian: {})",
-        DEBIAN.join(" ")
-    )
+    candidates.push(PathBuf::from("/usr/bin/python3"));
+    candidates.into_iter().find(|python| runs(python, SUITABLE))
+}
+
+/// Whether an interpreter can make environments, and put packages into them.
+pub fn makes_environments(python: &Path) -> bool {
+    runs(python, "import ensurepip, venv")
+}
+
+fn runs(python: &Path, script: &str) -> bool {
+    let output = Command::new(python).args(["-c", script]).output();
+    output.is_ok_and(|output| output.status.success())
 }
 
 fn of_pyenv() -> Vec<PathBuf> {
@@ -136,4 +146,14 @@ fn of_pyenv() -> Vec<PathBuf> {
         .collect();
     ranked.sort();
     ranked.into_iter().map(|(_, path)| path).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_installed_is_told_without_versions() {
+        assert_eq!(names(), "uwsgi, gunicorn, greenlet, numpy, py-spy");
+    }
 }

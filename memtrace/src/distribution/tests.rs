@@ -289,7 +289,9 @@ fn pythons_hdrhistogram_reads_what_is_written() {
                 std::env::var_os("CI").is_none(),
                 "CI must be able to run this: {why}"
             );
-            eprintln!("SKIPPED: no Python with the hdrhistogram package: {why}");
+            crate::skipped::skipped(&format!(
+                "there is no Python with the hdrhistogram package (apt-get install python3-venv): {why}"
+            ));
             return;
         }
     };

@@ -43,10 +43,9 @@ fn compiled(directory: &Path, source: &str, options: &[&str]) -> Option<File> {
     if built.is_ok_and(|status| status.success()) {
         return Some(File::open(output).unwrap());
     }
-    let _ = writeln!(
-        std::io::stderr(),
-        "SKIPPED: there is no C compiler `cc` that links a shared object with {options:?}"
-    );
+    crate::skipped::skipped(&format!(
+        "there is no C compiler `cc` that links a shared object with {options:?} (apt-get install gcc)"
+    ));
     None
 }
 

@@ -179,7 +179,7 @@ mod tests {
     #[test]
     fn members_of_the_running_kernel_are_found_also_in_anonymous_structures() {
         let Ok(types) = KernelTypes::of_running_kernel() else {
-            eprintln!("SKIPPED: {VMLINUX} is not there");
+            crate::skipped::skipped(&format!("{VMLINUX} is not there"));
             return;
         };
         let pid = types.offset("task_struct", &["pid"]).unwrap();

@@ -440,7 +440,7 @@ mod tests {
     fn the_vdso_is_an_elf_file() {
         let modules = Modules::new();
         let Some((size, _)) = own_vdso() else {
-            let _ = writeln!(io::stderr(), "SKIPPED: this kernel gives no vDSO");
+            crate::skipped::skipped("this kernel gives no vDSO");
             return;
         };
         let high = 0x7fff_0000_0000;

@@ -68,7 +68,10 @@ pub struct Name {
 
 /// When a process began and ended. In nanoseconds of `CLOCK_MONOTONIC` where nothing else is said.
 #[derive(Clone, Copy, Debug, Default)]
-#[expect(clippy::struct_field_names, reason = "a time without its unit is a riddle")]
+#[expect(
+    clippy::struct_field_names,
+    reason = "a time without its unit is a riddle"
+)]
 pub struct Times {
     /// When it was forked; `None` when that was before the trace.
     pub forked_ns: Option<u64>,

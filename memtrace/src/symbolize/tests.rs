@@ -2,7 +2,6 @@
 
 use std::fs::{self, File};
 use std::hint::black_box;
-use std::io::Write;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -51,15 +50,15 @@ fn names(frames: &[Frame]) -> Vec<&str> {
 }
 
 /// Says that a test did not run, past the capture that hides what passing tests print.
-fn skipped(why: &str) {
-    let _ = writeln!(std::io::stderr(), "SKIPPED: {why}");
+pub(super) fn skipped(why: &str) {
+    crate::skipped::skipped(why);
 }
 
 /// Whether a program is here; says so when not.
 fn have(program: &str) -> bool {
     let found = Command::new(program).arg("--version").output().is_ok();
     if !found {
-        skipped(&format!("no {program} on this machine"));
+        skipped(&format!("{program} is not installed"));
     }
     found
 }

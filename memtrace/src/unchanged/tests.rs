@@ -70,7 +70,7 @@ impl Family {
             .stdout(Stdio::piped())
             .spawn();
         let Ok(mut top) = started else {
-            eprintln!("SKIPPED unchanged: there is no python3");
+            crate::skipped::skipped("python3 is not installed (apt-get install python3)");
             return None;
         };
         let mut line = String::new();
@@ -87,7 +87,7 @@ impl Family {
         };
         let identity = Identity::of(family.pids[0]);
         if identity.is_none_or(|identity| Image::open(&identity, 4096).is_err()) {
-            eprintln!("SKIPPED unchanged: the memory of other processes may not be read");
+            crate::skipped::skipped("the memory of other processes may not be read");
             return None;
         }
         Some(family)

@@ -6,6 +6,8 @@
 //! with frame pointers, which stacks need. `MEMTRACE_BIN` and `MEMTRACE_FIXTURE` name other builds
 //! to use.
 
+#[path = "../skipped/mod.rs"]
+mod skipped;
 mod support;
 
 mod copies;

@@ -47,7 +47,7 @@ fn a_kernel_thread() {
     requires!(privileged());
     let name = std::fs::read_to_string("/proc/2/comm").unwrap_or_default();
     if name.trim() != "kthreadd" {
-        let why = "process 2 is no kernel thread here: this is a container";
+        let why = "process 2 is not a kernel thread here: this is a container";
         return crate::support::skip(&crate::support::Why::Unavailable(why.into()));
     }
     refused(&["--pid", "2"], &["2", "kernel thread"]);

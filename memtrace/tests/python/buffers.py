@@ -36,7 +36,7 @@ def main():
         try:
             import numpy
         except ImportError:
-            protocol.unavailable("numpy is not installed for this interpreter")
+            protocol.unavailable("numpy is not installed for this interpreter (cargo xtask pythons)")
     protocol.quiet()
     numbers = array.array("d", [1.5]) * (SIZE // 8)
     text = b"haystack" * (SIZE // 8)

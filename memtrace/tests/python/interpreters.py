@@ -107,7 +107,7 @@ def greenlets():
     try:
         import greenlet
     except ImportError:
-        protocol.unavailable("greenlet is not installed for this interpreter")
+        protocol.unavailable("greenlet is not installed for this interpreter (cargo xtask pythons)")
     made, _address = buffer()
 
     def work():

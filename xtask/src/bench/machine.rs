@@ -53,7 +53,7 @@ impl Machine {
             kernel: say("uname", &["-sr"]).unwrap_or_else(unknown),
             huge_pages: huge_pages.map_or_else(|_| unknown(), |text| chosen(&text)),
             date: say("date", &["-u", "+%Y-%m-%d"]).unwrap_or_else(unknown),
-            commit: say("git", &["describe", "--always", "--dirty"]).unwrap_or_else(unknown),
+            commit: commit(),
             tracers: [say("perf", &["--version"]), say("bpftrace", &["--version"])]
                 .into_iter()
                 .flatten()
@@ -85,6 +85,24 @@ impl Machine {
             self.commit,
         )
     }
+}
+
+/// The commit, with a mark when files differ from it.
+fn commit() -> String {
+    let commit = say("git", &["describe", "--always"]).unwrap_or_else(unknown);
+    if is_changed() {
+        format!("{commit}-dirty")
+    } else {
+        commit
+    }
+}
+
+/// Whether files differ from the commit. Pages that benches write do not count: otherwise the first
+/// bench of several would leave the others without a commit.
+pub fn is_changed() -> bool {
+    let pages = ":(exclude)docs/bench-*.md";
+    let changes = say("git", &["status", "--porcelain", "-uno", "--", ".", pages]);
+    changes.is_some_and(|changes| !changes.is_empty())
 }
 
 fn unknown() -> String {

@@ -1,14 +1,13 @@
 //! `cargo xtask bench`: what tracing costs.
 //!
-//! A bench is a module with its arguments and a `run`. They share [`fixture`] (the program that is
-//! traced), [`tracer`] (who traces it), [`summary`] (medians) and [`machine`] (where it was
-//! measured).
+//! A bench is a module with its arguments and a `run` that measures and ends in [`publish`]. They
+//! share [`fixture`] (the program that is traced), [`tracer`] (whoever traces it), [`summary`]
+//! (medians) and [`machine`] (where it was measured).
 //!
 //! The machines that this runs on are noisy, so variants are never measured one after the other in
 //! blocks: a round runs each once, in turn, and each is compared with the untraced run of its own
 //! round. The first round warms up and is thrown away.
 
-mod answer;
 mod fixture;
 mod machine;
 mod python;
@@ -17,11 +16,12 @@ mod summary;
 mod tracer;
 mod unwind;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context as _, Result, bail};
 use clap::Subcommand;
+use serde::Serialize;
 
 use crate::host;
 
@@ -42,7 +42,7 @@ enum Bench {
     Unwind(unwind::Args),
 }
 
-/// What every bench takes.
+/// What can be said to every bench.
 #[derive(clap::Args)]
 struct Common {
     /// Write the figures to this file as JSON
@@ -79,6 +79,12 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     if !host::is_root() {
         return again_as_root(&programs);
     }
+    if common.write_docs && machine::is_changed() {
+        eprintln!(
+            "xtask: files differ from the commit, and the page will say so: commit first to have \
+             figures of a commit"
+        );
+    }
     match &args.bench {
         Bench::Storm(storm) => storm::run(storm, &programs),
         Bench::Python(python) => python::run(python, &programs),
@@ -99,6 +105,35 @@ impl Programs {
             fixture: or_build(&common.fixture, host::build_fixture)?,
         })
     }
+}
+
+/// Shows what was measured, and writes it where somebody asked for it: the figures as JSON, the
+/// page `docs` of the project.
+fn publish(common: &Common, results: &impl Serialize, page: &str, docs: &str) -> Result<ExitCode> {
+    publish_in(&host::project(), common, results, page, docs)
+}
+
+fn publish_in(
+    project: &Path,
+    common: &Common,
+    results: &impl Serialize,
+    page: &str,
+    docs: &str,
+) -> Result<ExitCode> {
+    if common.quick {
+        eprintln!("xtask: --quick: the figures below show that the bench works, and nothing else");
+    }
+    println!("{page}");
+    if let Some(path) = &common.json {
+        let mut json = serde_json::to_vec_pretty(results)?;
+        json.push(b'\n');
+        host::write_atomically(&std::path::absolute(path)?, &json)?;
+    }
+    if common.write_docs {
+        host::write_atomically(&project.join(docs), page.as_bytes())?;
+        eprintln!("xtask: wrote {docs}");
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Runs this command under sudo, with what was built here: cargo itself stays the user's.
@@ -122,4 +157,36 @@ fn again_as_root(programs: &Programs) -> Result<ExitCode> {
     Ok(status
         .code()
         .map_or(ExitCode::from(2), |code| ExitCode::from(code as u8)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn common(write_docs: bool, json: Option<PathBuf>) -> Common {
+        Common {
+            json,
+            write_docs,
+            quick: false,
+            memtrace: None,
+            fixture: None,
+        }
+    }
+
+    #[test]
+    fn a_page_and_figures_are_written_where_they_were_asked_for_and_nowhere_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let docs = "docs/bench-unwind.md";
+        let publish = |common: &Common| {
+            publish_in(folder.path(), common, &[1, 2], "# A page\n", docs).unwrap();
+        };
+        publish(&common(false, None));
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+        let json = folder.path().join("figures.json");
+        publish(&common(true, Some(json.clone())));
+        let read = |path: &Path| std::fs::read_to_string(path).unwrap();
+        assert_eq!(read(&folder.path().join(docs)), "# A page\n");
+        let figures: Vec<u32> = serde_json::from_str(&read(&json)).unwrap();
+        assert_eq!(figures, [1, 2]);
+    }
 }

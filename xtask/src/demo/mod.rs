@@ -17,7 +17,7 @@ use crate::host;
 const SERVER: &str = include_str!("prefork.py");
 
 /// How much longer than the trace the server lives, should nobody end it: attaching and the
-/// report take time too.
+/// report need time, too.
 const SPARE: u64 = 30;
 
 /// Trace a small prefork server of our own and show the report.

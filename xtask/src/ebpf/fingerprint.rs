@@ -1,6 +1,6 @@
 //! What the committed BPF object was made from.
 //!
-//! The record lies beside the object. Comparing it with the sources needs no BPF toolchain, so
+//! The record is beside the object. Comparing it with the sources needs no BPF toolchain, so
 //! every test run notices an object that was not rebuilt.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -136,7 +136,7 @@ fn compare(
     }
 }
 
-/// Hashes every `.rs` file under `dir`; editors' leavings are no source.
+/// Hashes every `.rs` file under `dir`; editors' leavings are not sources.
 fn hash_tree(project: &Path, dir: &Path, sources: &mut BTreeMap<String, String>) -> Result<()> {
     let entries = fs::read_dir(dir).with_context(|| format!("cannot read {}", dir.display()))?;
     for entry in entries {

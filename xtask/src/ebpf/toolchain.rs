@@ -37,6 +37,9 @@ const DEBIAN_LLVM: &str = "/usr/lib/llvm-22";
 /// Where Debian's `rustc-web` puts the compiler.
 const DEBIAN_RUSTC: &str = "/usr/bin/rustc";
 
+/// The file of the target directory that keeps what the installing commands print.
+const LOG: &str = "toolchain";
+
 /// A compiler and a linker that make the object.
 #[derive(Debug)]
 pub struct Toolchain {
@@ -73,7 +76,7 @@ impl Toolchain {
                 install::show_steps(&missing)
             );
         }
-        install::run_steps(missing)?;
+        install::run_steps(LOG, missing)?;
         let (rustc, build_std) = rustc
             .or_else(find_rustc)
             .context("the packages are installed, but /usr/bin/rustc cannot compile for BPF")?;
@@ -112,7 +115,7 @@ impl Toolchain {
                 install::show_steps(&steps)
             );
         }
-        install::run_steps(steps)?;
+        install::run_steps(LOG, steps)?;
         Ok(clippy)
     }
 
@@ -227,6 +230,8 @@ fn linker_commands() -> Result<Vec<Step>> {
         ])
         .args(["--no-default-features", "--features", "llvm-22", "--root"])
         .arg(&root);
-    steps.push(Step::new(install, &[("LLVM_PREFIX", DEBIAN_LLVM)]));
+    let what = format!("building bpf-linker {LINKER_VERSION} from source, which takes minutes");
+    let environment = [("LLVM_PREFIX", DEBIAN_LLVM)];
+    steps.push(Step::new(&what, install, &environment));
     Ok(steps)
 }

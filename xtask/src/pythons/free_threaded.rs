@@ -4,10 +4,11 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 
 use super::suite::Apt;
-use crate::{host, install};
+use crate::host;
+use crate::progress::Log;
 
 /// What tests call it.
 pub const NAME: &str = "free-threaded";
@@ -16,8 +17,8 @@ pub const NAME: &str = "free-threaded";
 const SUITE: &str = "trixie";
 const SOURCE: &str = "python3.13";
 
-/// What the build needs.
-const BUILD: [&str; 6] = [
+/// Debian's packages that the build needs.
+pub const BUILD: [&str; 6] = [
     "gcc",
     "make",
     "dpkg-dev",
@@ -36,30 +37,25 @@ fn program() -> Result<PathBuf> {
     Ok(super::folder()?.join(NAME).join("bin/python3.13t"))
 }
 
-/// Builds it, unless it is there.
-pub fn install() -> Result<()> {
+/// Builds it, unless it is there. What the build needs has to be installed.
+pub fn install(log: &mut Log) -> Result<()> {
     if is_there() {
         return Ok(());
     }
-    let Some(steps) = install::apt_steps(&BUILD)? else {
-        bail!("there is no apt here");
-    };
-    install::run_steps(steps)?;
     let folder = super::folder()?;
     fs::create_dir_all(&folder)?;
     let scratch = tempfile::tempdir_in(&folder).context("cannot create a folder")?;
     let apt = Apt::new(scratch.path(), SUITE)?;
-    apt.update()?;
-    host::run(apt.command().args(["source", SOURCE]))?;
+    apt.update(log)?;
+    log.run(apt.command().args(["source", SOURCE]))?;
     let source = fs::read_dir(scratch.path())?
         .flatten()
         .map(|entry| entry.path())
         .find(|path| path.join("configure").exists())
         .context("the source package has no configure script")?;
-    eprintln!("xtask: building {SOURCE} without the GIL");
     let prefix = folder.join(NAME);
     let jobs = std::thread::available_parallelism().map_or(1, usize::from);
-    host::run(
+    log.run(
         Command::new("./configure")
             .args([
                 "--disable-gil",
@@ -71,7 +67,7 @@ pub fn install() -> Result<()> {
             .current_dir(&source),
     )?;
     for arguments in [&["--silent"][..], &["--silent", "altinstall"]] {
-        host::run(
+        log.run(
             Command::new("make")
                 .arg(format!("-j{jobs}"))
                 .args(arguments)

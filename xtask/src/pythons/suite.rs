@@ -7,8 +7,10 @@ use std::process::Command;
 use anyhow::{Context as _, Result, bail};
 
 use crate::host;
+use crate::progress::Log;
 
 /// A suite, and the interpreter that is taken from it.
+#[derive(Debug, PartialEq, Eq)]
 pub struct Suite {
     /// What tests and Debian call it.
     pub name: &'static str,
@@ -51,37 +53,32 @@ impl Suite {
     }
 
     /// Fetches and unpacks it, unless it is there.
-    pub fn install(&self) -> Result<()> {
+    pub fn install(&self, log: &mut Log) -> Result<()> {
         if self.is_there() {
             return Ok(());
-        }
-        if !host::is_root() {
-            bail!("unpacking another suite's files needs root");
         }
         let folder = super::folder()?;
         fs::create_dir_all(&folder)?;
         let scratch = tempfile::tempdir_in(&folder).context("cannot create a folder")?;
         let apt = Apt::new(scratch.path(), self.name)?;
-        eprintln!("xtask: fetching {} from {}", self.package, self.name);
-        apt.update()?;
-        apt.download(&[self.package])?;
+        apt.update(log)?;
+        apt.download(&[self.package], log)?;
         let root = scratch.path().join("root");
-        apt.unpack(&root)?;
+        apt.unpack(&root, log)?;
         for mount in MOUNTS {
             fs::create_dir_all(root.join(mount))?;
         }
-        let mut ask = Command::new("chroot");
+        let mut ask = host::as_root("chroot");
         ask.arg(&root)
             .arg(Path::new("/usr/bin").join(self.package))
             .args(["-c", "import sys; print(sys.version)"]);
-        let version = host::capture(&mut ask).context("it does not run here")?;
+        log.run(&mut ask).context("it does not run here")?;
         // The whole at once: a root that was unpacked in part is never seen.
         let place = self.root()?;
         if place.exists() {
             fs::remove_dir_all(&place)?;
         }
         fs::rename(&root, &place)?;
-        eprintln!("xtask: {}: {}", self.name, version.trim());
         Ok(())
     }
 }
@@ -94,16 +91,7 @@ pub struct Apt {
 impl Apt {
     /// apt for one suite, of the mirror that the machine uses. Its files go into `folder`.
     pub fn new(folder: &Path, suite: &str) -> Result<Self> {
-        for program in ["apt-get", "dpkg-deb"] {
-            if host::find_program(program).is_none() {
-                bail!("there is no {program} here");
-            }
-        }
-        let mirror = SOURCES
-            .iter()
-            .filter_map(|path| fs::read_to_string(path).ok())
-            .find_map(|text| mirror(&text))
-            .context("apt's sources name no mirror of Debian")?;
+        let mirror = source()?;
         for part in ["lists/partial", "cache/archives/partial", "parts"] {
             fs::create_dir_all(folder.join(part))?;
         }
@@ -148,12 +136,12 @@ impl Apt {
     }
 
     /// Reads what the suite has.
-    pub fn update(&self) -> Result<()> {
-        host::run(self.command().arg("update"))
+    pub fn update(&self, log: &mut Log) -> Result<()> {
+        log.run(self.command().arg("update"))
     }
 
     /// Fetches packages and all that they need.
-    fn download(&self, packages: &[&str]) -> Result<()> {
+    fn download(&self, packages: &[&str], log: &mut Log) -> Result<()> {
         let mut command = self.command();
         command
             .args([
@@ -163,12 +151,11 @@ impl Apt {
                 "--no-install-recommends",
             ])
             .args(packages);
-        // What it would install is not said.
-        host::capture(&mut command).map(drop)
+        log.run(&mut command)
     }
 
     /// Unpacks what was fetched. Debian's merged /usr has to be made before.
-    fn unpack(&self, root: &Path) -> Result<()> {
+    fn unpack(&self, root: &Path, log: &mut Log) -> Result<()> {
         for folder in ["bin", "sbin", "lib", "lib64"] {
             fs::create_dir_all(root.join("usr").join(folder))?;
             std::os::unix::fs::symlink(Path::new("usr").join(folder), root.join(folder))?;
@@ -178,7 +165,7 @@ impl Apt {
             if path.extension().is_some_and(|extension| extension == "deb") {
                 // Through tar, which follows the links of the merged /usr; dpkg-deb -x replaces
                 // them.
-                host::run(
+                log.run(
                     Command::new("sh")
                         .args(["-c", "dpkg-deb --fsys-tarfile \"$1\" | tar -x --keep-directory-symlink -C \"$2\"", "sh"])
                         .args([path.as_path(), root]),
@@ -187,6 +174,23 @@ impl Apt {
         }
         Ok(())
     }
+}
+
+/// Where packages of other suites come from: the mirror that the machine itself uses.
+pub fn source() -> Result<String> {
+    for program in ["apt-get", "dpkg-deb"] {
+        if host::find_program(program).is_none() {
+            bail!("there is no {program} here");
+        }
+    }
+    if !Path::new(KEYRING).exists() {
+        bail!("Debian's keys are not here (apt-get install debian-archive-keyring)");
+    }
+    SOURCES
+        .iter()
+        .filter_map(|path| fs::read_to_string(path).ok())
+        .find_map(|text| mirror(&text))
+        .context("apt's sources name no mirror of Debian")
 }
 
 /// The first mirror of Debian's own packages in a file of apt's sources.

@@ -123,17 +123,16 @@ fn interpreters() -> Vec<(PathBuf, Option<String>)> {
         }
     }
     if found.is_empty() {
-        println!("SKIPPED: interpreters of pyenv: there are none");
+        crate::skipped::skipped("pyenv has no interpreters (pyenv install 3.12)");
     }
-    match std::env::var_os(MORE) {
-        Some(more) => found.extend(std::env::split_paths(&more).map(|path| (path, None))),
-        None => println!("SKIPPED: other interpreters: {MORE} names none"),
+    if let Some(more) = std::env::var_os(MORE) {
+        found.extend(std::env::split_paths(&more).map(|path| (path, None)));
     }
     let system = Path::new("/usr/bin/python3");
     if system.exists() {
         found.push((system.to_owned(), None));
     } else {
-        println!("SKIPPED: the system's python3: there is none");
+        crate::skipped::skipped("there is no python3 of the system (apt-get install python3)");
     }
     found
 }
@@ -380,7 +379,9 @@ fn a_program_that_embeds_a_shared_library_is_recognised_once_it_has_started_it()
         if !headers.join("Python.h").exists()
             || !library.join(format!("libpython{version}.so")).exists()
         {
-            println!("SKIPPED: embedding {version}: no headers and shared library of it");
+            crate::skipped::skipped(&format!(
+                "there are no headers and no shared library of Python {version} to embed"
+            ));
             continue;
         }
         for position in ["-no-pie", "-pie"] {
@@ -445,12 +446,12 @@ fn libraries(program: &Path) -> Vec<PathBuf> {
 fn an_interpreter_in_a_chroot_is_recognised() {
     // SAFETY: asks for a number; it cannot fail.
     if unsafe { libc::geteuid() } != 0 {
-        println!("SKIPPED: an interpreter in a chroot: only root may chroot");
+        crate::skipped::skipped("only root may chroot");
         return;
     }
     let python = Path::new("/usr/bin/python3");
     if !python.exists() {
-        println!("SKIPPED: an interpreter in a chroot: there is no python3 of the system");
+        crate::skipped::skipped("there is no python3 of the system (apt-get install python3)");
         return;
     }
     let root = tempfile::tempdir().unwrap();

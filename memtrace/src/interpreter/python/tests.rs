@@ -67,13 +67,15 @@ fn interpreters() -> Vec<Vec<String>> {
             found.push(vec![path.join("bin/python3").display().to_string()]);
         }
         if found.len() == before {
-            println!("SKIPPED: no CPython 3.{minor} of pyenv");
+            crate::skipped::skipped(&format!(
+                "pyenv has no CPython 3.{minor} (pyenv install 3.{minor})"
+            ));
         }
     }
     if std::path::Path::new("/usr/bin/python3").exists() {
         found.push(vec!["/usr/bin/python3".to_owned()]);
     } else {
-        println!("SKIPPED: no python3 of the system");
+        crate::skipped::skipped("there is no python3 of the system (apt-get install python3)");
     }
     if let Ok(more) = std::env::var("MEMTRACE_TEST_PYTHONS") {
         let lines = more.split(':');

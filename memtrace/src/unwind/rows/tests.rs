@@ -26,7 +26,7 @@ const FILES: [&str; 7] = [
 
 fn input(path: &str) -> Option<Input> {
     let file = File::open(path)
-        .inspect_err(|_| eprintln!("skipped in part: there is no {path}"))
+        .inspect_err(|_| crate::skipped::skipped(&format!("there is no {path}")))
         .ok()?;
     Some(Input::read(&file, None).expect("an ELF file"))
 }
@@ -203,7 +203,7 @@ fn a_c_library_has_all_special_rules() {
 fn frames_that_are_large_or_aligned_have_rules() {
     let compiler = Command::new("gcc").arg("--version").output();
     if compiler.is_err() {
-        eprintln!("skipped: there is no gcc");
+        crate::skipped::skipped("gcc is not installed (apt-get install gcc)");
         return;
     }
     let folder = tempfile::tempdir().unwrap();

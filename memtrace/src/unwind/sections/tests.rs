@@ -22,7 +22,7 @@ fn what_is_not_a_program_is_refused_in_words() {
 #[test]
 fn programs_of_another_processor_are_refused() {
     let Ok(mut bytes) = std::fs::read(LINKER) else {
-        eprintln!("skipped: there is no {LINKER}");
+        crate::skipped::skipped(&format!("there is no {LINKER}"));
         return;
     };
     bytes[18] = 183;
@@ -33,7 +33,7 @@ fn programs_of_another_processor_are_refused() {
 #[test]
 fn another_file_with_the_same_build_id_has_another_identity() {
     let Ok(file) = File::open(LINKER) else {
-        eprintln!("skipped: there is no {LINKER}");
+        crate::skipped::skipped(&format!("there is no {LINKER}"));
         return;
     };
     let first = Input::read(&file, None).expect("an ELF file");

@@ -62,7 +62,7 @@ fn modify(python: &Python) -> Result<(), Why> {
             });
         }
     }
-    // The tables of keys are no objects.
+    // The tables of keys are not objects.
     let keys = all.in_function("insert_keys");
     let data = keys.pages(|site| site.cause == CauseName::Data);
     assert!(data > 200, "{data} pages of data\n{}", keys.shown());
@@ -77,7 +77,7 @@ struct Refill {
     never: Vec<String>,
 }
 
-/// The types are those at the fault, whatever stands in that memory at the end.
+/// The types are those at the fault, whatever is in that memory at the end.
 fn refill(python: &Python) -> Result<(), Why> {
     let (report, truth) = trace::<Refill>(python.start("refill.py", &[])?);
     let all = Copies::of(&report, [truth.processes[0].pid]);

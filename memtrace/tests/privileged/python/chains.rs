@@ -170,7 +170,7 @@ struct ExecCode {
     made: Vec<Made>,
 }
 
-/// No function has another's pages, though their code stands at the same addresses.
+/// No function has another's pages, though their code is at the same addresses.
 fn exec_code(python: &Python) -> Result<(), Why> {
     let (report, truth) = trace::<ExecCode>(python.start("exec_code.py", &[])?);
     let all = Copies::of(&report, [truth.processes[0].pid]);

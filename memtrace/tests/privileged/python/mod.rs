@@ -102,7 +102,7 @@ fn trace<T: DeserializeOwned>(fixture: Fixture) -> (Report, T) {
     trace_with(fixture, &[])
 }
 
-/// As [`trace`], with options for memtrace.
+/// Does what [`trace`] does, with options for memtrace.
 fn trace_with<T: DeserializeOwned>(mut fixture: Fixture, options: &[&str]) -> (Report, T) {
     let pid = fixture.pid.to_string();
     let trace = Trace::with(["--pid", &pid].iter().chain(options));

@@ -95,7 +95,7 @@ impl Load {
         }
     }
 
-    /// Who answered.
+    /// Processes that answered.
     pub fn workers(&self) -> BTreeSet<u32> {
         let answers = self.answers.lock().expect("the load has ended");
         answers.iter().map(|answer| answer.pid).collect()

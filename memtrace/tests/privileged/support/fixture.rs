@@ -70,7 +70,7 @@ impl Fixture {
         Self::run(Command::new(path()).args(arguments))
     }
 
-    /// As [`Fixture::start`], for a command that becomes the fixture.
+    /// Does what [`Fixture::start`] does, for a command that becomes the fixture.
     pub fn run(command: &mut Command) -> Result<Self, Why> {
         let mut child = command
             .stdin(Stdio::piped())
@@ -117,7 +117,7 @@ impl Fixture {
         self.done()
     }
 
-    /// As [`Fixture::truth`], for a program with a truth of another shape.
+    /// Does what [`Fixture::truth`] does, for a program with a truth of another shape.
     pub fn done<T: DeserializeOwned>(&mut self) -> T {
         serde_json::from_value(self.line()["done"].take()).expect("the truth")
     }

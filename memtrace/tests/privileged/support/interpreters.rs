@@ -4,7 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::{Fixture, Why};
+use super::{Fixture, Why, is_installed};
 
 /// Extra interpreters to test with: paths, separated by colons.
 const EXTRA: &str = "MEMTRACE_PYTHONS";
@@ -49,7 +49,25 @@ impl Python {
             "trixie" | "sid" => Self::installed(name),
             version => Self::of_pyenv(version, ""),
         };
-        found.ok_or_else(|| Why::Unavailable(format!("there is no Python {name} here")))
+        found.ok_or_else(|| Self::missing(name))
+    }
+
+    /// Why an interpreter is not here, and how to get it.
+    fn missing(name: &str) -> Why {
+        let there_is_none = format!("there is no Python {name} here");
+        match name {
+            "debian" => Why::Unavailable(format!("{there_is_none} (apt-get install python3)")),
+            "trixie" | "sid" | "free-threaded" => {
+                let why = format!("{there_is_none} (cargo xtask pythons)");
+                // Those are got from Debian's packages.
+                if is_installed("apt-get") && is_installed("dpkg-deb") {
+                    Why::NoTool(why)
+                } else {
+                    Why::Unavailable(why)
+                }
+            }
+            version => Why::Unavailable(format!("{there_is_none} (pyenv install {version})")),
+        }
     }
 
     /// Those that were named for this run.
@@ -162,7 +180,7 @@ pub fn tools() -> Result<PathBuf, Why> {
         Ok(folder.join("bin"))
     } else {
         Err(Why::NoTool(
-            "Python programs are not installed; `cargo xtask pythons --install` does that".into(),
+            "Python programs are not installed (cargo xtask pythons)".into(),
         ))
     }
 }

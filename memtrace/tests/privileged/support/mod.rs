@@ -5,14 +5,20 @@ pub mod interpreters;
 pub mod report;
 pub mod trace;
 
-use std::io::Write;
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 pub use fixture::{Fixture, Truth};
 pub use interpreters::Python;
 pub use report::Report;
 pub use trace::Trace;
+
+use crate::skipped::skipped;
+
+/// The programs that tests run, with their packages: `cargo xtask` reads the same list.
+const PROGRAMS: &str = include_str!("../../programs.txt");
 
 /// How long anything may take: the machine may be slow, or emulated.
 pub const PATIENCE: Duration = Duration::from_mins(2);
@@ -31,11 +37,11 @@ pub(crate) use requires;
 /// Why a test cannot run.
 #[derive(Debug)]
 pub enum Why {
-    /// This user or this machine as a whole permits no tracing.
+    /// This user or this machine as a whole does not permit tracing.
     Unprivileged(String),
-    /// The kernel lacks what the way needs.
+    /// The kernel, or a program that the test runs, lacks what the way needs.
     Unavailable(String),
-    /// A tool is not installed.
+    /// A program is not installed that `cargo xtask test` installs.
     NoTool(String),
 }
 
@@ -49,8 +55,7 @@ pub fn skip(why: &Why) {
         !(ci && matches!(why, Why::NoTool(_)) && privileged().is_ok()),
         "{name} must run in CI, and cannot: {text}"
     );
-    // Not eprintln, which the test harness swallows when a test passes.
-    let _ = writeln!(std::io::stderr(), "SKIPPED {name}: {text}");
+    skipped(text);
 }
 
 /// Whether tracing is possible: root, and a kernel with BPF and its type information.
@@ -75,21 +80,41 @@ pub fn privileged() -> Result<(), Why> {
     let error = std::io::Error::last_os_error();
     if answer < 0 && error.raw_os_error() != Some(libc::ENOENT) {
         return Err(Why::Unprivileged(format!(
-            "this kernel permits no BPF: {error}"
+            "this kernel does not permit BPF: {error}"
         )));
     }
     Ok(())
 }
 
-/// Whether a command is installed.
-pub fn tool(name: &str) -> Result<(), Why> {
-    let found = std::env::var_os("PATH")
-        .is_some_and(|path| std::env::split_paths(&path).any(|folder| folder.join(name).exists()));
-    if found {
-        Ok(())
-    } else {
-        Err(Why::NoTool(format!("{name} is not installed")))
+/// A program that is installed, as a command. It is called by the name that is asked for, even where
+/// only another name of the same program is there.
+pub fn tool(name: &str) -> Result<Command, Why> {
+    let listed = listed(name);
+    let names = std::iter::once(name).chain(listed.get(1).copied());
+    for found in names {
+        if is_installed(found) {
+            let mut command = Command::new(found);
+            command.arg0(name);
+            return Ok(command);
+        }
     }
+    Err(Why::NoTool(match listed.first() {
+        Some(package) => format!("{name} is not installed (apt-get install {package})"),
+        None => format!("{name} is not installed"),
+    }))
+}
+
+/// What the list says of a program: its package, and another name of the program, if it has one.
+fn listed(name: &str) -> Vec<&'static str> {
+    let mut lines = PROGRAMS.lines().map(str::split_whitespace);
+    let line = lines.find(|line| line.clone().next() == Some(name));
+    line.into_iter().flatten().skip(1).collect()
+}
+
+/// Whether a program is in `PATH`.
+pub fn is_installed(name: &str) -> bool {
+    std::env::var_os("PATH")
+        .is_some_and(|path| std::env::split_paths(&path).any(|folder| folder.join(name).exists()))
 }
 
 /// Waits until `done` gives something, and fails the test when that takes too long.

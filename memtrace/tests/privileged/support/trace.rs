@@ -136,7 +136,7 @@ fn report_in(folder: &Path) -> PathBuf {
     folder.join("report.json")
 }
 
-/// Whether a child of the test runs, and is no zombie.
+/// Whether a child of the test runs, and is not a zombie.
 fn running(pid: u32) -> bool {
     std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "))
 }

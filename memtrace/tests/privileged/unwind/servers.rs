@@ -121,13 +121,13 @@ fn debians_ruby() {
 #[test]
 fn debians_redis() {
     requires!(privileged());
-    requires!(tool("redis-server"));
+    let mut redis = requires!(tool("redis-server"));
     let folder = tempfile::tempdir().expect("a temporary folder");
     let port = {
         let free = TcpListener::bind("127.0.0.1:0").expect("a free port");
         free.local_addr().expect("an address").port()
     };
-    let server = Command::new("redis-server")
+    let server = redis
         .args(["--bind", "127.0.0.1", "--port", &port.to_string()])
         .args([
             "--save",

@@ -26,13 +26,13 @@ const STORM: &str = include_str!("storm.py");
 /// Where `--write-docs` writes.
 const DOCS: &str = "docs/bench-python.md";
 
-/// Depths of Python calls, and how many times as long a copy may take there.
+/// Depths of Python calls, and how many times as long a copy may last there.
 const DEPTHS: [(u32, f64); 3] = [(10, 1.45), (30, 1.5), (60, 1.6)];
 
 /// Everything that memtrace does by itself.
 const EVERYTHING: Tracer = Tracer::Memtrace("auto");
 
-/// Who is asked about the list walk.
+/// Tracers that are asked about the list walk.
 const WALKERS: [Tracer; 3] = [EVERYTHING, Tracer::PySpy, Tracer::Bpftrace];
 
 /// Children read preloaded Python objects, at known depths of calls.
@@ -175,28 +175,17 @@ pub fn run(args: &Args, programs: &Programs) -> Result<ExitCode> {
         python: version,
         size,
         depths,
-        lost: traced.iter().map(|run| run.tracer.as_ref()?.lost).sum(),
+        lost: traced
+            .iter()
+            .map(|run| run.tracer.as_ref()?.said.lost)
+            .sum(),
         seen_share: seen_share(&traced),
         walk: bench.walk()?,
     };
-    let table = table::markdown(&results);
-    if args.common.quick {
-        eprintln!("xtask: --quick: the figures below show that the bench works, and nothing else");
-    }
-    println!("{table}");
-    if let Some(path) = &args.common.json {
-        let mut json = serde_json::to_vec_pretty(&results)?;
-        json.push(b'\n');
-        host::write_atomically(&std::path::absolute(path)?, &json)?;
-    }
-    if args.common.write_docs {
-        host::write_atomically(&host::project().join(DOCS), table.as_bytes())?;
-        eprintln!("xtask: wrote {DOCS}");
-    }
-    Ok(ExitCode::SUCCESS)
+    super::publish(&args.common, &results, &table::markdown(&results), DOCS)
 }
 
-/// The interpreter itself, no wrapper, and its version.
+/// The interpreter itself, not a wrapper, and its version.
 fn interpreter(given: Option<&Path>) -> Result<(PathBuf, String)> {
     let system = Path::new("/usr/bin/python3");
     let program = match given {
@@ -213,7 +202,10 @@ fn interpreter(given: Option<&Path>) -> Result<(PathBuf, String)> {
     ]);
     let said = host::capture(&mut ask)?;
     let Some((path, version)) = said.trim().split_once('\n') else {
-        bail!("{} does not say who it is: {said:?}", program.display());
+        bail!(
+            "{} does not say where it is and of which version: {said:?}",
+            program.display()
+        );
     };
     Ok((path.into(), version.to_owned()))
 }
@@ -303,8 +295,8 @@ impl Bench<'_> {
                     unavailable: None,
                     ms: Summary::of(runs.iter().map(Run::ms)),
                     slowdown: Summary::of(pairs.map(|(with, without)| with.ms() / without.ms())),
-                    seen: last.and_then(|last| last.seen),
-                    answer: last.and_then(|last| last.answer.clone()),
+                    seen: last.and_then(|last| last.said.seen),
+                    answer: last.and_then(|last| last.said.answer.clone()),
                 }
             }
         });
@@ -362,7 +354,7 @@ fn forks(done: &Value) -> Option<Vec<Fork>> {
 fn seen_share(runs: &[Run]) -> Option<Summary> {
     let shares: Option<Vec<f64>> = runs
         .iter()
-        .map(|run| Some(run.tracer.as_ref()?.seen? as f64 / run.pages()))
+        .map(|run| Some(run.tracer.as_ref()?.said.seen? as f64 / run.pages()))
         .collect();
     Summary::of(shares?)
 }

@@ -42,7 +42,7 @@ def walk_list(items):
 
 
 def descend(depth, items):
-    """Calls itself until this many frames of Python stand on each other, then reads."""
+    """Calls itself until this many frames of Python are on the stack, then reads."""
     if depth <= 1:
         walk_list(items)
     else:
@@ -104,7 +104,7 @@ def main():
     gc.disable()
     items, targets = build(options.pages)
     # Frames below the first call of `descend`, with those of `measure` and `start`; above it
-    # stands `walk_list`.
+    # is `walk_list`.
     below = depth_here() + 2
     early = []
     if options.way == "walk":

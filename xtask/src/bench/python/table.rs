@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use super::{Results, Walked};
 
-/// One page: machine, figures, and what they were to reach.
+/// One page: machine, figures, and what they had to reach.
 pub fn markdown(results: &Results) -> String {
     let size = &results.size;
     let mut out =

@@ -1,11 +1,13 @@
 //! `cargo xtask bench storm`: children copy pages as fast as they can.
 //!
-//! What it asks: what a tracer adds to each copied page, whether it loses any, what it takes
-//! itself, how long the report takes, and whether processes that are not traced notice.
+//! What it asks: what a tracer adds to each copied page, whether it loses any, what it uses itself,
+//! how long the report takes, and whether processes that are not traced notice. With `--compare` it
+//! asks only what another memtrace adds, and how much less or more that is.
 
+mod compare;
 mod table;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -18,7 +20,6 @@ use super::machine::Machine;
 use super::summary::Summary;
 use super::tracer::{Finished, Running, Tracer};
 use super::{Common, Programs};
-use crate::host;
 
 /// What processes of the fixture are called: the kernel keeps 15 bytes of a name.
 const COMM: &str = "memtrace-fixtur";
@@ -29,8 +30,11 @@ const DOCS: &str = "docs/bench-storm.md";
 const OFF: Tracer = Tracer::Memtrace("off");
 const FP: Tracer = Tracer::Memtrace("fp");
 
-/// Who is compared, in the order of a round. The first run of a round is untraced.
-const TRACERS: [Tracer; 4] = [OFF, FP, Tracer::Perf, Tracer::Bpftrace];
+/// What memtrace does unless it is told otherwise.
+const DEFAULT: Tracer = Tracer::Memtrace("auto");
+
+/// All that are compared, in the order of a round. The first run of a round is untraced.
+const TRACERS: [Tracer; 5] = [OFF, FP, DEFAULT, Tracer::Perf, Tracer::Bpftrace];
 
 /// Children copy pages as fast as they can.
 #[derive(clap::Args)]
@@ -43,9 +47,12 @@ pub struct Args {
     /// Children of a run, one after the other
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=1000))]
     forks: u32,
-    /// Pages that each child copies; they take this much memory twice
+    /// Pages that each child copies; twice as much memory is needed
     #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(1..))]
     pages: u32,
+    /// Measure only what this memtrace and the project's add, in turn, and how they differ
+    #[arg(long, value_name = "FILE", conflicts_with = "write_docs")]
+    compare: Option<PathBuf>,
 }
 
 /// How much is done.
@@ -93,7 +100,7 @@ struct Figures {
     own: Own,
 }
 
-/// What the tracer itself took.
+/// What the tracer itself used.
 #[derive(Debug, Serialize)]
 struct Own {
     cpu_ms: Summary,
@@ -135,26 +142,16 @@ pub fn run(args: &Args, programs: &Programs) -> Result<ExitCode> {
     let scratch = tempfile::tempdir().context("cannot create a temporary directory")?;
     let bench = Bench {
         programs,
+        other: args.compare.as_deref(),
         size,
         scratch: scratch.path(),
     };
+    if let Some(other) = &args.compare {
+        let results = bench.compare(other)?;
+        return super::publish(&args.common, &results, &compare::markdown(&results), DOCS);
+    }
     let results = bench.measure()?;
-    let table = table::markdown(&results);
-    if args.common.quick {
-        eprintln!("xtask: --quick: the figures below show that the bench works, and nothing else");
-    }
-    println!("{table}");
-    if let Some(path) = &args.common.json {
-        let mut json = serde_json::to_vec_pretty(&results)?;
-        json.push(b'\n');
-        let path = std::path::absolute(path)?;
-        host::write_atomically(&path, &json)?;
-    }
-    if args.common.write_docs {
-        host::write_atomically(&host::project().join(DOCS), table.as_bytes())?;
-        eprintln!("xtask: wrote {DOCS}");
-    }
-    Ok(ExitCode::SUCCESS)
+    super::publish(&args.common, &results, &table::markdown(&results), DOCS)
 }
 
 fn size(args: &Args) -> Size {
@@ -180,6 +177,8 @@ fn size(args: &Args) -> Size {
 
 struct Bench<'a> {
     programs: &'a Programs,
+    /// The memtrace that the project's is compared with.
+    other: Option<&'a Path>,
     size: Size,
     scratch: &'a Path,
 }
@@ -196,18 +195,13 @@ impl Bench<'_> {
             .collect();
         let (mut alone, mut beside) = (Vec::new(), Vec::new());
         for round in 0..=self.size.rounds {
-            let name = if round == 0 {
-                "warm-up".into()
-            } else {
-                format!("round {round} of {}", self.size.rounds)
-            };
-            eprintln!("xtask: {name}");
+            self.announce(round);
             untraced.push(self.storm(None, false)?);
             for (tracer, column) in &mut traced {
                 self.add_run(*tracer, column)?;
             }
             alone.push(self.storm(None, true)?);
-            beside.push(self.storm(Some(FP), true)?);
+            beside.push(self.storm(Some(DEFAULT), true)?);
         }
         // The warm-up.
         for column in [&mut untraced, &mut alone, &mut beside] {
@@ -232,6 +226,14 @@ impl Bench<'_> {
             untraced_ns: time(&untraced)?,
             stacks: self.stacks()?,
         })
+    }
+
+    fn announce(&self, round: u32) {
+        if round == 0 {
+            eprintln!("xtask: warm-up");
+        } else {
+            eprintln!("xtask: round {round} of {}", self.size.rounds);
+        }
     }
 
     /// Runs the storm under `tracer`. Another's failure is a result, memtrace's an error.
@@ -285,7 +287,13 @@ impl Bench<'_> {
     fn once(&self, args: &[&str], tracer: Option<Tracer>) -> Result<Run> {
         let mut fixture = Fixture::start(&self.programs.fixture, args)?;
         let running = tracer
-            .map(|tracer| tracer.attach(&self.programs.memtrace, fixture.pid, COMM, self.scratch))
+            .map(|tracer| {
+                let memtrace = match (tracer, self.other) {
+                    (Tracer::OtherMemtrace(_), Some(other)) => other,
+                    _ => &self.programs.memtrace,
+                };
+                tracer.attach(memtrace, fixture.pid, COMM, self.scratch)
+            })
             .transpose()?;
         let done = fixture.go()?;
         let tracer = running.map(Running::finish).transpose()?;
@@ -353,13 +361,13 @@ fn pairs(with: &[Run], without: &[Run], of: impl Fn(f64, f64) -> f64) -> Result<
 fn seen_share(runs: &[Run]) -> Option<Summary> {
     let shares: Option<Vec<f64>> = runs
         .iter()
-        .map(|run| Some(run.tracer.as_ref()?.seen? as f64 / run.pages as f64))
+        .map(|run| Some(run.tracer.as_ref()?.said.seen? as f64 / run.pages as f64))
         .collect();
     Summary::of(shares?)
 }
 
 fn lost(runs: &[Run]) -> Option<u64> {
-    runs.iter().map(|run| run.tracer.as_ref()?.lost).sum()
+    runs.iter().map(|run| run.tracer.as_ref()?.said.lost).sum()
 }
 
 fn own(runs: &[Run]) -> Result<Own> {
@@ -387,14 +395,16 @@ fn own(runs: &[Run]) -> Result<Own> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bench::tracer::said::Said;
     use serde_json::json;
 
     fn run(ns: f64, seen: u64, lost: Option<u64>) -> Run {
         let tracer = Finished {
-            whole_share: None,
-            seen: Some(seen),
-            lost,
-            answer: None,
+            said: Said {
+                seen: Some(seen),
+                lost,
+                ..Said::default()
+            },
             cpu: Duration::from_millis(10),
             peak_rss: 32 << 20,
             peak_anonymous: 16 << 20,

@@ -1,5 +1,5 @@
 /* What `cargo xtask bench unwind` traces. A child copies pages at a known depth of calls, either all on
- * one stack, or each on another one; or children that wait, for the memory that tracing them takes.
+ * one stack, or each on another one; or children that wait, for the memory that tracing them needs.
  *
  * deep DEPTH PAGES one|varied      deep wait CHILDREN PAGES */
 #define _GNU_SOURCE

@@ -36,10 +36,10 @@ const FILES: [&str; 3] = [
     "/usr/lib/x86_64-linux-gnu/libstdc++.so.6",
 ];
 
-/// Processes whose tracing takes as much memory as one's, but for a twentieth.
+/// So many processes must not need more memory than one, but for a twentieth.
 const MANY: u32 = 100;
 
-/// A program without frame pointers and one with, and who traces which.
+/// A program without frame pointers and one with, and which tracer traces which.
 const COLUMNS: [Column; 6] = [
     Column::new(Tracer::Memtrace("off"), false),
     Column::new(Tracer::Memtrace("auto"), false),
@@ -62,7 +62,7 @@ pub struct Args {
     pages: u32,
 }
 
-/// Who traces which program.
+/// Which tracer traces which program.
 #[derive(Clone, Copy, Debug)]
 struct Column {
     tracer: Tracer,
@@ -126,7 +126,7 @@ struct Figures {
     whole_share: Option<f64>,
 }
 
-/// What it takes to build unwind tables.
+/// What it costs to build unwind tables.
 #[derive(Debug, Serialize)]
 struct Tables {
     files: usize,
@@ -134,7 +134,7 @@ struct Tables {
     ms: f64,
 }
 
-/// What memtrace takes, in bytes: its own, and its maps in the kernel.
+/// Memory of memtrace in bytes: its own, and its maps in the kernel.
 #[derive(Debug, Serialize)]
 struct Memory {
     one: u64,
@@ -172,21 +172,7 @@ pub fn run(args: &Args, programs: &Programs) -> Result<ExitCode> {
         tables: tables()?,
         memory: bench.memory()?,
     };
-    let table = table::markdown(&results);
-    if args.common.quick {
-        eprintln!("xtask: --quick: the figures below show that the bench works, and nothing else");
-    }
-    println!("{table}");
-    if let Some(path) = &args.common.json {
-        let mut json = serde_json::to_vec_pretty(&results)?;
-        json.push(b'\n');
-        host::write_atomically(&std::path::absolute(path)?, &json)?;
-    }
-    if args.common.write_docs {
-        host::write_atomically(&host::project().join(DOCS), table.as_bytes())?;
-        eprintln!("xtask: wrote {DOCS}");
-    }
-    Ok(ExitCode::SUCCESS)
+    super::publish(&args.common, &results, &table::markdown(&results), DOCS)
 }
 
 fn compile(folder: &Path, name: &str, option: &str) -> Result<PathBuf> {
@@ -292,8 +278,8 @@ impl Bench<'_> {
                     // Without the warm-up.
                     row.added_ns = Summary::of(runs.iter().skip(1).map(|(added, _)| *added));
                     let last = runs.last().and_then(|(_, finished)| finished.as_ref());
-                    row.lost_share = last.and_then(|last| Some(last.lost? as f64 / pages));
-                    row.whole_share = last.and_then(|last| last.whole_share);
+                    row.lost_share = last.and_then(|last| Some(last.said.lost? as f64 / pages));
+                    row.whole_share = last.and_then(|last| last.said.whole_share);
                 }
             }
             row
@@ -340,7 +326,7 @@ impl Bench<'_> {
         })
     }
 
-    /// What memtrace takes while it traces this many children that have copied something.
+    /// Memory of memtrace while it traces this many children that have copied something.
     fn memory_for(&self, children: u32) -> Result<u64> {
         let arguments = ["wait".to_owned(), children.to_string(), "100".to_owned()];
         let mut fixture = Fixture::start(self.program(false), &arguments)?;

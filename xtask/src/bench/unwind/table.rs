@@ -9,13 +9,13 @@ const LIMIT_DEPTH: u32 = 20;
 const VARIED_LIMIT: f64 = 2000.0;
 const REPEATED_LIMIT: f64 = 900.0;
 
-/// The longest that tables may take, in milliseconds.
+/// The longest that building tables may last, in milliseconds.
 const TABLES_LIMIT: f64 = 60.0;
 
-/// How much more memory many processes may take than one.
+/// How much more memory many processes may need than one.
 const MEMORY_LIMIT: f64 = 1.05;
 
-/// One page: machine, figures, and what they were to reach.
+/// One page: machine, figures, and what they had to reach.
 pub fn markdown(results: &Results) -> String {
     let mut out = String::from("# What the native stack of a copied page costs\n\n");
     // Writing to a String cannot fail.
