@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::error::ErrorKind;
-use clap::{ArgAction, CommandFactory as _, Parser};
+use clap::{ArgAction, Args, CommandFactory as _, Parser};
 
 use crate::options::{
     Backend, By, FileReport, Format, Options, Output, Python, Target, TextOptions, TraceOptions,
@@ -73,20 +73,8 @@ pub struct Cli {
     #[arg(short, long, value_name = "TIME", value_parser = parse_duration)]
     duration: Option<Duration>,
 
-    #[arg(short, long, value_name = "FILE", help = output_help(), long_help = output_long_help())]
-    output: Vec<PathBuf>,
-
-    /// Format of the report on standard output
-    #[arg(short, long, value_name = "FORMAT", default_value = "text")]
-    format: Format,
-
-    /// What the rows of the text report's main table are
-    #[arg(long, value_name = "BY", default_value = "site")]
-    by: By,
-
-    /// Rows in each table of the text report
-    #[arg(long, value_name = "N", default_value = "20", value_parser = clap::value_parser!(u32).range(1..))]
-    top: u32,
+    #[command(flatten)]
+    reports: Reports,
 
     /// How call stacks are found
     ///
@@ -122,6 +110,25 @@ pub struct Cli {
     /// With --pid: the load, which is run while tracing. Without: the program to trace
     #[arg(last = true, value_name = "COMMAND")]
     command: Vec<OsString>,
+}
+
+/// The arguments that say what becomes of a trace.
+#[derive(Debug, Args)]
+struct Reports {
+    #[arg(short, long, value_name = "FILE", help = output_help(), long_help = output_long_help())]
+    output: Vec<PathBuf>,
+
+    /// Format of the report on standard output
+    #[arg(short, long, value_name = "FORMAT", default_value = "text")]
+    format: Format,
+
+    /// What the rows of the text report's main table are
+    #[arg(long, value_name = "BY", default_value = "site")]
+    by: By,
+
+    /// Rows in each table of the text report
+    #[arg(long, value_name = "N", default_value = "20", value_parser = clap::value_parser!(u32).range(1..))]
+    top: u32,
 }
 
 fn output_help() -> String {
@@ -180,11 +187,11 @@ impl TryFrom<Cli> for Options {
                 unchanged: !cli.no_unchanged,
             },
             output: Output {
-                files: files(cli.output)?,
-                stdout: stdout(cli.format, io::stdout().is_terminal())?,
+                files: files(cli.reports.output)?,
+                stdout: stdout(cli.reports.format, io::stdout().is_terminal())?,
                 text: TextOptions {
-                    by: cli.by,
-                    top: cli.top as usize,
+                    by: cli.reports.by,
+                    top: cli.reports.top as usize,
                 },
             },
             verbosity: cli.verbose,

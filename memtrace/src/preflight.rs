@@ -149,7 +149,7 @@ fn pid_problems(facts: &Facts) -> Vec<Problem> {
 }
 
 fn pid_problem(pid: u32, state: &PidState, facts: &Facts) -> Option<Problem> {
-    if pid == facts.own_pid {
+    if pid == facts.own.pid {
         return Some(problem(
             format!("process {pid} is memtrace itself"),
             "memtrace's own process id; needed: another process",
@@ -234,7 +234,7 @@ fn notes(facts: &Facts, trace: &TraceOptions) -> Vec<String> {
         );
     }
     for (pid, _) in &facts.pids {
-        if trace.follow && facts.ancestors.contains(pid) {
+        if trace.follow && facts.own.ancestors.contains(pid) {
             notes.push(format!(
                 "Process {pid} is an ancestor of memtrace, so memtrace's own copies are in the \
                  report. Use --no-follow, or name a process below it."

@@ -46,12 +46,19 @@ pub struct Facts {
     /// Whether the kernel has the helper `bpf_loop` (Linux 5.17), which unwinding by tables and
     /// taking script frames need.
     pub has_loop: bool,
-    /// memtrace's own.
-    pub own_pid: u32,
-    /// Processes that memtrace descends from.
-    pub ancestors: Vec<u32>,
+    /// Who memtrace is among the processes.
+    pub own: Own,
     /// The processes that were named.
     pub pids: Vec<(u32, PidState)>,
+}
+
+/// Who memtrace is among the processes.
+#[derive(Clone, Debug, Default)]
+pub struct Own {
+    /// Its pid.
+    pub pid: u32,
+    /// Processes that it descends from, its parent first.
+    pub ancestors: Vec<u32>,
 }
 
 /// What a process id stands for.
@@ -136,8 +143,10 @@ impl Facts {
             perf_event_paranoid: read("/proc/sys/kernel/perf_event_paranoid")
                 .and_then(|text| text.parse().ok()),
             has_loop: has_loop(),
-            own_pid,
-            ancestors: ancestors(own_pid),
+            own: Own {
+                pid: own_pid,
+                ancestors: ancestors(own_pid),
+            },
             pids: pids.iter().map(|&pid| (pid, state_of(pid))).collect(),
         }
     }
@@ -259,7 +268,7 @@ mod tests {
         ));
         assert_eq!(facts.pids[2].1, PidState::Missing);
         assert_eq!(
-            facts.ancestors.first(),
+            facts.own.ancestors.first(),
             Some(&std::os::unix::process::parent_id())
         );
         assert!(facts.kernel_version().unwrap() > (2, 6));

@@ -3,6 +3,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 
+use super::facts::Own;
 use super::*;
 use crate::options::{Backend, By, FileReport, Format, Python, Target, TextOptions, Unwind};
 use crate::probe::backend::Backend as _;
@@ -23,8 +24,10 @@ fn good() -> Facts {
         lockdown: Some("none".to_owned()),
         perf_event_paranoid: Some(2),
         has_loop: true,
-        own_pid: 500,
-        ancestors: vec![400, 1],
+        own: Own {
+            pid: 500,
+            ancestors: vec![400, 1],
+        },
         pids: vec![(4242, PidState::Running { uid: 33 })],
     }
 }
@@ -211,7 +214,10 @@ fn a_report_that_cannot_be_written_is_known_before_the_trace() {
 fn what_limits_the_report_is_noted() {
     let facts = Facts {
         capabilities: 1 << 39 | 1 << 38,
-        ancestors: vec![4242, 1],
+        own: Own {
+            ancestors: vec![4242, 1],
+            ..good().own
+        },
         ..good()
     };
     assert_eq!(of_machine(&facts), []);
