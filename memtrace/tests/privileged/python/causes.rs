@@ -45,7 +45,7 @@ fn modify(python: &Python) -> Result<(), Why> {
             way.pages,
             slack,
         );
-        // What it writes besides is of other causes: up to 3.8, zip's own tuple.
+        // What else it writes has other causes: up to 3.8, zip's own tuple.
         if let Some(name) = &way.object_type {
             copies.mostly(0.95, &format!("{function}, {name}"), |site| {
                 site.cause != cause || site.object_type.as_deref() == Some(name)
@@ -62,7 +62,7 @@ fn modify(python: &Python) -> Result<(), Why> {
             });
         }
     }
-    // The tables of keys are no objects.
+    // Tables of keys are not objects.
     let keys = all.in_function("insert_keys");
     let data = keys.pages(|site| site.cause == CauseName::Data);
     assert!(data > 200, "{data} pages of data\n{}", keys.shown());
@@ -77,7 +77,7 @@ struct Refill {
     never: Vec<String>,
 }
 
-/// The types are those at the fault, whatever stands in that memory at the end.
+/// The types are those at the fault, whatever that memory holds at the end.
 fn refill(python: &Python) -> Result<(), Why> {
     let (report, truth) = trace::<Refill>(python.start("refill.py", &[])?);
     let all = Copies::of(&report, [truth.processes[0].pid]);
@@ -102,7 +102,7 @@ fn refill(python: &Python) -> Result<(), Why> {
             });
         }
     }
-    // What was free already at the fork has dead objects in it, with types, but no reference
+    // Memory that was already free at the fork holds dead objects, with types, but no reference
     // counts that anybody writes.
     let holes = all.in_function("use_holes");
     holes.hardly(0.05, "dead strings", |site| {

@@ -16,7 +16,7 @@ use super::Why;
 pub struct Truth {
     /// Copied pages, over all processes.
     pub copied: u64,
-    /// Those by what they were before.
+    /// Copied pages by what they were before.
     pub by_origin: BTreeMap<String, u64>,
     /// Write-protection faults settled without a new page.
     pub reuse: u64,
@@ -26,7 +26,7 @@ pub struct Truth {
     pub first_touch: u64,
     /// By process.
     pub processes: Vec<ProcessTruth>,
-    /// What a way has to say besides.
+    /// What else a way has to say.
     #[serde(flatten)]
     pub extra: BTreeMap<String, serde_json::Value>,
 }
@@ -70,7 +70,7 @@ impl Fixture {
         Self::run(Command::new(path()).args(arguments))
     }
 
-    /// As [`Fixture::start`], for a command that becomes the fixture.
+    /// [`Fixture::start`] for a command that becomes the fixture.
     pub fn run(command: &mut Command) -> Result<Self, Why> {
         let mut child = command
             .stdin(Stdio::piped())
@@ -117,7 +117,7 @@ impl Fixture {
         self.done()
     }
 
-    /// As [`Fixture::truth`], for a program with a truth of another shape.
+    /// [`Fixture::truth`] for a program with a truth of another shape.
     pub fn done<T: DeserializeOwned>(&mut self) -> T {
         serde_json::from_value(self.line()["done"].take()).expect("the truth")
     }

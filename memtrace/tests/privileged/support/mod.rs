@@ -31,7 +31,7 @@ pub(crate) use requires;
 /// Why a test cannot run.
 #[derive(Debug)]
 pub enum Why {
-    /// This user or this machine as a whole permits no tracing.
+    /// Tracing is not possible for this user or on this machine.
     Unprivileged(String),
     /// The kernel lacks what the way needs.
     Unavailable(String),
