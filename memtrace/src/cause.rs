@@ -32,7 +32,7 @@ pub enum Area {
     Heap,
     /// The main thread's stack.
     Stack,
-    /// Memory of no file.
+    /// Memory without a file.
     Anonymous,
     /// A file, or data of the file that follows it in memory (`.bss`).
     FileData,
@@ -74,7 +74,7 @@ impl Area {
     }
 }
 
-/// What the kernel side says of a write.
+/// What the kernel side says about a write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct KernelView {
     /// The cause, as far as the kernel side decided it.
@@ -86,7 +86,7 @@ pub struct KernelView {
 /// What a write was, and how that is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Verdict {
-    /// What it was.
+    /// The cause.
     pub cause: Cause,
     /// What that was concluded from; `None` when it is unknown.
     pub evidence: Option<CauseEvidence>,
@@ -169,8 +169,8 @@ pub fn judge(view: KernelView, area: Area, write: Write, frames: &[Arc<Frame>]) 
     }
 }
 
-/// What the function that wrote is there for. A function without a name has its caller's role, if
-/// both are in one module: the static functions of a stripped C library have no symbols.
+/// What the function that wrote is for. A function without a name has its caller's role, if both
+/// are in one module: the static functions of a stripped C library have no symbols.
 fn leaf_role(frames: &[Arc<Frame>]) -> Role {
     let mut native = frames
         .iter()
@@ -303,7 +303,7 @@ mod tests {
             plain(Area::Anonymous, Write::Count, jemalloc).0,
             Cause::Allocator
         );
-        // It saves its caller's registers.
+        // `malloc` saves its caller's registers.
         let frames = vec![frame("malloc", LIBC)];
         assert_eq!(plain(Area::Stack, Write::Push, frames).0, Cause::Data);
     }

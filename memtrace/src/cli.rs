@@ -163,7 +163,7 @@ pub fn parse() -> Result<Options, clap::Error> {
 ///
 /// # Errors
 ///
-/// As [`parse`].
+/// Those of [`parse`].
 pub fn parse_from(
     args: impl IntoIterator<Item = impl Into<OsString> + Clone>,
 ) -> Result<Options, clap::Error> {

@@ -26,11 +26,11 @@ pub struct Fault {
     pub address: u64,
     /// What the write was, as far as the kernel side says.
     pub cause: Cause,
-    /// What it was concluded from.
+    /// What the cause was concluded from.
     pub evidence: Evidence,
     /// Address of the type of the object written to.
     pub object_type: Option<u64>,
-    /// With [`Evidence::Field`] and [`Evidence::Block`]: bytes from the start of the object or
+    /// For [`Evidence::Field`] and [`Evidence::Block`]: bytes from the start of the object or
     /// block.
     pub offset: i32,
     /// The user-mode instruction.
@@ -94,11 +94,11 @@ pub struct TakenFunction {
     pub fingerprint: u64,
     /// Line that it begins with, as the interpreter has it.
     pub first_line: u32,
-    /// Its name: address of the object that holds it, and that memory.
+    /// Its name: address and contents of the object that holds it.
     pub name: (u64, Box<[u8]>),
-    /// Its file's name, in the same form.
+    /// Its file's name: address and contents.
     pub file: (u64, Box<[u8]>),
-    /// Its table of lines, in the same form.
+    /// Its table of lines: address and contents.
     pub lines: (u64, Box<[u8]>),
 }
 
@@ -226,20 +226,20 @@ fn decode_function(bytes: &[u8]) -> Option<TakenFunction> {
     })
 }
 
-/// A record type: integers only, so that any bytes are a value.
+/// A record type: integers only, so that any bytes are a valid value.
 ///
 /// # Safety
 /// The type must be `repr(C)`, of integers and arrays of them.
 unsafe trait Record: Copy {}
-// SAFETY: as required.
+// SAFETY: `repr(C)`, integers and arrays of them.
 unsafe impl Record for FaultRecord {}
-// SAFETY: as required.
+// SAFETY: `repr(C)`, integers and arrays of them.
 unsafe impl Record for StackRecord {}
-// SAFETY: as required.
+// SAFETY: `repr(C)`, integers and arrays of them.
 unsafe impl Record for ProcessRecord {}
-// SAFETY: as required.
+// SAFETY: `repr(C)`, integers and arrays of them.
 unsafe impl Record for ScriptFrame {}
-// SAFETY: as required.
+// SAFETY: `repr(C)`, integers and arrays of them.
 unsafe impl Record for FunctionRecord {}
 
 fn read<T: Record>(bytes: &[u8]) -> Option<T> {
@@ -284,7 +284,7 @@ impl Collector {
         count
     }
 
-    /// Records that could not be decoded: the loader and its BPF object do not fit together.
+    /// Records that could not be decoded: the loader and its BPF object do not match.
     #[must_use]
     pub fn undecodable(&self) -> u64 {
         self.undecodable

@@ -1,7 +1,7 @@
 //! COMMAND: started, but held back until tracing is attached.
 //!
 //! The child waits at a gate, a pipe, between fork and exec. One byte opens it; when memtrace dies
-//! first, the child sees the pipe's end and goes without having run anything.
+//! first, the child sees the pipe's end and exits without having run anything.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -26,8 +26,8 @@ pub struct Held {
     pid: u32,
     name: String,
     gate: File,
-    /// The standard library returns from starting a program only when it runs, or failed to: that
-    /// is after the gate, so a thread waits for it.
+    /// The standard library returns from starting a program only once it runs or has failed to run.
+    /// That is after the gate, so a thread waits for it.
     starting: JoinHandle<io::Result<Child>>,
 }
 
@@ -104,10 +104,10 @@ impl Held {
 }
 
 impl Running {
-    /// Waits for its end.
+    /// Waits until the command ends.
     ///
     /// # Errors
-    /// When the kernel does not tell.
+    /// When the kernel does not tell how it ended.
     pub async fn wait(mut self) -> io::Result<CommandExit> {
         self.ended.readable().await?.retain_ready();
         let status = self.child.wait()?;
@@ -118,12 +118,12 @@ impl Running {
     }
 }
 
-/// In the child: says that it is there, and waits. An error ends it without exec.
+/// Runs in the child: reports that it is there, and waits. An error ends the child without exec.
 fn wait_at_gate([at_gate, gate, said]: [RawFd; 3]) -> io::Result<()> {
     let mut byte = 0u8;
     // SAFETY: system calls on descriptors that this process has, and on memory of its own.
     unsafe {
-        // Or it would keep the gate's other end open itself, and never see memtrace go.
+        // Otherwise the child would hold the gate's other end open, and never see memtrace die.
         libc::close(gate);
         let pid = libc::getpid().to_ne_bytes();
         if libc::write(said, pid.as_ptr().cast(), pid.len()) != pid.len() as isize {
@@ -141,19 +141,19 @@ fn wait_at_gate([at_gate, gate, said]: [RawFd; 3]) -> io::Result<()> {
     }
 }
 
-/// Both ends of a pipe, to be closed at exec: what is read, what is written.
+/// Both ends of a pipe, which exec closes: the one to read from, and the one to write to.
 fn pipe() -> Result<(File, File)> {
     let mut ends = [0; 2];
     // SAFETY: there is room for two descriptors.
     if unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC) } != 0 {
         return Err(io::Error::last_os_error()).context("cannot make a pipe");
     }
-    // SAFETY: just made, and nobody else has them.
+    // SAFETY: both were just made, and nothing else owns them.
     let [read, write] = ends.map(|end| unsafe { OwnedFd::from_raw_fd(end) });
     Ok((read.into(), write.into()))
 }
 
-/// Whether `program` can be run, as exec will look for it: found out before anything is attached.
+/// Checks, before anything is attached, that exec will find `program`.
 fn find(program: &OsStr) -> Result<()> {
     if program.as_bytes().contains(&b'/') {
         return executable(Path::new(program));
@@ -260,7 +260,7 @@ mod tests {
         assert!(!Path::new(&format!("/proc/{pid}")).exists());
     }
 
-    /// Not a test of its own: the process that the next test runs, and that dies.
+    /// Not a test itself: the process that the next test runs, and that dies.
     #[test]
     #[ignore = "run by a_held_command_dies_with_memtrace"]
     fn holder_that_is_killed() {

@@ -50,7 +50,7 @@ pub fn page_size() -> u64 {
 fn uname() -> (String, String) {
     // SAFETY: all-zero bytes are a value of this type.
     let mut names: libc::utsname = unsafe { std::mem::zeroed() };
-    // SAFETY: `names` is there to be written.
+    // SAFETY: `names` is valid for writing.
     if unsafe { libc::uname(&raw mut names) } != 0 {
         return ("unknown".to_owned(), "unknown".to_owned());
     }

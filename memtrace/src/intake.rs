@@ -1,7 +1,7 @@
 //! Where each record goes: to the processes, to the names, to the sums.
 //!
-//! Everything that a record may touch is done here, in the order of the ring buffer, before a copy
-//! is counted: [`Targets`] say whose it is, [`Naming`] keeps what its stack is named by, and
+//! Everything that a record may change is changed here, in the order of the ring buffer, before a
+//! copy is counted: [`Targets`] say whose it is, [`Naming`] keeps what names its stack, and
 //! [`Fold`] counts it.
 
 use std::time::{Duration, Instant};
@@ -88,7 +88,7 @@ impl Intake {
         self.fold.count(stack, &copy);
     }
 
-    /// What the BPF side saw, with the names of today.
+    /// What the BPF side saw, with the types' names at this moment.
     fn observe(&mut self, process: ProcessId, fault: &Fault) -> Observation {
         let Targets {
             processes, tracker, ..

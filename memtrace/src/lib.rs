@@ -1,4 +1,4 @@
-//! memtrace: which code paths turn the shared memory of a prefork server private.
+//! memtrace: which code paths make the shared memory of a prefork server private.
 //!
 //! See ARCHITECTURE.md for the way from a fault to a report.
 
@@ -49,12 +49,11 @@ pub use crate::unwind::inspect as unwind_tables;
 use crate::views::progress::Progress;
 use crate::views::{Audience, View};
 
-/// Does one run: traces as `options` say and writes the reports. The exit code says how it went,
-/// see `--help`.
+/// Traces as `options` say and writes the reports. For the exit code, see `--help`.
 ///
 /// # Errors
-/// When the machine does not permit it, what is to be traced is not there, or a report cannot be
-/// written; each error says what to do.
+/// When the machine does not permit it, the target is not there, or a report cannot be written;
+/// each error says what to do.
 pub fn run(options: &Options) -> Result<ExitCode> {
     let facts = Facts::gather(options.trace.target.pids());
     let (plan, missing) = match Plan::of(&options.trace, options.verbosity, &facts) {

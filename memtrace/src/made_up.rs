@@ -1,7 +1,7 @@
 //! A made-up BPF side for tests: it counts in the table and writes records in the order that the
 //! real one does, and loses what it is told to lose. It needs no root.
 //!
-//! Its processes have pids that no kernel gives, so nothing of them is found in /proc.
+//! Its processes have pids that no kernel gives, so /proc has nothing about them.
 
 use std::collections::{HashSet, VecDeque};
 
@@ -35,9 +35,9 @@ pub struct MadeUp {
     pub ring: VecDeque<Event>,
     /// What went wrong.
     pub health: Health,
-    /// Copies that were counted, and of these the ones whose record was lost.
+    /// Copies that were counted.
     pub counted: u64,
-    /// See above.
+    /// Counted copies whose record was lost.
     pub lost: u64,
     next_pid: u32,
     now_ns: u64,
@@ -227,7 +227,7 @@ fn made_up_stack(slot: u32, id: u64) -> TakenStack {
     }
 }
 
-/// What a report says of the run.
+/// What a report says about the run.
 pub fn run() -> Run {
     Run {
         host: Host {

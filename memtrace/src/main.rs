@@ -6,7 +6,7 @@ use log::LevelFilter;
 use memtrace::{cli, helper, run};
 
 fn main() -> ExitCode {
-    // memtrace looks into foreign files in a process of its own, which is this program again.
+    // Foreign files are parsed in a process of its own, which is this program again.
     if helper::is_requested() {
         return helper::serve();
     }
@@ -21,7 +21,7 @@ fn main() -> ExitCode {
         _ => LevelFilter::Trace,
     };
     env_logger::Builder::new()
-        // Of others' diagnostics, only what they think is wrong.
+        // Libraries log warnings and errors only.
         .filter_level(LevelFilter::Warn)
         .filter_module("memtrace", level)
         .init();

@@ -1,4 +1,4 @@
-//! What a run is to do: the validated form of the command line.
+//! What a run must do: the validated form of the command line.
 
 use std::ffi::OsString;
 use std::time::Duration;
@@ -14,9 +14,9 @@ pub use crate::report::{By, FileReport, Format, Output, TextOptions};
 pub struct Options {
     /// What is traced, and how.
     pub trace: TraceOptions,
-    /// What becomes of it.
+    /// Which reports are written.
     pub output: Output,
-    /// 0: warnings; 1: what is done; 2 and more: what the kernel side does.
+    /// What is logged. 0: warnings; 1: progress; 2 and more: what the kernel side does, too.
     pub verbosity: u8,
 }
 
@@ -27,7 +27,7 @@ pub struct TraceOptions {
     pub target: Target,
     /// Whether descendants are traced too.
     pub follow: bool,
-    /// When to stop by itself.
+    /// After what time to stop.
     pub duration: Option<Duration>,
     /// How copies are seen.
     pub backend: Backend,
@@ -92,7 +92,7 @@ pub enum Backend {
 }
 
 impl Backend {
-    /// The backend that was asked for by name, of those that this version has; `None` for the best.
+    /// The backend that was asked for by name, if this version has it; else the best.
     #[must_use]
     pub fn name(self) -> Option<BackendName> {
         match self {

@@ -72,7 +72,7 @@ impl Plan {
         })
     }
 
-    /// What looks for interpreters, of those that are wanted.
+    /// The loaders of the interpreters that are wanted.
     #[must_use]
     pub fn loaders(&self) -> Vec<&'static dyn Loader> {
         interpreter::loaders(|kind| match kind {

@@ -6,9 +6,9 @@
 //!
 //! Two things that one might expect are not looked for. tracefs: the programs attach to raw
 //! tracepoints by the kernel's BTF, so whether it is mounted does not matter. `CAP_SYS_RESOURCE`:
-//! BPF memory counts against `RLIMIT_MEMLOCK` on kernels before 5.11 only, and this backend needs
-//! a newer one. Lockdown permits everything that this backend does; it is mentioned where the
-//! kernel refuses something all the same.
+//! BPF memory counts against `RLIMIT_MEMLOCK` on kernels before 5.11 only, and this backend needs a
+//! newer one. Lockdown permits everything that this backend does; it is mentioned where the kernel
+//! refuses something nevertheless.
 
 use std::io::ErrorKind;
 
@@ -26,8 +26,8 @@ use self::facts::{Capability, PidState};
 pub use self::problem::{Problem, Problems, problem};
 use self::refused::explain_load_error;
 
-/// Finds out whether a trace as `trace` says can be made, and reports as `output` says: `planned` is
-/// what is in the way of a plan. Returns what the user should know although it can: a sentence each, for
+/// Checks that the trace can be made and its reports can be written. `planned` lists what is in the
+/// way of a plan. Returns what the user should know even so, a sentence each, for
 /// [`Profile::warnings`](crate::profile::Profile::warnings).
 ///
 /// # Errors
@@ -211,7 +211,7 @@ fn file_problems(output: &Output) -> Vec<Problem> {
     output.files.iter().filter_map(check).collect()
 }
 
-/// What is not in the way but limits the report.
+/// What does not prevent a trace but limits its report.
 fn notes(facts: &Facts, trace: &TraceOptions) -> Vec<String> {
     let mut notes = Vec::new();
     let others = facts.pids.iter().any(|(_, state)| match state {

@@ -1,7 +1,8 @@
 //! Who is traced: the processes, and what goes with each of them.
 //!
-//! A process comes and goes here at once for all who follow it: its interpreter, its unwind tables,
-//! the pages that it copied. What it copied is counted elsewhere, see [`fold`](crate::fold).
+//! A process comes and goes here at once for everything that follows it: its interpreter, its
+//! unwind tables, the pages that it copied. What it copied is counted elsewhere, see
+//! [`fold`](crate::fold).
 
 use std::collections::HashMap;
 use std::time::Instant;
@@ -17,7 +18,7 @@ use crate::profile::Unchanged;
 use crate::unchanged::CopiedPages;
 use crate::unwind::Unwinder;
 
-/// The traced processes, and who follows them.
+/// The traced processes, and what follows them.
 pub struct Targets {
     /// The processes.
     pub processes: Processes,
@@ -187,7 +188,7 @@ impl Targets {
         copied.map_or_else(HashMap::new, |copied| copied.compare(&self.processes))
     }
 
-    /// What is known of every process, by first appearance.
+    /// What is known about every process, by first appearance.
     #[must_use]
     pub fn facts(&self) -> Vec<ProcessFacts> {
         self.processes.all().cloned().collect()

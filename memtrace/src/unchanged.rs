@@ -7,22 +7,22 @@
 //! each time that it would grow too large again.
 //!
 //! **With whom.** The nearest ancestor that lives and has the same image: its executable and its
-//! auxiliary vector are those of the process, which ends with an exec of either. That ancestor is
-//! traced, or for the topmost traced process its parent by /proc. Memory that an ancestor has
-//! together with the process (`vfork`) does not count as the ancestor's.
+//! auxiliary vector are those of the process, until either execs. That ancestor is traced, or for
+//! the topmost traced process its parent by /proc. Memory that an ancestor shares with the process
+//! (`vfork`) does not count as the ancestor's.
 //!
 //! **What is compared.** Both run on meanwhile; a page that changes between the two reads counts as
 //! changed, and so does one that the ancestor has written since the fork. Only pages that
-//! /proc/PID/pagemap shows in memory on both sides are read (unless they go in the instant before
-//! that), so nothing is swapped or faulted in; two pages that are one in memory, such as those that
-//! KSM has merged, are unchanged without reading. Reading does not stop, write or copy anything (see
+//! /proc/PID/pagemap shows in memory on both sides are read (unless they go just before that), so
+//! nothing is swapped or faulted in; two pages that are one in memory, such as those that KSM has
+//! merged, are unchanged without reading. Reading does not stop, write or copy anything (see
 //! [`image`]); the kernel only notes that the pages were used.
 //!
 //! **What is gone.** The memory of a process is given back before its end is announced, so pages of
 //! processes that end before the trace does cannot be compared. With workers that live briefly this
 //! is most of them, and the report must say so: `gone_pages`. Pages without a living ancestor count
-//! as gone too, and so do those that on either side are unmapped, swapped out or were never there,
-//! such as an ancestor's page of a file that it never looked at.
+//! as gone too, and so do those that on either side are unmapped, swapped out or never there, such
+//! as an ancestor's page of a file that it never looked at.
 //!
 //! **Samples.** A page is in a sample when the hash of its number and its process is small enough.
 //! So a sample is uniform over the pages of all processes, larger ones contain smaller ones, and
@@ -30,10 +30,10 @@
 //! that is sampled, `comparable_pages` and `gone_pages` are its pages in the proportion that was
 //! found in its sample, and always add up to its pages.
 //!
-//! **Cost**, as `measure` in the tests printed it on a busy virtual machine with two CPUs (optimised
-//! build): 44 ns for a page that is added in ascending order and 117 ns in random order, both up to
-//! a million pages of eight processes; 40 to 60 ms once to halve a sample of a million; 0.11 s to
-//! compare 65,536 pages, and 0.14 s when they must first be chosen from 262,144.
+//! **Cost**, as `measure` in the tests printed it on a busy virtual machine with two CPUs
+//! (optimised build): 44 ns for a page that is added in ascending order and 117 ns in random order,
+//! both up to a million pages of eight processes; 40 to 60 ms once to halve a sample of a million;
+//! 0.11 s to compare 65,536 pages, and 0.14 s when they must first be chosen from 262,144.
 
 pub mod compare;
 pub mod image;
@@ -164,7 +164,7 @@ impl CopiedPages {
             .collect();
         let bound = self.bound(|id| pairs.contains_key(&id));
         let mut comparer = Comparer::new(page_size);
-        // Kept from one process to the next, which most often has the same ancestor.
+        // Kept from one process to the next, since most have the same ancestor.
         let mut ancestor: Option<(u32, Image)> = None;
         let mut all = HashMap::new();
         for (id, set) in self.sets.iter().enumerate() {
@@ -228,8 +228,8 @@ fn estimate(pages: u64, size: u64, found: Compared) -> Unchanged {
     }
 }
 
-/// A number for a page of a process that looks random and is always the same. The process is part
-/// of it because workers copy the same pages: in each of them, different ones are looked at.
+/// A hash of a page of a process. The process is part of it because workers copy the same pages: so
+/// different ones are looked at in each.
 fn hash(process: ProcessId, page: u64) -> u64 {
     // The finalizer of SplitMix64: every bit of the input reaches every bit of the result.
     let mut bits = page ^ (process as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
@@ -271,7 +271,7 @@ impl Pair {
     }
 }
 
-/// Who descends from whom, of those that live.
+/// Who descends from whom, among living processes.
 struct Lineage<'a> {
     processes: &'a Processes,
     /// By pid.
@@ -299,7 +299,7 @@ impl<'a> Lineage<'a> {
             }
             next = parent;
         }
-        // Whoever has that pid now is a relative if it has the same image.
+        // The process that has that pid now is a relative if it has the same image.
         let ppid = self.processes.get(next).ppid;
         let ancestor = self.with_pid(ppid).filter(is_ancestor)?;
         Some(Pair { own, ancestor })

@@ -6,8 +6,8 @@
 //! memory grows with the number of call sites and not with that of stacks. What the BPF side did
 //! not decide about a write is decided when the stack is named, since it depends on who wrote.
 //!
-//! Nothing here reads a process, a file or the BPF side's tables. What came out at any moment is
-//! the [`Tally`].
+//! Nothing here reads a process, a file or the BPF side's tables. The [`Tally`] is the result at
+//! any moment.
 
 pub mod naming;
 pub mod sum;
@@ -29,7 +29,7 @@ use crate::profile::{Frame, Site, Truncated, Unknown};
 /// One copied page.
 #[derive(Clone, Copy, Debug)]
 pub struct Copy {
-    /// Who copied it.
+    /// The process that copied it.
     pub process: ProcessId,
     /// What the BPF side saw of the write.
     pub seen: Observation,
@@ -44,7 +44,7 @@ pub struct Copy {
 pub struct Observation {
     /// What the write was, as far as the BPF side decided.
     pub cause: Cause,
-    /// What that was concluded from.
+    /// What the cause was concluded from.
     pub evidence: Evidence,
     /// What the page was.
     pub origin: Origin,
@@ -88,7 +88,7 @@ pub struct Kind {
 /// Which stack a copy has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum StackKey {
-    /// One that was taken, by its id; its leaf, in case that the rest was lost.
+    /// One that was taken: its id, and its leaf in case the rest was lost.
     Taken {
         /// The stack's id.
         id: u64,
@@ -107,7 +107,7 @@ pub enum StackKey {
 /// A stack that waits to be named.
 #[derive(Debug)]
 pub struct Unnamed {
-    /// Which one it is.
+    /// The stack.
     pub stack: StackIndex,
     /// How it arrived.
     pub key: StackKey,
@@ -179,7 +179,7 @@ pub struct StackName {
     write: Write,
 }
 
-/// Copies of one stack of which the BPF side saw the same.
+/// Copies of one stack that the BPF side saw alike.
 #[derive(Clone, Debug)]
 pub struct Cell {
     seen: Observation,
@@ -191,7 +191,7 @@ pub struct Cell {
     pub sum: SumIndex,
 }
 
-/// Everything that was counted, and what finds its place in it.
+/// Everything that was counted, and indexes into it.
 #[derive(Default)]
 pub struct Fold {
     tally: Tally,
@@ -203,7 +203,7 @@ pub struct Fold {
     frame_lists: HashMap<ByAddress, FramesIndex>,
 }
 
-/// Functions of a stack, of which equal ones are the same object: their addresses tell lists apart.
+/// A stack's functions. Equal functions are one object, so addresses tell lists apart.
 struct ByAddress(Arc<[Arc<Frame>]>);
 
 impl ByAddress {
@@ -310,7 +310,7 @@ impl Fold {
         self.unnamed.drain(..several).collect()
     }
 
-    /// Names a stack, and puts its copies down to its call site.
+    /// Names a stack, and moves its copies to its call site.
     ///
     /// # Panics
     /// When the stack is not one that was handed out.
@@ -390,8 +390,8 @@ impl Tally {
     }
 }
 
-/// The sums of copies that `sum` is about.
 impl Sum {
+    /// Adds a copy.
     fn record(&mut self, copy: &Copy) {
         *self.processes.entry(copy.process).or_default() += 1;
         if let Some(latency) = copy.latency_ns {

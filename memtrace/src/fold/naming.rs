@@ -1,8 +1,8 @@
 //! Names stacks: from addresses to functions, and to the call site that is blamed.
 //!
-//! [`Naming`] keeps what arrived from the BPF side until a stack is named, and asks those who know
-//! ([`Symbolizer`], [`Names`], [`Instructions`]). Putting the answers together is [`put_together`],
-//! a function of plain data.
+//! [`Naming`] keeps what arrived from the BPF side until a stack is named, and asks [`Symbolizer`],
+//! [`Names`] and [`Instructions`]. Putting the answers together is [`put_together`], a function of
+//! plain data.
 
 use std::collections::HashMap;
 
@@ -51,7 +51,7 @@ impl Naming {
         }
     }
 
-    /// Keeps a stack, which `interpreter` ran the script frames of.
+    /// Keeps a stack, whose script frames `interpreter` ran.
     pub fn stack_arrived(&mut self, id: u64, stack: TakenStack, interpreter: Option<Interpreter>) {
         self.arrived.insert(id, Arrived { stack, interpreter });
     }
@@ -98,22 +98,22 @@ impl Naming {
     }
 }
 
-/// What is known of a stack that was taken, besides its native frames.
+/// What is known about a stack that was taken, apart from its native frames.
 struct Taken<'a> {
     /// Why the native frames end.
     end: StackEnd,
-    /// Named, innermost first.
+    /// Its script frames, named, innermost first.
     script: Vec<ScriptCall>,
-    /// What ran these.
+    /// The interpreter that ran the script frames.
     interpreter: Option<&'a Interpreter>,
-    /// Whether there were more of these, or they could not be read.
+    /// Whether there were more script frames, or they could not be read.
     script_truncated: bool,
-    /// Whether an address was in nothing that is code, so that what follows was left out.
+    /// Whether an address was not in code, so that what follows was left out.
     left_code: bool,
     trust: Native,
 }
 
-/// How far the native frames of a stack that ends so can be believed.
+/// How far the native frames of a stack with this end can be believed.
 fn trust(unwind: Unwind, end: StackEnd) -> Native {
     if is_exact(unwind, end) {
         Native::Exact
@@ -191,7 +191,7 @@ fn script_calls(names: &Names, arrived: &Arrived) -> Vec<ScriptCall> {
     frames.map(|frame| names.name(interpreter, frame)).collect()
 }
 
-/// The addresses up to the first that is not in code: what lies behind it was found by following
+/// The addresses up to the first that is not in code: what follows it was found by following
 /// something that is not a stack.
 fn until_not_code<'a>(space: &AddressSpace, addresses: &'a [u64]) -> &'a [u64] {
     let not_code = |&address: &u64| {

@@ -32,7 +32,7 @@ impl Sum {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct SumIndex(usize);
 
-/// All sums. One that has been merged into another is used again.
+/// All sums. A sum that was merged into another is reused.
 #[derive(Clone, Debug, Default)]
 pub struct Sums {
     list: Vec<Sum>,

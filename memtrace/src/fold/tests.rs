@@ -120,7 +120,7 @@ fn a_sum_that_was_merged_is_used_again() {
     assert_eq!(sums.add(), one);
     assert!(sums[one].age.is_empty());
     assert_eq!(sums[other].age.count(), 1);
-    // Into itself nothing moves, and it is not free afterwards.
+    // Merging a sum into itself moves nothing and does not free it.
     sums.merge(other, other);
     assert_eq!(sums[other].age.count(), 1);
     assert_ne!(sums.add(), other);

@@ -1,4 +1,4 @@
-//! What is known of the machine, the user and the named processes.
+//! What is known about the machine, the user and the named processes.
 
 use std::fs;
 use std::io;
@@ -18,20 +18,20 @@ const INITIAL_PID_NAMESPACE: u64 = 0xefff_fffc;
 /// Flag of a kernel thread in /proc/PID/stat.
 const PF_KTHREAD: u32 = 0x0020_0000;
 
-/// Set in the environment: do as on a kernel without `bpf_loop`. For memtrace's own tests, which have
-/// no such kernel.
+/// Environment variable that makes memtrace act as on a kernel without `bpf_loop`: for its own
+/// tests, which do not have such a kernel.
 const WITHOUT_LOOP: &str = "MEMTRACE_TEST_WITHOUT_BPF_LOOP";
 
 /// Everything that the checks look at.
 #[derive(Clone, Debug, Default)]
 pub struct Facts {
-    /// As Rust calls it: `x86_64`.
+    /// The architecture, as Rust calls it: `x86_64`.
     pub arch: String,
-    /// As `uname -r`.
+    /// The kernel's release, as `uname -r` prints it.
     pub kernel: String,
     /// The effective user.
     pub uid: u32,
-    /// Effective capabilities, a bit each.
+    /// Effective capabilities, one bit each.
     pub capabilities: u64,
     /// Whether this is the host's user namespace, where that is known.
     pub initial_user_namespace: Option<bool>,
@@ -86,14 +86,14 @@ pub enum PidState {
         /// Its name, escaped.
         comm: String,
     },
-    /// It is there, and that is all that can be said.
+    /// It is there; nothing more can be found out.
     Unreadable {
         /// Why.
         why: String,
     },
 }
 
-/// A capability that memtrace has a use for.
+/// A capability that memtrace can use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Capability {
     SysPtrace = 19,
@@ -112,7 +112,7 @@ impl Capability {
         Self::SysAdmin,
     ];
 
-    /// As in capabilities(7).
+    /// Its name in capabilities(7).
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -155,7 +155,7 @@ impl Facts {
     #[must_use]
     pub fn can(&self, capability: Capability) -> bool {
         let has = |capability: Capability| self.capabilities >> capability as u32 & 1 == 1;
-        // All but this one were split off from CAP_SYS_ADMIN, which keeps what it could do.
+        // The others were split off from CAP_SYS_ADMIN, which still includes them.
         has(capability) || capability != Capability::SysPtrace && has(Capability::SysAdmin)
     }
 
@@ -202,7 +202,7 @@ fn ancestors(of: u32) -> Vec<u32> {
         let stat = parse::<Stat>(pid, "stat").ok()?;
         u32::try_from(stat.ppid).ok().filter(|parent| *parent > 0)
     };
-    // Bounded, should processes be replaced while they are looked at.
+    // Bounded, in case processes are replaced meanwhile.
     std::iter::successors(parent(of), |&pid| parent(pid))
         .take(1_000)
         .collect()
@@ -222,7 +222,7 @@ fn state_of(pid: u32) -> PidState {
     })
 }
 
-/// A file of a process. Its name, which is in there, need not be UTF-8.
+/// Parses a file of /proc/PID. The process's name in it need not be UTF-8.
 fn parse<T: FromRead>(pid: u32, file: &str) -> Result<T, ProcError> {
     let bytes = fs::read(format!("/proc/{pid}/{file}"))?;
     T::from_read(String::from_utf8_lossy(&bytes).as_bytes())
@@ -238,7 +238,7 @@ fn try_state_of(pid: u32) -> Result<PidState, ProcError> {
             process: status.tgid as u32,
         }
     } else if matches!(stat.state, 'Z' | 'X') && stat.num_threads <= 1 {
-        // With more, only the first thread has ended, and the process goes on.
+        // If it has other threads, only the first has ended, and the process goes on.
         PidState::Zombie { comm }
     } else {
         PidState::Running { uid: status.euid }
@@ -308,7 +308,7 @@ mod tests {
         let (tell, told) = std::sync::mpsc::channel();
         let (end, ended) = std::sync::mpsc::channel::<()>();
         let thread = std::thread::spawn(move || {
-            // SAFETY: the name ends with a NUL, and is of this thread alone.
+            // SAFETY: the name ends with a NUL, and only this thread gets it.
             unsafe { libc::prctl(libc::PR_SET_NAME, c"\xff) Z 1\n".as_ptr()) };
             // SAFETY: no pointers are passed.
             tell.send(unsafe { libc::gettid() } as u32).unwrap();

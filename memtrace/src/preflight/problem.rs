@@ -1,4 +1,4 @@
-//! What keeps memtrace from doing its work, and how it is said.
+//! What keeps memtrace from doing its work, and how that is worded.
 
 use std::fmt;
 
@@ -15,7 +15,7 @@ pub struct Problem {
     pub remedy: String,
 }
 
-/// All that was found wrong; at least one.
+/// All problems that were found; at least one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problems(pub Vec<Problem>);
 
@@ -47,7 +47,7 @@ impl fmt::Display for Problems {
 impl std::error::Error for Problem {}
 impl std::error::Error for Problems {}
 
-/// A problem of these four parts.
+/// A problem with these four parts.
 #[must_use]
 pub fn problem(
     what: impl Into<String>,

@@ -4,8 +4,8 @@ use std::io;
 
 use super::{Facts, Problem, capabilities, problem};
 
-/// Says what an error of loading or attaching means on this machine; `None` when it has no error
-/// number of the kernel in its chain, or one that says nothing more than the error's own text.
+/// Says what an error of loading or attaching means on this machine; `None` when its chain has no
+/// error number of the kernel, or one that adds nothing to the error's own text.
 #[must_use]
 pub fn explain_load_error(error: &anyhow::Error, facts: &Facts) -> Option<Problem> {
     let errno = error
@@ -70,7 +70,7 @@ pub fn explain_load_error(error: &anyhow::Error, facts: &Facts) -> Option<Proble
     Some(explained)
 }
 
-/// The first that can be the reason: capabilities, lockdown, or somebody else's rule.
+/// The first of these that can be the reason: capabilities, lockdown, or somebody else's rule.
 fn not_permitted(facts: &Facts, found: &str) -> Problem {
     if let Some(missing) = capabilities(facts) {
         return missing;

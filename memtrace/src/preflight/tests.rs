@@ -58,7 +58,7 @@ fn output() -> Output {
     }
 }
 
-/// What is wrong with the machine for the backend that needs least, too.
+/// What is wrong with the machine, including what the backend that needs least lacks.
 fn of_machine(facts: &Facts) -> Vec<Problem> {
     let mut problems = Tracepoint.missing(facts);
     problems.extend(machine_problems(facts));

@@ -1,7 +1,7 @@
-//! What the running kernel says of its own structures: offsets of members and values of
+//! What the running kernel says about its own structures: offsets of members and values of
 //! enumerators, from its BTF.
 //!
-//! Only what the BPF programs' globals need is read; the kernel checks every access of theirs
+//! Only what the BPF programs' globals need is read; the kernel checks every access that they make
 //! again when it loads them.
 
 use std::fs;
@@ -36,7 +36,7 @@ pub struct KernelTypes {
 }
 
 impl KernelTypes {
-    /// Reads that of the running kernel.
+    /// Reads the type information of the running kernel.
     ///
     /// # Errors
     /// When the file is missing or is not BTF that this version understands.
@@ -184,7 +184,7 @@ mod tests {
         };
         let pid = types.offset("task_struct", &["pid"]).unwrap();
         assert_eq!(types.offset("task_struct", &["tgid"]).unwrap(), pid + 4);
-        // In `struct page`, `mapping` stands in anonymous unions and structures.
+        // In `struct page`, `mapping` is inside anonymous unions and structures.
         assert!(types.offset("page", &["mapping"]).unwrap() > 0);
         assert_eq!(types.offset("page", &["no_such", "flags"]).unwrap(), 0);
         assert!(types.offset("task_struct", &["no_such"]).is_err());

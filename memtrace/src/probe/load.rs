@@ -1,5 +1,5 @@
-//! Fits the BPF object to the running kernel: its globals are the kernel's own offsets, from BTF, and
-//! the switches that a trace is made with.
+//! Fits the BPF object to the running kernel: its globals are set to the kernel's own offsets, from
+//! BTF, and to the trace's switches.
 
 use anyhow::Result;
 use aya::{Btf, Ebpf, EbpfLoader};
@@ -18,7 +18,7 @@ static OBJECT: &[u8] =
 /// takes a third of a second to make. Twice that is mapped into memtrace's memory.
 const RING_BYTES: u32 = 16 << 20;
 
-/// Fault records on one CPU after which memtrace is woken; it looks by itself now and then too.
+/// Fault records on one CPU after which memtrace is woken; it also looks by itself now and then.
 const WAKEUP_RECORDS: u32 = 1024;
 
 /// Sets offsets and switches, then loads the object.

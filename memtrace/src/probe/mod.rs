@@ -29,7 +29,7 @@ use crate::options::{Python, Unwind};
 /// How often the search for processes is repeated while it still finds some.
 const MAX_PASSES: usize = 1000;
 
-/// Who is traced, whatever the backend: each with the program of the same name.
+/// Tracepoints that say who is traced, whatever the backend. Each has a program of the same name.
 const LINEAGE: [&str; 4] = [
     "sched_process_free",
     "sched_process_exit",
@@ -74,7 +74,7 @@ impl Probe {
         let mut ebpf =
             load(&kernel, settings, &btf).context("cannot load memtrace's BPF object")?;
         drop(kernel);
-        // First what a fault does, which is nothing while no process is traced; then who is traced.
+        // The backend's programs come first: they do nothing while no process is traced.
         settings.backend.attach(&mut ebpf, &btf)?;
         load_tracepoints(&mut ebpf, &btf, &LINEAGE)?;
         attach_tracepoints(&mut ebpf, &LINEAGE)?;
@@ -168,7 +168,7 @@ impl Probe {
     }
 }
 
-/// The kernel's types took tens of megabytes, which are not needed while tracing.
+/// Returns freed memory: the kernel's types took tens of megabytes.
 fn give_memory_back() {
     #[cfg(target_env = "gnu")]
     // SAFETY: the allocator may be asked at any time; it only returns what nobody uses.

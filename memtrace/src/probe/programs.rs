@@ -27,7 +27,7 @@ pub fn attach_tracepoints(ebpf: &mut Ebpf, names: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// The error of a program that the kernel refuses. Its verifier's reasons are for developers.
+/// The error for a program that the kernel refuses. The verifier's reasons are only logged.
 pub fn refused(name: &str, error: ProgramError) -> anyhow::Error {
     let error = match error {
         ProgramError::LoadError {

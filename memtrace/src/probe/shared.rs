@@ -16,28 +16,28 @@ use memtrace_common::interpreter::python::Layout;
 use memtrace_common::process::{Health, ProcessSlot, SLOT_EXITED, SLOT_FREE, SLOT_LIVE};
 use memtrace_common::unwind::{Mapping, Row, Rule, SetHandle};
 
-/// A type of which every bit pattern is a value, as the BPF side lays it out.
+/// A type that is laid out as on the BPF side, and for which every bit pattern is valid.
 ///
 /// # Safety
 /// The type must be `repr(C)`, of integers only.
 pub unsafe trait Shared: Copy {}
 
-// SAFETY: `repr(C)`, integers and arrays of them.
+// SAFETY: `repr(C)`, integers only.
 unsafe impl Shared for ProcessSlot {}
-// SAFETY: as above.
+// SAFETY: `repr(C)`, integers only.
 unsafe impl Shared for Health {}
-// SAFETY: as above.
+// SAFETY: `repr(C)`, integers only.
 unsafe impl Shared for Layout {}
-// SAFETY: as above.
+// SAFETY: `repr(C)`, integers only.
 unsafe impl Shared for Row {}
-// SAFETY: as above.
+// SAFETY: `repr(C)`, integers only.
 unsafe impl Shared for Rule {}
-// SAFETY: as above.
+// SAFETY: `repr(C)`, integers only.
 unsafe impl Shared for Mapping {}
 // SAFETY: an integer.
 unsafe impl Shared for u64 {}
 
-/// A memory-mapped BPF array of `T`. A clone is the same array.
+/// A memory-mapped BPF array of `T`. A clone refers to the same array.
 pub struct SharedArray<T: Shared> {
     memory: Arc<Memory>,
     len: usize,
@@ -53,7 +53,7 @@ struct Memory {
 // SAFETY: the mapping is not bound to a thread, and is only read and written by volatile or atomic
 // accesses.
 unsafe impl Send for Memory {}
-// SAFETY: as above.
+// SAFETY: all accesses are volatile or atomic.
 unsafe impl Sync for Memory {}
 
 impl Memory {
@@ -129,7 +129,7 @@ impl<T: Shared> SharedArray<T> {
     }
 
     /// A copy of element `index`, or `None` beyond the end. The BPF side may write meanwhile, so
-    /// fields of one copy can be of different moments.
+    /// fields of one copy can be from different moments.
     #[must_use]
     pub fn read(&self, index: usize) -> Option<T> {
         // SAFETY: within the mapping, and any bit pattern is a value.
@@ -192,11 +192,12 @@ impl SharedArray<ProcessSlot> {
     /// Says which set of mappings the process in `slot` has. Its children to come inherit it.
     pub fn set_mappings(&self, slot: u32, set: SetHandle) {
         if (slot as usize) < self.len {
-            // SAFETY: as above.
+            // SAFETY: within the mapping, aligned; the BPF side writes it when the slot is taken
+            // and at exec, otherwise only reads it.
             let field = unsafe {
                 AtomicU64::from_ptr(&raw mut (*self.base().as_ptr().add(slot as usize)).mappings)
             };
-            // What the set consists of was written before.
+            // The set's contents were written before.
             field.store(set.0, Ordering::Release);
         }
     }

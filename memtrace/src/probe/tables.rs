@@ -9,7 +9,8 @@ use memtrace_common::unwind::{MAPPINGS_LEN, MAX_RULES, Mapping, Row, Rule};
 
 use super::shared::{Shared, SharedArray};
 
-/// The kernel side's tables, which the loader reads and fills in. A clone is the same tables.
+/// The kernel side's tables, which the loader reads and fills in. A clone refers to the same
+/// tables.
 #[derive(Clone)]
 pub struct Tables {
     /// The traced processes.
@@ -25,7 +26,7 @@ pub struct Tables {
 }
 
 impl Tables {
-    /// Those of a loaded object, with room for `rows` rows.
+    /// The tables of a loaded object, with room for `rows` rows.
     pub(super) fn of(ebpf: &Ebpf, rows: u32) -> Result<Self> {
         Ok(Self {
             processes: array(ebpf, "PROCESSES", MAX_PROCESSES as usize)?,

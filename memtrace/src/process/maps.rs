@@ -2,8 +2,8 @@
 //!
 //! The names in that file are chosen by whoever runs the process, so it is read as bytes, line by
 //! line, and within bounds: at most [`MAX_BYTES`] of it and [`MAX_MAPPINGS`] mappings of any kind,
-//! after which only executable ones are kept, again at most that many. What is left out is found
-//! as "no mapping". A process may have 65,530 mappings unless its administrator raised
+//! after which only executable ones are kept, again at most that many. An address in what is left
+//! out has "no mapping". A process may have 65,530 mappings unless its administrator raised
 //! `vm.max_map_count`, so in practice nothing is.
 
 use std::fs::File;
@@ -102,7 +102,7 @@ impl AddressSpace {
         self.mappings.as_deref().unwrap_or_default()
     }
 
-    /// Whether the same is mapped at the same addresses.
+    /// Whether both have the same mappings at the same addresses.
     #[must_use]
     pub fn is_same(&self, other: &Self) -> bool {
         let (own, others) = (self.mappings(), other.mappings());
@@ -127,7 +127,7 @@ impl AddressSpace {
 
 #[cfg(test)]
 impl AddressSpace {
-    /// What a maps file with these lines would show, of a pid that cannot exist.
+    /// What a maps file with these lines would show for a pid that cannot exist.
     pub fn of_lines(maps: &str, modules: &mut Modules) -> Self {
         let mappings = collect(maps.as_bytes(), u32::MAX, modules);
         Self {
@@ -194,7 +194,7 @@ fn collect(maps: impl BufRead, pid: u32, modules: &mut Modules) -> io::Result<Ve
     Ok(mappings)
 }
 
-/// One line, taken apart.
+/// One parsed line.
 #[derive(Debug, PartialEq, Eq)]
 struct Line<'line> {
     start: u64,

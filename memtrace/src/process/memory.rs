@@ -86,7 +86,7 @@ impl ReadMemory for ProcessMemory {
 
 /// Memory of a process that may have ended: read from the first of its relatives that has it.
 ///
-/// A relative may have written since the fork, so whoever reads must check what comes.
+/// A relative may have written since the fork, so whoever reads must check what it gets.
 #[derive(Debug)]
 pub struct RelativesMemory {
     relatives: Vec<ProcessMemory>,

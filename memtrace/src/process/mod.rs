@@ -1,5 +1,5 @@
-//! The processes that are traced, as /proc shows them: who they are ([`traced`], [`pidfd`]), what
-//! is mapped where ([`maps`]), from which files ([`modules`]), and their memory ([`memory`]).
+//! The processes that are traced, as /proc shows them: who they are ([`processes`], [`pidfd`]),
+//! what is mapped where ([`maps`]), from which files ([`modules`]), and their memory ([`memory`]).
 
 pub mod maps;
 pub mod memory;

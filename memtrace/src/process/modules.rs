@@ -34,7 +34,7 @@ pub const MAX_KNOWN: usize = 16_384;
 /// Where distributions put debug information that they split off.
 const DEBUG_DIR: &str = "/usr/lib/debug";
 
-/// Bytes of the kernel's shared object; it has two to four pages.
+/// The most bytes of the kernel's shared object, which has two to four pages.
 const MAX_VDSO: u64 = 1 << 20;
 
 /// The next [`Module::id`].
@@ -61,7 +61,7 @@ struct PathModule {
 /// A file mapping as a process's maps show it.
 #[derive(Clone, Copy, Debug)]
 pub struct MappedFile<'path> {
-    /// Whose maps.
+    /// The process whose maps these are.
     pub pid: u32,
     /// First address, and one past the last.
     pub range: (u64, u64),
@@ -294,8 +294,8 @@ impl Drop for Opened {
     }
 }
 
-/// Opens a regular file for reading and refuses anything else, without the side effects or the
-/// wait that opening a device or a pipe could have: it is looked at before it is opened.
+/// Opens a regular file for reading and refuses anything else, without the side effects or the wait
+/// that opening a device or a pipe could have: its type is checked before it is opened.
 fn open_regular(path: &Path) -> io::Result<File> {
     let place = OpenOptions::new()
         .read(true)
@@ -313,7 +313,7 @@ fn open_regular(path: &Path) -> io::Result<File> {
         .open(format!("/proc/self/fd/{}", place.as_raw_fd()))
 }
 
-/// This process's copy of the kernel's shared object: its size in memory, and a file of it.
+/// This process's copy of the kernel's shared object: its size in memory, and a file that holds it.
 fn own_vdso() -> Option<(u64, File)> {
     let maps = std::fs::read_to_string("/proc/self/maps").ok()?;
     let line = maps.lines().find(|line| line.ends_with("[vdso]"))?;

@@ -17,17 +17,17 @@ use crate::clock;
 const MAX_CMDLINE: u64 = 4096;
 
 /// A process's mappings are read again for an address that they do not have, but not sooner than
-/// this after the last time; twice as long after each time that it did not help, since the address
-/// may be no code at all.
+/// this after the last time, and after twice as long each time that it did not help, since the
+/// address may not be code at all.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 
-/// And not later than this.
+/// The longest pause before mappings are read again.
 const LONGEST_PAUSE: Duration = Duration::from_mins(1);
 
 /// Relatives in which memory is looked for.
 const MAX_RELATIVES: usize = 8;
 
-/// A process of the traced set, by first appearance.
+/// A traced process's number, by first appearance.
 pub type ProcessId = usize;
 
 /// Number of a mapping snapshot: processes with the same number have the same code at the same
@@ -40,7 +40,7 @@ pub enum SpaceId {
     Unread(ProcessId),
 }
 
-/// What is known of one traced process: plain data, to be shown.
+/// What is known about one traced process, as plain data.
 #[derive(Clone, Debug)]
 pub struct ProcessFacts {
     /// The kernel's tgid.
@@ -66,7 +66,7 @@ pub struct Name {
     pub cmdline: Arc<[Vec<u8>]>,
 }
 
-/// When a process began and ended. In nanoseconds of `CLOCK_MONOTONIC` where nothing else is said.
+/// When a process began and ended, in nanoseconds of `CLOCK_MONOTONIC` unless stated otherwise.
 #[derive(Clone, Copy, Debug, Default)]
 #[expect(
     clippy::struct_field_names,
@@ -75,7 +75,7 @@ pub struct Name {
 pub struct Times {
     /// When it was forked; `None` when that was before the trace.
     pub forked_ns: Option<u64>,
-    /// When it was started, also when that was before the trace.
+    /// When it was started, even if that was before the trace.
     pub started_ns: u64,
     /// When it was started, in nanoseconds of `CLOCK_BOOTTIME`, as the kernel keeps it: together
     /// with the pid this says which process it is.
@@ -93,7 +93,7 @@ impl ProcessFacts {
         })
     }
 
-    /// [`ProcessFacts::missing`] apart: those whose records found no room, and those whose records
+    /// Splits [`ProcessFacts::missing`]: pages whose records found no room, and pages whose records
     /// are still on their way.
     #[must_use]
     pub fn lost_and_pending(&self) -> ([u64; 4], [u64; 4]) {
@@ -142,7 +142,7 @@ impl Processes {
         }
     }
 
-    /// What is known of every process, by first appearance.
+    /// What is known about every process, by first appearance.
     pub fn all(&self) -> impl ExactSizeIterator<Item = &ProcessFacts> {
         self.list.iter().map(|process| &process.facts)
     }
@@ -153,7 +153,7 @@ impl Processes {
         self.by_slot.get(&slot).copied()
     }
 
-    /// What is known of a process.
+    /// What is known about a process.
     ///
     /// # Panics
     /// When the id is not one that was handed out.
@@ -177,7 +177,7 @@ impl Processes {
         self.list[id].facts.recorded[origin as usize] += 1;
     }
 
-    /// Whether its end is not known.
+    /// Whether it lives, as far as is known.
     fn is_alive(&self, id: ProcessId) -> bool {
         self.list[id].facts.times.exited_ns.is_none()
     }
@@ -242,10 +242,10 @@ impl Processes {
         id
     }
 
-    /// Drops what was known of the program of a process that replaced it.
+    /// Drops what was known about the program that a process replaced.
     pub fn execed(&mut self, id: ProcessId, entry: &ProcessSlot) {
         // Its children still run the old program, whose mappings it can no longer show; the process
-        // that it had them from perhaps can.
+        // that it was forked from perhaps can.
         let heir = self.list[id].parent;
         for child in self
             .list
@@ -272,7 +272,7 @@ impl Processes {
         facts.times.exited_ns = (entry.exited_ns != 0).then_some(entry.exited_ns);
     }
 
-    /// Forgets which process is in `slot`: it is released.
+    /// Forgets which process is in `slot`, which is about to be released.
     pub fn release(&mut self, slot: u32) {
         self.by_slot.remove(&slot);
     }
@@ -336,14 +336,14 @@ impl Processes {
         self.list[id].space.as_ref().map(|(_, space)| space.clone())
     }
 
-    /// [`Processes::known_space`], not copied.
+    /// [`Processes::known_space`], without a copy.
     #[must_use]
     pub fn space_ref(&self, id: ProcessId) -> Option<&AddressSpace> {
         self.list[id].space.as_ref().map(|(_, space)| space)
     }
 
-    /// A process's mappings at this moment. They are not kept for its stacks: records that are still
-    /// to come may be of the program that it was before.
+    /// A process's mappings at this moment. They are not kept for its stacks: records that arrive
+    /// later may belong to the program that it ran before.
     pub fn present_space(&mut self, id: ProcessId) -> Option<AddressSpace> {
         AddressSpace::read(self.list[id].facts.pid, &mut self.modules).ok()
     }
@@ -362,9 +362,9 @@ impl Processes {
             .map_or(SpaceId::Unread(id), |(space_id, _)| *space_id)
     }
 
-    /// Mappings of a process in which all `addresses` are known, as far as that can be had: they
-    /// are read again when one is not, from the process, or when it has ended from the nearest
-    /// ancestor of the same program that lives. `None` when they never could be read.
+    /// Mappings of a process in which all `addresses` are known, as far as possible: they are read
+    /// again when one is not, from the process, or after its end from the nearest living ancestor
+    /// of the same program. `None` when they could never be read.
     pub fn space(&mut self, id: ProcessId, addresses: &[u64]) -> Option<AddressSpace> {
         let missing = |(_, space): &(SpaceId, AddressSpace)| {
             addresses

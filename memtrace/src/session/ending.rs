@@ -19,7 +19,7 @@ const COMMAND_GRACE: Duration = Duration::from_secs(1);
 pub enum Why {
     /// The user asked for it.
     Interrupted,
-    /// It lasted as long as it was to.
+    /// The duration that the user gave is over.
     Duration,
     /// COMMAND, which puts load on the traced processes, has ended.
     Command,
@@ -28,7 +28,7 @@ pub enum Why {
 }
 
 impl Why {
-    /// In words.
+    /// The reason in words.
     pub fn text(self) -> &'static str {
         match self {
             Self::Interrupted => "interrupted",
@@ -67,7 +67,7 @@ impl Ending {
         self.deadline = Some(Box::pin(tokio::time::sleep(duration)));
     }
 
-    /// Waits for COMMAND, and with `ends` ends the trace with it.
+    /// Waits for COMMAND; if `ends`, the trace ends with it.
     pub fn with_command(&mut self, command: Running, ends: bool) {
         self.command = Some(Box::pin(command.wait()));
         self.ends_with_command = ends;
@@ -113,7 +113,7 @@ impl Ending {
     }
 }
 
-/// Waits for a future that may not be there.
+/// Waits for a future; without one, for ever.
 async fn of<F: Future + ?Sized>(future: &mut Option<Pin<Box<F>>>) -> F::Output {
     match future {
         Some(future) => future.as_mut().await,

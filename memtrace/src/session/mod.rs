@@ -47,16 +47,17 @@ const BATCH: usize = 16_384;
 /// looks into files, and with more records than this the ring buffer could fill up meanwhile.
 const CALM: usize = 2048;
 
-/// For how long stacks are named at a time while the target runs.
+/// How long stacks are named at a time while the target runs.
 const NAMING_BUDGET: Duration = Duration::from_millis(10);
 
-/// A process that ended longer ago than this has no records left when all that are there are read.
+/// Once all records that are there have been read, a process that ended longer ago than this has
+/// none left.
 const RECORDS_LATE: Duration = Duration::from_secs(1);
 
-/// How long the last programs that began before the detachment may take.
+/// How long programs that began before the detachment may still run.
 const SETTLE: Duration = Duration::from_millis(5);
 
-/// For how long the unwind tables of the processes that will be traced are waited for at most.
+/// The longest wait for the unwind tables of the processes that will be traced.
 const PREPARATION: Duration = Duration::from_secs(2);
 
 /// A trace in progress.
@@ -68,7 +69,7 @@ pub struct Session<S> {
     pace: Pace,
 }
 
-/// What a session has got to.
+/// How far a session has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
     /// Some time has passed.
@@ -77,7 +78,7 @@ pub enum Step {
     Ended(Why),
 }
 
-/// When a session does what.
+/// What decides when a session does more than read records.
 struct Pace {
     tick: Interval,
     /// Records since the last tick, and how many there were in the tick before.
@@ -120,7 +121,7 @@ impl Session<Attached> {
             .iter()
             .map(|&pid| PidFd::open(pid))
             .collect::<Result<Vec<_>>>()?;
-        // Here and not around the whole: that a COMMAND is not there is not the kernel's fault.
+        // Only errors of attaching are explained: a missing COMMAND is not the kernel's fault.
         let settings = plan.settings(options, library.rows_wanted());
         let probe = Probe::attach(settings).map_err(|error| preflight::explain(error, options))?;
         let tables = probe.tables().clone();
@@ -147,7 +148,7 @@ impl Session<Attached> {
                 pid.pid()
             );
         }
-        // So that what was found has its unwind tables from now on.
+        // The processes that were found get their unwind tables before the trace is announced.
         while session.drain() == BATCH {}
         announce(&pids, found);
         if let Some(command) = command {
@@ -182,7 +183,7 @@ impl<S: Source> Session<S> {
     /// Goes on until the next tick, or to the end of the trace.
     ///
     /// # Errors
-    /// When the kernel does not tell of records or of COMMAND any more.
+    /// When the kernel no longer tells about records or COMMAND.
     pub async fn next(&mut self) -> Result<Step> {
         loop {
             let taken = self.drain();
@@ -191,7 +192,8 @@ impl<S: Source> Session<S> {
             tokio::select! {
                 biased;
                 why = self.ending.reached() => return Ok(Step::Ended(why?)),
-                // Not simply ready: signals and clocks must get their turn in a storm without end.
+                // Yields instead of being ready: signals and clocks must get their turn in an
+                // endless storm.
                 () = tokio::task::yield_now(), if taken == BATCH => {}
                 ready = self.source.ready() => ready?,
                 // An interpreter that starts must be known before its first children are forked.
@@ -222,7 +224,7 @@ impl<S: Source> Session<S> {
         self.intake.targets.look_for_interpreters();
         self.intake.targets.look_for_code(is_quiet);
         self.pace.last_tick = std::mem::take(&mut self.pace.records) + taken;
-        // Nor while a program starts: what it is must be known before it forks.
+        // Stacks also wait while a program starts: what it is must be known before it forks.
         let is_starting = self.intake.targets.tracker.next_due().is_some();
         if self.is_calm() && !is_starting {
             self.intake.name_stacks(NAMING_BUDGET);
@@ -281,7 +283,7 @@ impl<S: Source> Session<S> {
         // From here on a second Ctrl-C ends memtrace at once.
         let command_exit = ending.over();
         let start = Instant::now();
-        // While the processes are still there.
+        // Names are read while the processes are still there.
         intake.targets.processes.rename();
         source.detach();
         std::thread::sleep(SETTLE);
@@ -289,7 +291,7 @@ impl<S: Source> Session<S> {
         intake.targets.catch_up(u64::MAX);
         intake.targets.update_counters();
         debug!("detached and drained after {:?}", start.elapsed());
-        // Before naming, which takes longer: the processes go on.
+        // Compared before naming, which takes longer, since the processes go on.
         let unchanged = intake.targets.compare_copied();
         debug!("compared copied pages after {:?}", start.elapsed());
         intake.name_stacks(Duration::MAX);
@@ -309,7 +311,7 @@ impl<S: Source> Session<S> {
     }
 }
 
-/// Waits until then; without a time, for ever.
+/// Waits until `due`; without a time, for ever.
 async fn until(due: Option<Instant>) {
     match due {
         Some(due) => tokio::time::sleep_until(due.into()).await,

@@ -2,7 +2,7 @@
 
 use log::debug;
 
-/// The nice value of the thread that reads records: before ordinary ones.
+/// The nice value of the thread that reads records: ahead of ordinary ones.
 const NICENESS: libc::c_int = -10;
 
 /// Asks for the calling thread to be run before the target where both want the same CPU: what is
@@ -11,7 +11,7 @@ const NICENESS: libc::c_int = -10;
 pub fn stay_ahead() {
     let no_priority = libc::sched_param { sched_priority: 0 };
     let policy = libc::SCHED_OTHER | libc::SCHED_RESET_ON_FORK;
-    // SAFETY: the parameter is there to be read; no other pointers are passed.
+    // SAFETY: the parameter is valid for reading; no other pointers are passed.
     let done = unsafe {
         libc::sched_setscheduler(0, policy, &raw const no_priority) == 0
             && libc::setpriority(libc::PRIO_PROCESS, 0, NICENESS) == 0

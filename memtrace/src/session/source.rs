@@ -11,7 +11,7 @@ use tokio::io::unix::AsyncFd;
 use crate::collect::{Collector, Event};
 use crate::probe::Probe;
 
-/// What a session needs of the BPF side.
+/// What a session needs from the BPF side.
 pub trait Source {
     /// Hands up to `limit` records to `take`; returns how many there were.
     fn drain(&mut self, limit: usize, take: impl FnMut(Event)) -> usize;

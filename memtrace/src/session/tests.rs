@@ -94,7 +94,7 @@ fn a_snapshot_can_be_taken_while_records_are_on_their_way() {
             .borrow_mut()
             .copy(slot, Origin::File, 3, [Arrives; 2]);
         let snapshot = session.snapshot();
-        // Made elsewhere, as a view would.
+        // Made on another thread, as for a view.
         let profile = std::thread::spawn(move || snapshot.profile())
             .join()
             .unwrap();

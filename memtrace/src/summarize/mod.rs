@@ -2,8 +2,8 @@
 //!
 //! A profile can be made at any moment of a trace, and always adds up. While a trace is running,
 //! some copies have been counted by the BPF side whose records have not been read yet, or whose
-//! stacks have not been named: those are *pending*, and have call sites of that name. When the trace
-//! is over, whatever was counted and has no record is *lost*.
+//! stacks have not been named: those are *pending*, and have call sites of that name. When the
+//! trace is over, whatever was counted and has no record is *lost*.
 
 mod processes;
 mod sites;
@@ -39,7 +39,7 @@ pub struct Gathered {
 /// What does not change while a trace runs.
 #[derive(Clone, Debug)]
 pub struct Run {
-    /// Where and how it is made.
+    /// Where and how the trace is made.
     pub host: Host,
     /// The COMMAND; empty when there is none.
     pub command: Vec<String>,
@@ -47,13 +47,13 @@ pub struct Run {
     pub started_at: String,
     /// The same moment, in nanoseconds of `CLOCK_MONOTONIC`.
     pub started_ns: u64,
-    /// Whether it is seen when a write splits a huge mapping.
+    /// Whether the backend sees writes that split a huge mapping.
     pub sees_splits: bool,
-    /// What limits the report and was known before.
+    /// What limits the report and was known before the trace.
     pub notes: Vec<String>,
 }
 
-/// How far a trace is, and how it went.
+/// How far a trace has come, and how it went.
 #[derive(Clone, Debug, Default)]
 pub struct Progress {
     /// From its start to this moment, in nanoseconds.
@@ -85,7 +85,7 @@ pub struct Snapshot {
     pub run: Arc<Run>,
     /// What has been gathered.
     pub gathered: Gathered,
-    /// How far the trace was.
+    /// How far the trace had come.
     pub progress: Progress,
     /// When it was taken.
     pub moment: Moment,
@@ -134,7 +134,7 @@ pub fn summarize(gathered: &Gathered, run: &Run, progress: &Progress, moment: &M
     }
 }
 
-/// The most pages first; the order of equal ones does not depend on chance.
+/// Sorts by pages, the most first; equal ones have a fixed order.
 fn sort(call_sites: &mut [CallSite]) {
     let key = |site: &CallSite| (site.cause, site.object_type.clone(), site.field_offset);
     call_sites.sort_by(|a, b| {

@@ -140,7 +140,7 @@ fn lost_stacks(gathered: &Gathered) -> u64 {
         .sum()
 }
 
-/// `None` when no page was compared.
+/// The sum of all; `None` when no page was compared.
 fn sum_unchanged<'a>(all: impl Iterator<Item = &'a Unchanged>) -> Option<Unchanged> {
     let sum = all.fold(Unchanged::default(), |sum, one| Unchanged {
         unchanged_pages: sum.unchanged_pages + one.unchanged_pages,

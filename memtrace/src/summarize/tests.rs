@@ -166,7 +166,7 @@ fn pick(live: &[u32], which: usize) -> Option<u32> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// Whatever the BPF side does in whatever order, and whenever somebody looks.
+    /// Sums hold whatever the BPF side does, in any order, and whenever somebody looks.
     #[test]
     fn sums_hold_at_any_moment(acts in acts()) {
         let mut kernel = MadeUp::new();
@@ -198,7 +198,7 @@ proptest! {
                     kernel.drain(most, |event| intake.record(event));
                 }
                 Act::Name => intake.name_stacks(Duration::MAX),
-                // Only when no record is left may the table say that a process has ended.
+                // The table may say that a process has ended only when no record is left.
                 Act::CatchUp if kernel.ring.is_empty() => intake.targets.catch_up(u64::MAX),
                 Act::Look => {
                     intake.targets.update_counters();

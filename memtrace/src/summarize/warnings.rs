@@ -30,7 +30,7 @@ pub fn of_losses(gathered: &Gathered, progress: &Progress) -> Vec<String> {
     warnings
 }
 
-/// What to say when a notable part of the copies has stacks that end early for want of tables.
+/// What to say when a notable part of the copies has stacks that end early for lack of tables.
 pub fn of_cut_stacks(call_sites: &[CallSite], copied_pages: u64) -> Option<String> {
     let mut by_reason: BTreeMap<Truncated, u64> = BTreeMap::new();
     for stack in call_sites.iter().flat_map(|site| &site.stacks) {

@@ -2,8 +2,8 @@
 //!
 //! The innermost interpreted frame where there is one, else the innermost native frame that is not
 //! inside an allocator or the C library's string functions ([`role`]): that `memcpy` wrote is true
-//! of every program, who called it tells where. Wrappers of system calls are not passed over, since
-//! a `read` into shared memory is a finding.
+//! of every program, while its caller tells where. Wrappers of system calls are not passed over,
+//! since a `read` into shared memory is a finding.
 
 use std::sync::Arc;
 
@@ -20,7 +20,7 @@ const LIBRARY_SOURCES: [&str; 4] = [
 ];
 
 /// The call site of a stack, leaf first. When all its frames would be passed over it is the leaf;
-/// of no frames it is one named `[no stack]`.
+/// without frames it is one named `[no stack]`.
 #[must_use]
 pub fn blame(frames: &[Frame]) -> Site {
     let interpreted = || frames.iter().find(|frame| frame.language.is_interpreted());

@@ -1,11 +1,11 @@
 //! Symbols of one ELF file, through blazesym.
 //!
 //! This code reads files that whoever runs the traced process has written, with parsers that are
-//! not made to withstand that: measured against blazesym 0.2.7, crafted DWARF can make it panic
-//! (a line row of a file that does not exist), overflow the stack (deeply nested inlined calls),
+//! not made to withstand that: measured against blazesym 0.2.7, crafted DWARF can make it panic (a
+//! line row of a file that does not exist), overflow the stack (deeply nested inlined calls),
 //! allocate memory without bound (many functions sharing one long list of ranges), or raise SIGBUS
 //! (a file that is truncated while it is mapped). None of these can be caught in a process, so the
-//! engine runs in one of its own: see [`helper`](super::helper).
+//! engine runs in a process of its own: see [`helper`](super::helper).
 
 use std::fs;
 use std::panic::{self, AssertUnwindSafe};
@@ -23,8 +23,8 @@ const MAX_INLINED: usize = 64;
 /// Bytes of names in one reply; addresses after that are answered as damaged.
 const MAX_REPLY: usize = 4 << 20;
 
-/// Anonymous memory, in bytes, by which the process may have grown between two queries since the
-/// engine was empty; above that, everything parsed is dropped, to be parsed again when needed.
+/// How far, in bytes, the process's anonymous memory may exceed that of the empty engine between
+/// two queries; above that, everything parsed is dropped, to be parsed again when needed.
 const MAX_KEPT: u64 = 28 << 20;
 
 /// What is asked: the functions at some addresses of one file.
@@ -34,7 +34,7 @@ pub struct Query {
     pub path: PathBuf,
     /// Whether to read DWARF, rather than the symbol tables alone.
     pub debug_info: bool,
-    /// As the file itself numbers them.
+    /// Addresses, as the file itself numbers them.
     pub addresses: Vec<u64>,
 }
 
@@ -74,8 +74,7 @@ pub struct Engine {
 impl Engine {
     /// Looks up every address of a query.
     pub fn answer(&mut self, query: &Query) -> Reply {
-        // After a panic the symbolizer is dropped, so a state that it left half-changed is never
-        // seen.
+        // After a panic the symbolizer is dropped, so a half-changed state is never seen.
         if self.symbolizer.is_none() {
             self.empty = anonymous_memory().unwrap_or_default();
         }

@@ -218,7 +218,7 @@ impl HelperThread {
     }
 }
 
-/// Reads from a socket until a moment.
+/// Reads from a socket until a deadline.
 struct Until<'socket> {
     socket: &'socket UnixStream,
     deadline: Instant,
@@ -235,7 +235,7 @@ impl Read for Until<'_> {
     }
 }
 
-/// Whether this process was started to be a helper. Ask before anything else is looked at.
+/// Whether this process was started to be a helper. Must be asked before anything else.
 #[must_use]
 pub fn is_requested() -> bool {
     let mut arguments = std::env::args_os().skip(1);

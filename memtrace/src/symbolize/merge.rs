@@ -21,8 +21,7 @@ pub enum Native {
 /// Puts script frames, innermost first, into the native stack, leaf first. `is_loop` says which
 /// native functions, by name, are the loop of the interpreter that ran them.
 ///
-/// Where the native stack is not known far enough, what is left of the script frames comes behind
-/// it.
+/// Where too little of the native stack is known, the remaining script frames come after it.
 #[must_use]
 pub fn merge(
     native: Vec<Frame>,
@@ -66,7 +65,7 @@ pub fn merge(
     merged
 }
 
-/// The frames of one address each: functions inlined at it, then the one that they are in.
+/// Groups of frames with the same address: functions inlined at it, then the one that they are in.
 fn groups(frames: &[Frame]) -> impl Iterator<Item = &[Frame]> {
     frames.chunk_by(|inner, _| inner.inlined)
 }

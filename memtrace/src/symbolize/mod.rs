@@ -2,9 +2,9 @@
 //!
 //! [`native`] names addresses of the files that [`process`](crate::process) keeps open, through
 //! blazesym in a helper process ([`helper`], [`engine`]), since what is parsed was written by
-//! whoever runs the traced process.
-//! [`merge`] puts the frames of an interpreter among the native ones, [`role`] says what a native
-//! function is there for, and [`blame`] picks the frame of a stack that is the call site.
+//! whoever runs the traced process. [`merge`] puts the frames of an interpreter among the native
+//! ones, [`role`] says what a native function is for, and [`blame`] picks the frame of a stack that
+//! is the call site.
 
 pub mod blame;
 pub mod engine;

@@ -117,7 +117,7 @@ impl Spot {
     }
 
     /// What to call a function without a name: module and offset, where the offset is the address
-    /// that the file itself gives, as disassemblers show it, or else that in the file.
+    /// that the file itself gives, as disassemblers show it, or else the offset in the file.
     fn stand_in(&self) -> Arc<str> {
         let Some(shown) = &self.shown else {
             return "[unknown]".into();
@@ -210,8 +210,8 @@ impl Symbolizer {
         }));
     }
 
-    /// Looks up all spots that have not been, each module's together; if asked, only until there
-    /// is too much to remember.
+    /// Looks up all new spots, module by module; with `until_full`, only until there is too much to
+    /// remember.
     fn look_up(&mut self, spots: &[Spot], until_full: bool) {
         let mut wanted: BTreeMap<u32, (&Arc<Module>, BTreeSet<u64>)> = BTreeMap::new();
         for spot in spots {
@@ -356,7 +356,7 @@ impl Default for Symbolizer {
     }
 }
 
-/// A file to look in, and whether for DWARF.
+/// A file to look in, and whether to look for DWARF.
 struct SymbolSource<'module> {
     file: &'module File,
     debug_info: bool,
@@ -364,7 +364,7 @@ struct SymbolSource<'module> {
 
 impl SymbolSource<'_> {
     fn query(&self, addresses: Vec<u64>) -> Query {
-        // By way of this process, because the helper has other descriptors.
+        // The path leads through this process, because the helper has other descriptors.
         let path = format!("/proc/{}/fd/{}", std::process::id(), self.file.as_raw_fd());
         Query {
             path: PathBuf::from(path),

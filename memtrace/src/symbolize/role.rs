@@ -1,4 +1,4 @@
-//! What a native function is there for, by its name.
+//! What a native function is for, by its name.
 //!
 //! A function is recognised by its name only in a library that is known to have it; a program's own
 //! `memset` is its own. Names that nobody else may use are recognised everywhere: those of
@@ -9,7 +9,7 @@ use crate::interpreter;
 pub use crate::interpreter::Role;
 use crate::profile::Frame;
 
-/// Writes memory for its caller; with the ending `_chk` or that of a processor also.
+/// Writes memory for its caller; also with the ending `_chk` or a processor's.
 const STRING: &[&str] = &[
     "bcopy",
     "bzero",
@@ -135,7 +135,7 @@ enum Library {
     Allocator,
 }
 
-/// What the function of a native frame is there for, by its name and library.
+/// What the function of a native frame is for, by its name and library.
 #[must_use]
 pub fn role(frame: &Frame) -> Role {
     let library = frame.module.as_deref().and_then(library);
@@ -189,7 +189,7 @@ fn library(module: &str) -> Option<Library> {
         .then_some(Library::Allocator)
 }
 
-/// Without the version, the leading underscores and the prefixes that the C library adds.
+/// The name without the version, the leading underscores and the prefixes that the C library adds.
 fn bare(function: &str) -> &str {
     let mut bare = function.split('@').next().unwrap_or(function);
     loop {

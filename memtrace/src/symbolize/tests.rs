@@ -54,7 +54,7 @@ pub(super) fn skipped(why: &str) {
     crate::skipped::skipped(why);
 }
 
-/// Whether a program is here; says so when not.
+/// Whether a program is installed; reports when it is not.
 fn have(program: &str) -> bool {
     let found = Command::new(program).arg("--version").output().is_ok();
     if !found {
@@ -99,7 +99,7 @@ fn run(program: &str, arguments: &[&str], path: &Path) {
     );
 }
 
-/// Maps a whole file executable, for as long as this process lives; where it begins.
+/// Maps a whole file executable, for as long as this process lives; returns where it begins.
 fn map(path: &Path) -> u64 {
     let file = File::open(path).unwrap();
     let length = (file.metadata().unwrap().len() as usize).max(4096);
@@ -118,7 +118,7 @@ fn map(path: &Path) -> u64 {
     start as u64
 }
 
-/// File offset of a symbol. Linkers give code of a shared object the same address as offset.
+/// File offset of a symbol. Linkers place a shared object's code at addresses equal to its offsets.
 fn offset_of(path: &Path, symbol: &str) -> u64 {
     let output = Command::new("nm").arg(path).output().unwrap();
     let listing = String::from_utf8(output.stdout).unwrap();
@@ -390,7 +390,7 @@ fn an_exited_process_is_still_named() {
     let mut modules = Modules::new();
     let began = Instant::now();
     let (space, address) = loop {
-        // Until the new program has loaded its libraries.
+        // Waits until the new program has loaded its libraries.
         assert!(began.elapsed().as_secs() < 20);
         let space = AddressSpace::read(child.id(), &mut modules).unwrap();
         let theirs = space.mappings().iter().find(|mapping| {
@@ -511,7 +511,7 @@ victim:
     )
 }
 
-/// What a helper says of `victim` by its DWARF, what becomes of it in a stack, and the seconds that
+/// What a helper says about `victim` by its DWARF, what a stack shows of it, and the seconds that
 /// both took.
 fn survive(source: &str) -> (Result<Reply, Lost>, Vec<Frame>, f64) {
     let dir = tempfile::tempdir().unwrap();
@@ -565,7 +565,7 @@ fn crafted_debug_information_ends_only_the_helper() {
     ] {
         let (reply, frames, seconds) = survive(&source);
         assert_eq!(reply, expected, "{what}");
-        // From the symbol table, which is sound.
+        // Names come from the symbol table, which is sound.
         assert_eq!(names(&frames), ["victim"], "{what}");
         assert_eq!(frames[0].line, None, "{what}");
         assert!(seconds < 25.0, "{what} took {seconds} s");
@@ -596,7 +596,7 @@ fn a_file_truncated_meanwhile_ends_only_the_helper() {
         "{:?}",
         names(&frames)
     );
-    // Others are named as before.
+    // Other stacks are named as before.
     check_chain(&mut symbolizer);
 }
 

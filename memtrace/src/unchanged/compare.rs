@@ -18,7 +18,7 @@ const GAP: u64 = 64;
 pub struct Compared {
     /// Pages present in both.
     pub compared: u64,
-    /// Those of them with the same bytes.
+    /// Compared pages with the same bytes.
     pub unchanged: u64,
 }
 
@@ -44,7 +44,7 @@ impl Comparer {
     }
 
     /// Compares `pages`, numbers in ascending order. Pages that are not in memory in both are left
-    /// out, and so not brought in; pages that are the same memory are not read.
+    /// out, so they are not brought in; pages that are the same memory are not read.
     pub fn compare(&mut self, pages: &[u64], images: [&Image; 2]) -> Compared {
         let mut sum = Compared::default();
         let mut wanted = Vec::with_capacity(PAGES_AT_ONCE);

@@ -1,9 +1,9 @@
 //! The memory of a live process: who it is, what is present, and what it holds.
 //!
-//! Memory is read through /proc/PID/mem and not by `process_vm_readv`: since Linux 5.19 that one
-//! pins what it reads, and pinning a page that is shared since a fork *copies* it for the process
-//! that is looked at. /proc/PID/mem only holds a reference. It and /proc/PID/pagemap belong to the
-//! memory that the process had when they were opened, whatever becomes of its pid.
+//! Memory is read through /proc/PID/mem and not by `process_vm_readv`: that call pins what it
+//! reads, and since Linux 5.19 pinning a page that is shared since a fork *copies* it for the
+//! process that is looked at. /proc/PID/mem only holds a reference. It and /proc/PID/pagemap belong
+//! to the memory that the process had when they were opened, whatever becomes of its pid.
 
 use std::fs::{self, File};
 use std::io::{self, Read as _};
@@ -33,8 +33,8 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// Looks at the process that has `pid` now; `None` when it does not have memory (any more), or may
-    /// not be looked at.
+    /// Looks at the process that has `pid` now; `None` when it does not have memory (any more), or
+    /// may not be looked at.
     #[must_use]
     pub fn of(pid: u32) -> Option<Self> {
         let started = started(pid)?;
@@ -76,7 +76,7 @@ impl Identity {
     pub fn is_same_memory(&self, other: &Self) -> bool {
         // SAFETY: no pointers are passed.
         let order = unsafe { libc::syscall(libc::SYS_kcmp, self.pid, other.pid, KCMP_VM, 0, 0) };
-        // If the kernel cannot tell, they count as two.
+        // If the kernel cannot tell, they count as different.
         order == 0
     }
 
@@ -92,7 +92,7 @@ fn started(pid: u32) -> Option<u64> {
     // The name is in parentheses and may have any bytes.
     let name_end = stat.iter().rposition(|&byte| byte == b')')?;
     let rest = str::from_utf8(&stat[name_end + 1..]).ok()?;
-    // Field 22 of all, 20 after the name.
+    // Field 22 of the line, the 20th after the name.
     rest.split_ascii_whitespace().nth(19)?.parse().ok()
 }
 
@@ -110,7 +110,7 @@ pub struct Image {
 }
 
 impl Image {
-    /// Opens the memory of the process that `identity` says.
+    /// Opens the memory of the process that `identity` names.
     ///
     /// # Errors
     ///
@@ -130,8 +130,8 @@ impl Image {
         }
     }
 
-    /// Fills `frames` with what is behind each page of the range of page numbers. What cannot be read
-    /// is absent. Nothing is brought into memory.
+    /// Fills `frames` with what is behind each page of the range of page numbers. What cannot be
+    /// read is absent. Nothing is brought into memory.
     pub fn frames(&self, pages: Range<u64>, frames: &mut Vec<Frame>) {
         let count = (pages.end - pages.start) as usize;
         let mut bytes = vec![0; count * size_of::<u64>()];

@@ -11,8 +11,8 @@ use proptest::prelude::*;
 use super::*;
 
 /// Fills PAGES pages and forks. The child (of a child that ends, with `grandchild`) writes the same
-/// bytes to the first SAME pages and others to the next OTHER, and drops the next GONE. Says who is
-/// who and where; ends with its standard input.
+/// bytes to the first SAME pages and others to the next OTHER, and drops the next GONE. Prints the
+/// pids and the address; ends with its standard input.
 const SCRIPT: &str = r"
 import ctypes, mmap, os, sys
 how, size = sys.argv[1], mmap.PAGESIZE
@@ -61,7 +61,7 @@ struct Family {
 }
 
 impl Family {
-    /// `None`, said aloud, where there is no Python or its memory may not be read.
+    /// `None`, with a message, where there is no Python or its memory may not be read.
     fn start(how: &str, pages: [u64; 4]) -> Option<Self> {
         let started = Command::new("python3")
             .args(["-c", SCRIPT, how])
@@ -107,7 +107,7 @@ impl Drop for Family {
 }
 
 fn entry(pid: u32, parent_pid: u32, parent_slot: u32) -> ProcessSlot {
-    // It is only compared to the precision of a tick.
+    // Starts are only compared to the precision of a tick.
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     let ticks = stat.rsplit(')').next().unwrap().split_whitespace().nth(19);
     let ticks: u64 = ticks.map_or(0, |ticks| ticks.parse().unwrap());
@@ -285,7 +285,7 @@ fn comparing_leaves_the_memory_of_both_as_it_was() {
         return;
     };
     let [top, child, _] = family.pids;
-    // Until both wait for input, and touch nothing more.
+    // Waits until both wait for input and touch nothing more.
     for pid in [top, child] {
         while !std::fs::read_to_string(format!("/proc/{pid}/stat"))
             .unwrap()
@@ -296,7 +296,7 @@ fn comparing_leaves_the_memory_of_both_as_it_was() {
     }
     let before = [memory_of(&family, top), memory_of(&family, child)];
     let pages = copied(&family, 1, 0..3000);
-    // Also pages that are shared: were they pinned, they would be copied.
+    // Shared pages are compared too: were they pinned, they would be copied.
     let result = pages.compare(&two(&family));
     let mut comparer = Comparer::new(host::page_size());
     let images = family.pids.map(|pid| {
@@ -382,7 +382,7 @@ proptest! {
         let lengths: u64 = pages.sets.iter().map(|set| set.kept.len()).sum();
         prop_assert_eq!(pages.kept, lengths);
         prop_assert!(lengths <= kept);
-        // The rule alone says what is kept, not when it came.
+        // The rule alone decides what is kept, not the order in which pages came.
         let expected: HashSet<(usize, u64)> = adds
             .iter()
             .copied()

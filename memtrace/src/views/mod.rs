@@ -19,18 +19,18 @@ use crate::summarize::Snapshot;
 
 /// Something that shows a trace while it runs.
 pub trait View: Send {
-    /// How often it wants a new profile at most.
+    /// The least time between two profiles that it wants.
     fn interval(&self) -> Duration;
 
     /// Shows the trace so far.
     fn show(&mut self, profile: &Profile);
 
-    /// Takes away what it has shown: the trace is over.
+    /// Removes what it has shown: the trace is over.
     fn clear(&mut self);
 }
 
-/// A profile costs the thread that traces a copy of the sums. It is made at most once in this many
-/// times as long as that copy took.
+/// A profile costs the thread that traces a copy of the sums. The next one is made after this many
+/// times as long as that copy took, at the earliest.
 const RARELY: u32 = 50;
 
 /// Hands profiles to views.
@@ -83,7 +83,7 @@ impl Audience {
         }
     }
 
-    /// Takes away what has been shown, and waits until it is gone.
+    /// Removes what has been shown, and waits until it is gone.
     pub fn leave(self) {
         let Some(Stage {
             snapshots, thread, ..

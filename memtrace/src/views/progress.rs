@@ -23,7 +23,7 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// Not shown yet; `None` when standard error is not a terminal.
+    /// A line that has not been shown yet; `None` when standard error is not a terminal.
     #[must_use]
     pub fn on_terminal() -> Option<Self> {
         std::io::stderr().is_terminal().then(Self::default)

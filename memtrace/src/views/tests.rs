@@ -4,7 +4,7 @@ use super::*;
 use crate::made_up::run;
 use crate::summarize::{Gathered, Moment, Progress};
 
-/// Notes what it is shown.
+/// Records what it is shown.
 struct Noting {
     seen: Arc<Mutex<Vec<String>>>,
     interval: Duration,

@@ -89,8 +89,8 @@ fn the_kernel_copies_for_recv() {
     requires!(kernel_writes("recv"));
 }
 
-/// futex(2) writes with page faults disabled and then forces the fault, of which the end is not
-/// seen: the copies count, but may have no stack.
+/// futex(2) writes with page faults disabled and then forces the fault, whose end is not seen: the
+/// copies count, but may have no stack.
 #[test]
 fn the_kernel_copies_for_futex() {
     let (report, truth) = requires!(traced(&["kernel-write", "--call", "futex"]));

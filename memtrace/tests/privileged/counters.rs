@@ -9,7 +9,7 @@ use memtrace::profile::{CauseEvidence, CauseName};
 use crate::support::{Report, Trace, privileged, requires, tool};
 
 /// A child takes and gives back a reference to each of its parent's objects. Sleeps a little, so
-/// that what it is known by is read while it lives.
+/// that what identifies it is read while it lives.
 const PERL: &str = r"
 my @objects = map { { number => $_ } } 1 .. 60000;
 my $pid = fork // die;
@@ -23,7 +23,8 @@ if ($pid == 0) {
 waitpid $pid, 0;
 ";
 
-/// The same with shared pointers, one object to a cache line.
+/// A child copies and drops a shared pointer to each of its parent's objects, one object to a cache
+/// line.
 const CPP: &str = r#"
 #include <memory>
 #include <sys/wait.h>

@@ -117,7 +117,7 @@ fn without_a_pid_the_command_is_traced() {
         serde_json::from_str(&std::fs::read_to_string(told).expect("the truth")).expect("JSON");
     let truth: Truth = serde_json::from_value(line["done"].take()).expect("the truth");
     assert_eq!(truth.copied, 1000);
-    // The pages were prepared under the trace's eyes too, so what was not copied is not the truth's.
+    // The pages were prepared during the trace too, so only copies are compared with the truth.
     report.is_lossless();
     let child = truth.processes[0].pid;
     assert_eq!(
@@ -196,7 +196,7 @@ fn ids_in_kernel(command: libc::c_int) -> BTreeSet<u32> {
     // start_id, next_id, open_flags.
     let mut attribute = [0_u32; 4];
     loop {
-        // SAFETY: the attribute is as long as is said, and the call only writes next_id.
+        // SAFETY: the attribute is as long as stated, and the call only writes next_id.
         let found = unsafe {
             libc::syscall(
                 libc::SYS_bpf,

@@ -65,7 +65,7 @@ fn a_thread() {
         let _ = ended.recv();
     });
     let tid = told.recv().expect("the thread tells").to_string();
-    // The remedy is the process that the thread is of.
+    // The remedy names the process that the thread belongs to.
     refused(
         &["--pid", &tid],
         &[&tid, "thread", &std::process::id().to_string()],

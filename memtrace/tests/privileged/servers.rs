@@ -22,7 +22,8 @@ enum Attach {
     UnderLoad,
 }
 
-/// Frames that stacks of a server have, leaf first, by their last names; others may be between.
+/// Frames that stacks of a server have, leaf first, by the last part of their names; others may be
+/// between.
 type Frames = &'static [&'static str];
 
 const UWSGI: Frames = &["answer", "respond", "application"];

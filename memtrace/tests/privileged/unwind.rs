@@ -19,10 +19,10 @@ const PLACE: &str = "copy_here";
 /// The least part of stacks that must be whole and right.
 const MOST: f64 = 0.995;
 
-/// Addresses of a stack, leaf first, and how often it was there.
+/// Addresses of a stack, leaf first, and how often it was seen.
 type Stacks = HashMap<Vec<u64>, u64>;
 
-/// The stacks of all stops of a program, as the debugger tells them.
+/// The stacks of all stops of a program, as the debugger shows them.
 fn by_debugger(program: &Path) -> Stacks {
     let script = programs::sources().join("stops.py");
     let output = Command::new("gdb")
@@ -42,8 +42,8 @@ fn by_debugger(program: &Path) -> Stacks {
     stacks
 }
 
-/// The same of a trace from the program's start. Addresses are those of the debugger's run: without
-/// randomization they are the same each time.
+/// The stacks of a trace from the program's start. Addresses are those of the debugger's run:
+/// without randomization they are the same each time.
 fn by_memtrace(program: &Path) -> Stacks {
     let program = program.to_str().expect("a path");
     let mut trace = Trace::with(["-vv", "--", "setarch", "-R", program, "wait"]);
@@ -62,7 +62,7 @@ fn by_memtrace(program: &Path) -> Stacks {
             *cut.entry(stack.truncated_why).or_default() += pages;
         }
     }
-    // Shown when the test fails.
+    // This is shown when the test fails.
     println!("why stacks are cut: {cut:?}");
     stacks
 }
@@ -189,7 +189,7 @@ fn the_first_fault_of_a_child_has_its_whole_stack() {
         assert_eq!(names.last(), Some(&"_start"), "{names:?}");
         assert!(names.contains(&"children"), "{names:?}");
     }
-    // Of all that the children copied, on whatever stack.
+    // No stack is cut, whatever the children copied on it.
     let Report(profile) = &report;
     let cut: Vec<_> = stacks_of(&report)
         .filter(|(stack, _)| stack.truncated)
@@ -212,7 +212,7 @@ fn code_that_was_made_at_run_time_is_followed_by_frame_pointers() {
     let report = forks(&folder, &["made-code"], &[]);
     let (all, whole, stacks) = leaves(&report, "touch_at");
     assert_eq!(all, 100);
-    // The first copies of a mapping that is new end there.
+    // The first stacks through a new mapping end there.
     assert!(whole >= 50, "{whole} of {all}");
     let cut = stacks.iter().filter(|stack| stack.truncated);
     for stack in cut {
@@ -286,7 +286,7 @@ fn without_bpf_loop_frame_pointers_are_followed_and_the_report_says_so() {
     // not bear it: tests only spawn programs, which copies it under the standard library's lock.
     unsafe { std::env::set_var("MEMTRACE_TEST_WITHOUT_BPF_LOOP", "1") };
     let trace = Trace::attach(fixture.pid);
-    // SAFETY: as above.
+    // SAFETY: the argument for `set_var` holds here, too.
     unsafe { std::env::remove_var("MEMTRACE_TEST_WITHOUT_BPF_LOOP") };
     fixture.go();
     let truth = fixture.truth();
@@ -333,6 +333,6 @@ fn functions_of_c_libraries_are_passed_over_and_stay_in_the_stack() {
 
 #[test]
 fn programs_are_without_frame_pointers() {
-    // What the other tests rely on.
+    // The other tests rely on this.
     assert!(without_frame_pointers().contains(&"-fomit-frame-pointer"));
 }

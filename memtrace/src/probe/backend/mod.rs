@@ -9,9 +9,9 @@ use super::btf::KernelTypes;
 use crate::preflight::{Facts, Problem};
 use crate::profile::BackendName;
 
-/// A way to see copies: which kernel events it takes, what it needs, and what it cannot see.
+/// A way to see copies: which kernel events it uses, what it needs, and what it cannot see.
 pub trait Backend: Sync {
-    /// What it is called.
+    /// Its name.
     fn name(&self) -> BackendName;
 
     /// What it needs and this machine lacks; empty when it can be used.
@@ -20,7 +20,7 @@ pub trait Backend: Sync {
     /// What it can tell apart that others cannot.
     fn sees(&self) -> Sees;
 
-    /// Copies that it cannot see, or not tell apart; a clause each, for the report.
+    /// Copies that it cannot see or cannot tell apart; a clause each, for the report.
     fn blind_spots(&self) -> &'static [&'static str];
 
     /// Checks that its programs are right for this kernel.
@@ -43,5 +43,5 @@ pub struct Sees {
     pub split: bool,
 }
 
-/// All of them, the best first.
+/// All backends, the best first.
 pub const ALL: &[&'static dyn Backend] = &[&tracepoint::Tracepoint];

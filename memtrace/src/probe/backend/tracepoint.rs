@@ -29,11 +29,11 @@ const TRACEPOINTS: [&str; 5] = [
 /// The program that is called when a fault ends.
 const FAULT_END: &str = "fault_end";
 
-/// Ends of faults are software events, one for minor and one for major ones.
+/// Ends of faults are software events, one for minor and one for major faults.
 const FAULT_ENDS: [SoftwareEvent; 2] = [SoftwareEvent::PageFaultsMin, SoftwareEvent::PageFaultsMaj];
 
-/// The allocation flags and counters that the programs have in them. Kernels before 6.9 have the
-/// flags as macros, with these values.
+/// The allocation flags and counters that are compiled into the programs. Kernels before 6.9 have
+/// the flags as macros, with these values.
 const KNOWN_VALUES: [(&str, u32); 8] = [
     ("MM_FILEPAGES", 0),
     ("MM_ANONPAGES", 1),
@@ -104,7 +104,7 @@ fn architecture(facts: &Facts) -> Option<Problem> {
 
 fn kernel_version(facts: &Facts) -> Option<Problem> {
     let (major, minor) = OLDEST_KERNEL;
-    // A release that cannot be read is for the kernel to judge.
+    // If the release cannot be parsed, loading the programs decides.
     let found = facts.kernel_version()?;
     (found < OLDEST_KERNEL).then(|| {
         problem(
@@ -117,7 +117,7 @@ fn kernel_version(facts: &Facts) -> Option<Problem> {
     })
 }
 
-/// Ends of faults are counted on every CPU.
+/// Attaches the program for ends of faults on every CPU.
 fn attach_fault_ends(ebpf: &mut Ebpf) -> Result<()> {
     let cpus = online_cpus()
         .map_err(|(_, error)| error)

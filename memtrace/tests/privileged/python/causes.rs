@@ -45,7 +45,7 @@ fn modify(python: &Python) -> Result<(), Why> {
             way.pages,
             slack,
         );
-        // What it writes besides is of other causes: up to 3.8, zip's own tuple.
+        // What else it writes has other causes: up to 3.8, zip's own tuple.
         if let Some(name) = &way.object_type {
             copies.mostly(0.95, &format!("{function}, {name}"), |site| {
                 site.cause != cause || site.object_type.as_deref() == Some(name)
@@ -102,7 +102,7 @@ fn refill(python: &Python) -> Result<(), Why> {
             });
         }
     }
-    // What was free already at the fork has dead objects in it, with types, but no reference
+    // Memory that was already free at the fork holds dead objects, with types, but no reference
     // counts that anybody writes.
     let holes = all.in_function("use_holes");
     holes.hardly(0.05, "dead strings", |site| {

@@ -104,7 +104,7 @@ fn leaf_stacks<'a>(
 
 fn is_frame(frame: &profile::Frame, (function, file, line): &TrueFrame) -> bool {
     let text = |seen: &str, expected: &str| {
-        // What cannot be shown as it is is escaped, and what is too long is cut.
+        // Control characters are escaped, and long names are cut.
         let hostile = expected.chars().any(char::is_control) || expected.len() > LONGEST;
         if hostile {
             let start = expected.split(char::is_control).next().unwrap_or("");

@@ -59,10 +59,10 @@ fn on_extra(test: Test) {
     }
 }
 
-/// Pages that a child copies besides its work: what CPython does after a fork.
+/// Pages that a child copies apart from its work: what CPython does after a fork.
 const NOISE_OF_A_FORK: u64 = 300;
 
-/// Pages that a workload copies besides its tested part: its own frames, small objects.
+/// Pages that a workload copies apart from its tested part: its own frames, small objects.
 const NOISE: u64 = 60;
 
 /// A place in the code, as the workload knows it.
@@ -87,11 +87,11 @@ impl Place {
     }
 }
 
-/// What a child of a workload says of itself.
+/// What a child of a workload says about itself.
 #[derive(Clone, Debug, Deserialize)]
 struct Worker {
     pid: u32,
-    /// Copied pages from its start to its end of work, by the page table.
+    /// Copied pages from the start to the end of its work, by the page table.
     copied: u64,
     /// In bytes.
     private_dirty_growth: i64,
@@ -146,7 +146,7 @@ impl<'a> Copies<'a> {
         self.pages(|_| true)
     }
 
-    /// Those in a function, by its name alone.
+    /// The copies in a function, by its name alone.
     pub fn in_function(&self, function: &str) -> Self {
         Self {
             sites: self
@@ -169,7 +169,7 @@ impl<'a> Copies<'a> {
         types
     }
 
-    /// A table for people, for the message of a failed test.
+    /// A table for the message of a failed test.
     pub fn shown(&self) -> String {
         let lines = self.sites.iter().map(|(site, pages)| {
             format!(
@@ -187,7 +187,7 @@ impl<'a> Copies<'a> {
         lines.take(60).collect::<Vec<_>>().join("\n")
     }
 
-    /// At least this part of them satisfies `is`.
+    /// At least this part of the copies satisfies `is`.
     #[track_caller]
     pub fn mostly(&self, least: f64, what: &str, is: impl Fn(&CallSite) -> bool) {
         let (part, all) = (self.pages(is), self.all());
@@ -198,7 +198,7 @@ impl<'a> Copies<'a> {
         );
     }
 
-    /// At most this part of them satisfies `is`.
+    /// At most this part of the copies satisfies `is`.
     #[track_caller]
     pub fn hardly(&self, most: f64, what: &str, is: impl Fn(&CallSite) -> bool) {
         let (part, all) = (self.pages(is), self.all());
@@ -233,7 +233,7 @@ pub fn python_frames(frames: &[std::sync::Arc<Frame>]) -> impl Iterator<Item = &
         .filter(|frame| frame.language == Language::Python)
 }
 
-/// Whether `pages` is at least `truth` but for a few, and hardly more.
+/// Asserts that `pages` and `truth` differ by `slack` at most.
 #[track_caller]
 fn about(what: &str, pages: u64, truth: u64, slack: u64) {
     assert!(

@@ -18,7 +18,7 @@ const PAUSE: Duration = Duration::from_millis(5);
 /// Requests that are answered before memtrace attaches in the middle.
 const SOME: usize = 40;
 
-/// Each segment is asked for so often before the next one, so that several workers read it.
+/// How often each segment is asked for before the next one, so that several workers read it.
 const REPEATS: usize = 8;
 
 /// What a server answers.
@@ -79,7 +79,7 @@ impl Load {
         self.attaching = self.count();
     }
 
-    /// memtrace is attached. A request that is under way counts as before.
+    /// memtrace is attached. A request that is under way counts as sent before.
     pub fn attached(&mut self) {
         self.attached = if self.attaching == 0 {
             0
@@ -101,7 +101,7 @@ impl Load {
         answers.iter().map(|answer| answer.pid).collect()
     }
 
-    /// Pages that were copied for answers while memtrace was attached for sure, and at most.
+    /// Pages that were copied for answers while memtrace was attached: at least and at most.
     pub fn pages(&self) -> (u64, u64) {
         let answers = self.answers.lock().expect("the load has ended");
         // Only the first answer from a segment by a process copies it.
@@ -122,7 +122,7 @@ impl Load {
 fn ask(port: u16, segment: usize) -> Answer {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("the server listens");
     stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
-    // In one piece: the small servers read once.
+    // Sent in one piece: the small servers read once.
     let request = format!("GET /{segment} HTTP/1.0\r\nConnection: close\r\n\r\n");
     stream
         .write_all(request.as_bytes())

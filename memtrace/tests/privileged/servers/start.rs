@@ -34,7 +34,7 @@ impl Server {
         server
     }
 
-    /// Starts one that says its pid and port.
+    /// Starts one that prints its pid and port.
     pub fn that_says_its_port(command: &mut Command) -> Result<Self, Why> {
         let mut server = Self::spawn(command);
         let output = server.child.stdout.take().expect("it is piped");

@@ -16,7 +16,7 @@ use super::Why;
 pub struct Truth {
     /// Copied pages, over all processes.
     pub copied: u64,
-    /// Those by what they were before.
+    /// Copied pages by what they were before.
     pub by_origin: BTreeMap<String, u64>,
     /// Write-protection faults settled without a new page.
     pub reuse: u64,
@@ -26,7 +26,7 @@ pub struct Truth {
     pub first_touch: u64,
     /// By process.
     pub processes: Vec<ProcessTruth>,
-    /// What a way has to say besides.
+    /// What else a way has to say.
     #[serde(flatten)]
     pub extra: BTreeMap<String, serde_json::Value>,
 }

@@ -9,10 +9,10 @@ use super::{Fixture, Why, is_installed};
 /// Extra interpreters to test with: paths, separated by colons.
 const EXTRA: &str = "MEMTRACE_PYTHONS";
 
-/// Where `cargo xtask pythons` has put interpreters; `target/pythons` without.
+/// Where `cargo xtask pythons` has put interpreters; `target/pythons` if unset.
 const INSTALLED: &str = "MEMTRACE_PYTHON_ROOTS";
 
-/// Where it has put programs; `target/python-tools` without.
+/// Where `cargo xtask pythons` has put programs; `target/python-tools` if unset.
 const TOOLS: &str = "MEMTRACE_PYTHON_TOOLS";
 
 /// Where a workload is inside a chroot.
@@ -23,7 +23,7 @@ const ENTER: &str = "mount -t tmpfs none \"$1\"/workloads && cp \"$2\"/*.py \"$1
                      mount -t proc proc \"$1\"/proc && root=$1 && shift 2 && \
                      exec chroot \"$root\" \"$@\"";
 
-/// Waits for the order, as a program that is not Python yet, and becomes it.
+/// Waits for the order as a shell, and then becomes Python.
 const BECOME: &str =
     "echo '{\"ready\": {\"pid\": '$$'}}' && read order && MEMTRACE_STARTED=1 exec \"$0\" \"$@\"";
 
@@ -70,7 +70,7 @@ impl Python {
         }
     }
 
-    /// Those that were named for this run.
+    /// The interpreters that were named for this run.
     pub fn extra() -> Vec<Self> {
         let paths = std::env::var_os(EXTRA).unwrap_or_default();
         std::env::split_paths(&paths)
@@ -175,7 +175,7 @@ fn roots() -> PathBuf {
 pub fn tools() -> Result<PathBuf, Why> {
     let given: Option<OsString> = std::env::var_os(TOOLS);
     let folder = given.map_or_else(|| in_target("python-tools"), PathBuf::from);
-    // Written when everything is there.
+    // This file is written when everything is there.
     if folder.join("complete").exists() {
         Ok(folder.join("bin"))
     } else {

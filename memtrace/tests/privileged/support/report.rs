@@ -6,7 +6,7 @@ use memtrace::profile::{self, CallSite, CauseName, Frame, NotCopied, Process, Pr
 
 use super::Truth;
 
-/// Copies that a process makes besides the tested ones: on its stack, in the C library's data.
+/// Copies that a process makes apart from the tested ones: on its stack, in the C library's data.
 pub const NOISE_PER_PROCESS: u64 = 24;
 
 /// A report whose sums hold.
@@ -88,7 +88,7 @@ impl Report {
         }
     }
 
-    /// Nothing was lost.
+    /// Asserts that nothing was lost.
     pub fn is_lossless(&self) -> &Self {
         let lost = &self.0.totals.lost;
         assert_eq!(
@@ -230,8 +230,9 @@ impl Report {
     }
 }
 
-/// Whether a call site's copies can be of the tested range. The kernel also writes where a thread is
-/// preempted or gets a signal, whatever function it is in: to the thread's own area and its stack.
+/// Whether a call site's copies can be from the tested range. The kernel also writes where a thread
+/// is preempted or gets a signal, whatever function it is in: to the thread's own area and its
+/// stack.
 fn counts(site: &CallSite, function: &str) -> bool {
     function == "dirty_by_kernel" || site.cause != CauseName::Kernel
 }

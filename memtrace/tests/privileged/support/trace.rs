@@ -67,7 +67,7 @@ impl Trace {
         let messages = BufReader::new(child.stderr.take().expect("it is piped"));
         let seen = Arc::clone(&errors);
         let readers = vec![
-            // Read, so that memtrace never waits for the pipe.
+            // The output is read so that memtrace never waits for the pipe.
             std::thread::spawn(move || output.lines().for_each(drop)),
             std::thread::spawn(move || {
                 for line in messages.lines().map_while(Result::ok) {

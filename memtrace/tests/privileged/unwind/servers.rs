@@ -1,5 +1,5 @@
-//! Distributions' own programs, which have no frame pointers and no symbols: their stacks lead to the
-//! start of the program or of a thread.
+//! Distributions' own programs, which have no frame pointers and no symbols: their stacks lead to
+//! the start of the program or of a thread.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
@@ -32,7 +32,7 @@ if child == 0:
 os.waitpid(child, 0)
 ";
 
-/// The same in Ruby, which marks objects where they are when it collects garbage, and a thread.
+/// A script in Ruby that writes to its objects in a child, collects garbage, and uses a thread.
 const RUBY: &str = "
 things = (0...50000).map { |n| { name: n.to_s, value: [n] } }
 puts 'ready'
@@ -48,7 +48,7 @@ end
 Process.wait child
 ";
 
-/// A child that is ended with the test.
+/// A child that ends with the test.
 struct Running(Child);
 
 impl Drop for Running {
@@ -150,7 +150,7 @@ fn debians_redis() {
         .set_read_timeout(Some(Duration::from_secs(20)))
         .expect("a timeout");
     let mut ask = |command: &str, expected: &str| {
-        // In one piece, or the second one waits.
+        // Sent in one piece, or the second piece waits.
         let line = format!("{command}\r\n");
         client.write_all(line.as_bytes()).expect("it listens");
         let mut answer = [0; 256];
