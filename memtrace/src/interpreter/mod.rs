@@ -2,12 +2,12 @@
 //!
 //! This is the contract that an interpreter fulfils, in three steps. Its [`Loader`] recognises a
 //! mapped ELF file. What it finds there, the [`Data`] of the file, is kept for all processes that
-//! map it. Data and a process's memory give the [`Instance`], which says how the interpreter is laid
-//! out there, for the BPF side to walk its frames, and decodes what the BPF side sends.
+//! map it. Data and a process's memory give the [`Instance`], which says how the interpreter is
+//! laid out there, for the BPF side to walk its frames, and decodes what the BPF side sends.
 //!
-//! Everything else (the [`tracker`] of which process has which, [`names`], and what merges and blames
-//! stacks) knows only these traits. An interpreter is a folder beside `python/` and an entry of
-//! [`LOADERS`].
+//! Everything else (the [`tracker`] of which process has which, [`names`], and what merges and
+//! blames stacks) knows only these traits. An interpreter is a folder beside `python/` and an entry
+//! of [`LOADERS`].
 //!
 //! Files and memory belong to the traced process, so nothing in them is trusted: every read has a
 //! bound, and what does not fit is refused with a reason.
@@ -43,9 +43,9 @@ pub trait Loader: Sync {
     /// Which interpreter this is, and so which of the BPF side's tables its instances are in.
     fn kind(&self) -> Kind;
 
-    /// What the file says of this interpreter; `None` when it does not have it. Called once for each
-    /// file that is mapped executable, most of which have no interpreter: a few short reads should
-    /// dismiss them.
+    /// What the file says of this interpreter; `None` when it does not have it. Called once for
+    /// each file that is mapped executable, most of which have no interpreter: a few short reads
+    /// should dismiss them.
     fn load(&self, symbols: &Symbols, file: &File) -> Option<Box<dyn Data>>;
 
     /// What a native function of this interpreter is there for, by its name; `None` for any other.
@@ -99,9 +99,9 @@ pub trait Instance: Any + fmt::Debug + Send + Sync {
     /// the same as its parent has is given its parent's entry of the table.
     fn same_as(&self, other: &dyn Instance) -> bool;
 
-    /// Decodes a function, from what the BPF side sent of it when it was first seen. What is missing
-    /// of that is read from `memory`, of the process or a relative, after a check that the same
-    /// function is still there. `None` when not even its name could be had.
+    /// Decodes a function, from what the BPF side sent of it when it was first seen. What is
+    /// missing of that is read from `memory`, of the process or a relative, after a check that the
+    /// same function is still there. `None` when not even its name could be had.
     fn function(&self, taken: &TakenFunction, memory: &dyn ReadMemory)
     -> Option<Box<dyn Function>>;
 

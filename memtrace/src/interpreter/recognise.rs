@@ -19,7 +19,8 @@ const MAX_PLACES: usize = 8;
 /// Recognises interpreters in processes.
 pub struct Recogniser {
     loaders: Vec<&'static dyn Loader>,
-    /// By [`Module::id`](crate::process::modules::Module::id); `None` for a file without an interpreter.
+    /// By [`Module::id`](crate::process::modules::Module::id); `None` for a file without an
+    /// interpreter.
     files: HashMap<u32, Option<Recognisable>>,
 }
 

@@ -29,8 +29,8 @@ pub const NOT_YET: u64 = 1;
 /// It cannot be walked.
 pub const REFUSED: u64 = 2;
 
-/// Says what the interpreter does in this process; greater numbers than [`REFUSED`] are addresses of
-/// one that runs.
+/// Says what the interpreter does in this process; greater numbers than [`REFUSED`] are addresses
+/// of one that runs.
 #[derive(Clone, Copy)]
 pub struct Control(&'static AtomicU64);
 

@@ -92,8 +92,8 @@ impl Tracker {
             let inherited = self.states.get(&parent).cloned().unwrap_or(State::None);
             if let State::Runs { handle, .. } = inherited {
                 self.entries.add_user(handle);
-                // It has been inherited in the kernel too, unless the process was forked just before
-                // its parent's was known.
+                // It has been inherited in the kernel too, unless the process was forked just
+                // before its parent's was known.
                 self.tables.processes.set_interpreter(slot, handle);
             }
             self.states.insert(process, inherited);

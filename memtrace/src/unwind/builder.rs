@@ -129,7 +129,8 @@ struct Worker {
 impl Worker {
     fn build(&mut self, Job { module, again }: &Job) -> Built {
         let mut build_id = None;
-        // What parses foreign bytes must not panic. If it does, only this file goes without a table.
+        // What parses foreign bytes must not panic. If it does, only this file goes without a
+        // table.
         let attempt = AssertUnwindSafe(|| self.table(module, *again, &mut build_id));
         let table = catch_unwind(attempt).unwrap_or_else(|_| {
             let why = "reading its unwind information failed, which is a fault of memtrace's own";

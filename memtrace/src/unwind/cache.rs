@@ -1,14 +1,14 @@
 //! Unwind tables kept on disk between runs.
 //!
 //! memtrace runs as root, often by way of `sudo`, which may leave the home directory of an ordinary
-//! user in the environment. So the directory is only used if nobody else could have put something into
-//! it: each directory on the way to it belongs to root or to the user who runs memtrace, nobody else
-//! can write to any of them (except where they cannot remove what is not theirs), and symbolic links
-//! are not followed. Everything is done through the directory's descriptor.
+//! user in the environment. So the directory is only used if nobody else could have put something
+//! into it: each directory on the way to it belongs to root or to the user who runs memtrace,
+//! nobody else can write to any of them (except where they cannot remove what is not theirs), and
+//! symbolic links are not followed. Everything is done through the directory's descriptor.
 //!
 //! A file is written under a name of its own and then renamed, so that two writers at once do not
-//! disturb each other and a file that is there is whole. It is not flushed to the disk: what a crash
-//! of the machine leaves behind is found out by its checksum and built again.
+//! disturb each other and a file that is there is whole. It is not flushed to the disk: what a
+//! crash of the machine leaves behind is found out by its checksum and built again.
 
 use std::env;
 use std::ffi::{CStr, OsStr};
@@ -49,8 +49,9 @@ pub struct Cache {
 }
 
 impl Cache {
-    /// The user's own directory, made if it is not there: `memtrace/unwind` in `$XDG_CACHE_HOME`, else
-    /// in `.cache` in `$HOME`, else in `.cache` in the home directory that the user database has.
+    /// The user's own directory, made if it is not there: `memtrace/unwind` in `$XDG_CACHE_HOME`,
+    /// else in `.cache` in `$HOME`, else in `.cache` in the home directory that the user database
+    /// has.
     ///
     /// # Errors
     /// When none of them can be used: why, in words.

@@ -74,8 +74,8 @@ impl Library {
         }
     }
 
-    /// Leaves out process `pid` until it replaces its program: until then it is memtrace's own, which
-    /// COMMAND is started from.
+    /// Leaves out process `pid` until it replaces its program: until then it is memtrace's own,
+    /// which COMMAND is started from.
     pub fn await_exec(&mut self, pid: u32) {
         self.awaiting_exec = Some(pid);
     }
@@ -162,8 +162,8 @@ impl Library {
         }
     }
 
-    /// The table of a file. It is asked for when the file is seen first, and again when it had to give
-    /// way to others.
+    /// The table of a file. It is asked for when the file is seen first, and again when it had to
+    /// give way to others.
     pub(super) fn table_of(&mut self, module: &Arc<Module>) -> &TableState {
         let Self {
             builder,

@@ -1,9 +1,9 @@
 //! Unwind tables: built from the files that traced processes map, and given to the BPF side.
 //!
 //! [`Library`] has the files and their tables ([`files`]); it can be filled before the BPF side is
-//! there. [`sets`] has what each process is given. What is left here is when a process's mappings are
-//! read: when it starts, again and again while it starts or has children, and when code ran that was
-//! in none of them.
+//! there. [`sets`] has what each process is given. What is left here is when a process's mappings
+//! are read: when it starts, again and again while it starts or has children, and when code ran
+//! that was in none of them.
 
 mod arch;
 mod builder;
@@ -39,7 +39,8 @@ const STARTING: Duration = Duration::from_secs(4);
 /// the next child has.
 const PARENTS_PAUSE: Duration = Duration::from_millis(250);
 
-/// Processes whose mappings are read in one tick, at most: a tenth of a millisecond or two for each.
+/// Processes whose mappings are read in one tick, at most: a tenth of a millisecond or two for
+/// each.
 const MAX_READS: usize = 32;
 
 /// After code that was in no mapping, mappings are not read again sooner than this; twice as long
@@ -189,7 +190,8 @@ impl Unwinder {
         due
     }
 
-    /// A process ran code that was in none of its mappings: reads them again, unless it is too soon.
+    /// A process ran code that was in none of its mappings: reads them again, unless it is too
+    /// soon.
     pub fn met_unmapped_code(&mut self, slot: u32, process: ProcessId, processes: &mut Processes) {
         let now = Instant::now();
         let first = Pause {
@@ -213,7 +215,8 @@ impl Unwinder {
 
     /// Reads a process's mappings, which may have changed.
     ///
-    /// One that has no set may get one: right after an exec there may have been no mappings to read.
+    /// One that has no set may get one: right after an exec there may have been no mappings to
+    /// read.
     fn read_mappings(&mut self, slot: u32, process: ProcessId, processes: &mut Processes) {
         if let Some(space) = processes.present_space(process) {
             self.assign(slot, process, &space);

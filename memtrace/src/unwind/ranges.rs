@@ -1,7 +1,7 @@
 //! Which indices of a shared array are in use, in ranges.
 //!
-//! A BPF program may read what is given back for a moment longer, and the record of a process that was
-//! forked with it may not have been read yet: it is free only a while later.
+//! A BPF program may read what is given back for a moment longer, and the record of a process that
+//! was forked with it may not have been read yet: it is free only a while later.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -27,7 +27,8 @@ impl Ranges {
         }
     }
 
-    /// Hands out `len` adjacent indices, and returns the first; `None` when there are not that many.
+    /// Hands out `len` adjacent indices, and returns the first; `None` when there are not that
+    /// many.
     ///
     /// What was given back is free again [`QUARANTINE`] later, and only once all records since then
     /// have been read: `all_read` is when that was last so.

@@ -1,7 +1,7 @@
 //! Makes a file's unwind table of its `.eh_frame` and `.debug_frame`.
 //!
-//! The file is foreign: every part has a bound, what is damaged is left out and counted, and the time
-//! is bounded too. Memory is a few times the size of the sections.
+//! The file is foreign: every part has a bound, what is damaged is left out and counted, and the
+//! time is bounded too. Memory is a few times the size of the sections.
 
 mod caller;
 
@@ -29,7 +29,8 @@ const MAX_COMMON_ENTRY: usize = 4096;
 /// Common entries that are remembered.
 const MAX_COMMON_ENTRIES: usize = 65_536;
 
-/// For how long one file is worked on; a library with a million functions takes a fifth of a second.
+/// For how long one file is worked on; a library with a million functions takes a fifth of a
+/// second.
 const MAX_TIME: Duration = Duration::from_secs(5);
 
 /// Functions after which the clock is looked at.

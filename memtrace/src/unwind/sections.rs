@@ -120,8 +120,8 @@ impl Input {
         self.build_id.as_deref()
     }
 
-    /// A name for the table: SHA-256 over the build id and everything that the table is built from. A
-    /// file can claim any build id; only files with the same table have the same identity.
+    /// A name for the table: SHA-256 over the build id and everything that the table is built from.
+    /// A file can claim any build id; only files with the same table have the same identity.
     #[must_use]
     pub fn identity(&self) -> TableIdentity {
         let mut hash = Sha256::new();

@@ -1,9 +1,9 @@
 //! Sets of mappings in the BPF side's table, and which process has which.
 //!
-//! A process's code is a set of mappings. Processes with the same code at the same addresses share a
-//! set: as a rule, all that were forked from one another. A set does not change once a process refers
-//! to it; what changes is which set that is. So the BPF side, which may look at any moment, only ever
-//! sees sets that are whole.
+//! A process's code is a set of mappings. Processes with the same code at the same addresses share
+//! a set: as a rule, all that were forked from one another. A set does not change once a process
+//! refers to it; what changes is which set that is. So the BPF side, which may look at any moment,
+//! only ever sees sets that are whole.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -62,8 +62,9 @@ struct Set {
 #[derive(Clone, PartialEq, Eq, Hash)]
 struct Key {
     mappings: Arc<[CodeMapping]>,
-    /// The files that are mapped, by [`Module::id`]. Those whose tables are not there, or have no room,
-    /// would otherwise look the same as others at the same addresses, and get the others' tables later.
+    /// The files that are mapped, by [`Module::id`]. Those whose tables are not there, or have no
+    /// room, would otherwise look the same as others at the same addresses, and get the others'
+    /// tables later.
     modules: Arc<[Option<u32>]>,
 }
 
@@ -132,8 +133,8 @@ impl Sets {
         true
     }
 
-    /// Gives a process a set with the code of `space`. It keeps what it has where `space` could not be
-    /// read or there is no room.
+    /// Gives a process a set with the code of `space`. It keeps what it has where `space` could not
+    /// be read or there is no room.
     pub fn assign(
         &mut self,
         slot: u32,
@@ -184,8 +185,8 @@ impl Sets {
         };
         set.members.insert(process);
         debug!("process {process} in slot {slot}: set {id}");
-        // Even if it is the one that the process has: the kernel side may have cleared it meanwhile, at
-        // an exec whose record has not been read yet.
+        // Even if it is the one that the process has: the kernel side may have cleared it
+        // meanwhile, at an exec whose record has not been read yet.
         self.processes.set_mappings(slot, set.handle);
         let before = self.members.insert(process, Member { slot, set: id });
         if let Some(before) = before.filter(|before| before.set != id) {

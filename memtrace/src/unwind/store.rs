@@ -50,8 +50,8 @@ enum Placement {
 }
 
 impl Store {
-    /// Adds a table, which is not written yet. One that is known already stays what it is, unless it
-    /// was evicted.
+    /// Adds a table, which is not written yet. One that is known already stays what it is, unless
+    /// it was evicted.
     pub fn add(&mut self, identity: TableIdentity, table: UnwindTable) -> TableId {
         if let Some(id) = self.find(&identity) {
             if self.is_evicted(id) {
@@ -110,9 +110,9 @@ impl Store {
         matches!(self.tables[id].rows, Placement::Written(_))
     }
 
-    /// First row and number of rows, which are written now if they were not before; `None` when there
-    /// is not enough room. Tables that are not `in_use` then give theirs up, which is free a little
-    /// later.
+    /// First row and number of rows, which are written now if they were not before; `None` when
+    /// there is not enough room. Tables that are not `in_use` then give theirs up, which is free a
+    /// little later.
     ///
     /// `all_read` is when all records had last been read: see [`Ranges::take`].
     pub fn write(

@@ -1,5 +1,5 @@
-//! A small world for tests: files with code, processes that run them, and tables that no BPF program
-//! reads.
+//! A small world for tests: files with code, processes that run them, and tables that no BPF
+//! program reads.
 
 mod hand_over;
 

@@ -1,10 +1,11 @@
 //! `CPython` 3.8 to 3.14, free-threaded builds included.
 //!
 //! A file that exports `_PyRuntime`, or has a section of that name, is a `CPython`, whatever the
-//! file is called; so are programs that embed it. The version is the runtime's own, and with it come
-//! the offsets: from the runtime where it has a table of them (3.13 and later, [`debug_offsets`]),
-//! else from ours ([`offsets`]). [`instance`] then checks in the process's memory that they lead
-//! where they should. [`code`] decodes functions, [`types`] finds names of types.
+//! file is called; so are programs that embed it. The version is the runtime's own, and with it
+//! come the offsets: from the runtime where it has a table of them (3.13 and later,
+//! [`debug_offsets`]), else from ours ([`offsets`]). [`instance`] then checks in the process's
+//! memory that they lead where they should. [`code`] decodes functions, [`types`] finds names of
+//! types.
 
 mod code;
 mod debug_offsets;

@@ -130,8 +130,8 @@ impl Bytes {
         })
     }
 
-    /// Reads the `bytes` object at `address`. `None` when it could not be read, is not a `bytes`, or
-    /// has more than `most` bytes.
+    /// Reads the `bytes` object at `address`. `None` when it could not be read, is not a `bytes`,
+    /// or has more than `most` bytes.
     #[must_use]
     pub fn read(
         address: u64,

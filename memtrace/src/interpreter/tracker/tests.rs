@@ -27,8 +27,8 @@ impl World {
         }
     }
 
-    /// A process that is found in `slot`, or that the one in the slot `parent` has forked. It has its
-    /// parent's interpreter, as the kernel side does it.
+    /// A process that is found in `slot`, or that the one in the slot `parent` has forked. It has
+    /// its parent's interpreter, as the kernel side does it.
     fn add(&mut self, slot: u32, parent: Option<u32>) -> ProcessId {
         let inherited = parent.map_or(0, |parent| self.in_kernel(parent));
         self.add_with(slot, parent, inherited)

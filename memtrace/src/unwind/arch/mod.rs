@@ -33,8 +33,8 @@ pub struct Architecture {
     pub stack_pointer: Register,
     /// The register that code with frame pointers keeps them in.
     pub frame_pointer: Register,
-    /// One more, by which hand-written code of the C library's dynamic linker finds its frame where it
-    /// aligns the stack.
+    /// One more, by which hand-written code of the C library's dynamic linker finds its frame where
+    /// it aligns the stack.
     pub other: Register,
     /// The column of the return address.
     pub return_address: Register,
@@ -42,8 +42,8 @@ pub struct Architecture {
     pub return_address_offset: i64,
     /// At a signal's trampoline: where the interrupted stack pointer is, from the stack pointer.
     pub signal_stack_pointer: i64,
-    /// Recognises the CFA of an entry of the procedure linkage table, and returns its threshold: see
-    /// [`CfaExpression::LinkageTable`].
+    /// Recognises the CFA of an entry of the procedure linkage table, and returns its threshold:
+    /// see [`CfaExpression::LinkageTable`].
     pub linkage_table: fn(&[Step]) -> Option<u16>,
 }
 

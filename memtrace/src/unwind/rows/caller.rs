@@ -1,5 +1,5 @@
-//! Where a function's caller's registers are at one of its instructions: what the file says of it, in
-//! the terms that rows have.
+//! Where a function's caller's registers are at one of its instructions: what the file says of it,
+//! in the terms that rows have.
 
 use gimli::{CfaRule, RegisterRule, UnwindSection, UnwindTableRow};
 use memtrace_common::unwind::{

@@ -38,8 +38,8 @@ fn row_at(table: &UnwindTable, address: u64) -> Option<Row> {
     after.checked_sub(1).map(|at| table.rows[at])
 }
 
-/// What a row says: base register and offset of the CFA, whether it is in memory; and where the frame
-/// pointer is.
+/// What a row says: base register and offset of the CFA, whether it is in memory; and where the
+/// frame pointer is.
 type Meaning = Option<(Register, i64, bool, RegisterRule<usize>)>;
 
 fn meaning(table: &UnwindTable, row: Row) -> Meaning {

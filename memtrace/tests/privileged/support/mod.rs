@@ -86,8 +86,8 @@ pub fn privileged() -> Result<(), Why> {
     Ok(())
 }
 
-/// A program that is installed, as a command. It is called by the name that is asked for, even where
-/// only another name of the same program is there.
+/// A program that is installed, as a command. It is called by the name that is asked for, even
+/// where only another name of the same program is there.
 pub fn tool(name: &str) -> Result<Command, Why> {
     let listed = listed(name);
     let names = std::iter::once(name).chain(listed.get(1).copied());

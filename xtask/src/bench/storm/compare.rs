@@ -1,8 +1,8 @@
 //! The project's memtrace beside another build of it, on the same storm in the same run.
 //!
-//! A machine's speed drifts by more than a change costs, so figures of two runs say little. Here the
-//! two builds run directly after one another, each first by turns; a difference is that of such a
-//! pair, and what counts is how the differences of all pairs lie.
+//! A machine's speed drifts by more than a change costs, so figures of two runs say little. Here
+//! the two builds run directly after one another, each first by turns; a difference is that of such
+//! a pair, and what counts is how the differences of all pairs lie.
 
 use std::fmt::Write as _;
 use std::path::Path;

@@ -1,7 +1,8 @@
 //! `cargo xtask bench unwind`: what it costs to know a copy's native stack.
 //!
-//! A program without frame pointers copies pages at known depths of calls: all on one stack, or each
-//! on another one. The same program with frame pointers is what others need to follow it at all.
+//! A program without frame pointers copies pages at known depths of calls: all on one stack, or
+//! each on another one. The same program with frame pointers is what others need to follow it at
+//! all.
 
 mod table;
 
