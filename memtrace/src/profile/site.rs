@@ -101,7 +101,7 @@ impl Unrecorded {
             Self::Pending => (
                 "[pending]",
                 Unknown::Pending,
-                "the record of the copy, or the name of its stack, was still on its way",
+                "its record, or its stack's name, was still on its way",
             ),
         }
     }

@@ -131,7 +131,8 @@ pub enum Unknown {
     BadElf,
     /// The record of the fault was dropped on its way from the kernel; only its count is known.
     FaultLost,
-    /// The record of the fault was still on its way from the kernel when the profile was made.
+    /// The record of the fault, or the name of its stack, was still on its way when the profile was
+    /// made.
     Pending,
     /// The stack was dropped on its way from the kernel.
     StackLost,

@@ -475,9 +475,9 @@ fn text_of_a_trace_that_goes_on_says_what_is_still_to_come() {
     insta::assert_snapshot!(lines(line(" 250  [pending]"), 3), @"
     3.5% ▎         1000.0 KiB    250  [pending]
           (record still on its way)
-          cause unknown (the record of the copy was still on its way); origin
+          cause unknown (its record, or its stack's name, was still on its way);
     ");
-    insta::assert_snapshot!(lines(line("unknown for 250"), 1), @"  unknown for 250 pages: the record of the copy was still on its way");
+    insta::assert_snapshot!(lines(line("unknown for 250"), 1), @"  unknown for 250 pages: its record, or its stack's name, was still on its way");
     let mut one = sample_pending();
     one.totals.pending = 1;
     let text = written(&one, By::Site, 20, terminal(80));

@@ -280,7 +280,7 @@ mod tests {
         };
         json!({
             "schema": "memtrace/1", "memtrace": "0.1.0", "started_at": "", "duration_s": 1.0,
-            "host": {"kernel": "", "arch": "", "page_size": 4096, "backend": "", "unwind": "",
+            "host": {"kernel": "", "arch": "", "page_size": 4096, "backend": "tracepoint", "unwind": "auto",
                      "blind_spots": nothing},
             "command": nothing, "command_exit": null, "processes": nothing, "types": nothing,
             "advice": nothing, "warnings": nothing,
