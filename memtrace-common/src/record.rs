@@ -100,8 +100,8 @@ pub const SCRIPT_TRUNCATED: u8 = 2;
 /// Flag of a [`StackRecord`]: script frames could not be read to the end.
 pub const SCRIPT_DAMAGED: u8 = 4;
 
-/// Bit of [`ScriptFrame::function`]: the interpreter's loop was entered with this frame, so that its
-/// caller is compiled code.
+/// Bit of [`ScriptFrame::function`]: the interpreter's loop was entered with this frame, so that
+/// its caller is compiled code.
 pub const FRAME_IS_ENTRY: u64 = 1;
 
 /// One copied page.

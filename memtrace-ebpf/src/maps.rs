@@ -1,7 +1,7 @@
 //! Every map that is not a matter of one module alone, its size and why.
 //!
-//! The others are the table of threads, see [`thread`](crate::thread), and the room of each CPU, see
-//! [`scratch`](crate::scratch).
+//! The others are in [`thread`](crate::thread), the table of threads, and in
+//! [`scratch`](crate::scratch), the room of each CPU.
 
 use aya_ebpf::bindings::BPF_F_MMAPABLE;
 use aya_ebpf::btf_maps::{Array, HashMap, LruHashMap, RingBuf};

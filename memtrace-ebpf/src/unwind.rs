@@ -1,8 +1,9 @@
 //! Native frames: from each function to its caller, by unwind tables or by frame pointers.
 //!
 //! A walk depends on nothing but the registers, the set of mappings, and the words that it reads of
-//! the stack. So a fault with the same registers and set as the one before on this CPU, and the same
-//! words at those places, has the same frames: they are compared, and not walked over again.
+//! the stack. So a fault with the registers and the set of the one before on this CPU, and with the
+//! same words at those places, has the same frames: the words are compared, and not walked over
+//! again.
 
 use aya_ebpf::helpers::generated::bpf_loop;
 use core::ffi::c_void;

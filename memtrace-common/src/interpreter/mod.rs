@@ -1,8 +1,8 @@
 //! What the BPF side knows of the interpreters in traced processes.
 //!
 //! The loader finds out where an interpreter is and how it is laid out, and writes that into the
-//! table of its [`Kind`], which has one layout: [`python::Layout`] for CPython. A process's slot has
-//! a [`Handle`] to its entry. Processes that were forked from one another share an entry.
+//! table of its [`Kind`], which has one layout: [`python::Layout`] for CPython. A process's slot
+//! has a [`Handle`] to its entry. Processes that were forked from one another share an entry.
 
 pub mod python;
 
