@@ -96,7 +96,10 @@ mod tests {
     const DOCUMENT: &str = include_str!("../../ARCHITECTURE.md");
 
     /// What the table begins with.
-    const HEADING: &str = "| allocated | freed | zeroed | present | counts changed | outcome |\n|---|---|---|---|---|---|\n";
+    const HEADING: &str = concat!(
+        "| allocated | freed | zeroed | present | counts changed | outcome |\n",
+        "|---|---|---|---|---|---|\n"
+    );
 
     /// Every combination of marks.
     const COMBINATIONS: u32 = 1 << 7;

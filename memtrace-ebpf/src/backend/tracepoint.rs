@@ -1,20 +1,19 @@
-//! Faults by tracepoints and software events, which any kernel permits that permits BPF: nothing
-//! here needs to read the kernel's memory, so lockdown does not refuse it.
+//! Faults by tracepoints and software events. Nothing here reads the kernel's memory, so this
+//! backend works under lockdown too, where others are refused.
 //!
 //! It needs the BTF tracepoints `page_fault_user` and `page_fault_kernel` (which x86-64 has and
-//! arm64 has not), `mm_page_alloc`, `mm_page_free` and `rss_stat`, and the software events
-//! PAGE_FAULTS_MIN and PAGE_FAULTS_MAJ on every CPU. `rss_stat` must not be batched by the kernel
-//! (it is not from 6.2 on).
+//! arm64 does not), `mm_page_alloc`, `mm_page_free` and `rss_stat`, and the software events for
+//! minor and major faults on every CPU. The kernel must not batch `rss_stat`, which it does up to
+//! 6.1.
 //!
-//! It sees every write fault of a thread by user code or inside a system call: which pages it
+//! It sees every write fault of a thread, by user code or inside a system call: which pages it
 //! copied, their origin as fork or file, its latency, its registers, and the memory written to.
 //!
 //! It cannot see:
 //! - copies that come without an exception of the thread itself: another process's writes (ptrace,
 //!   `/proc/PID/mem`, `process_vm_writev`), and the kernel's through pages that it holds on to
 //!   (`O_DIRECT`, `io_uring`);
-//! - copies of hugetlb pages, which are not allocated by these events' allocator: they look like
-//!   `reuse`;
+//! - copies of hugetlb pages, which come from an allocator of their own: they look like `reuse`;
 //! - whether KSM had merged a page: its origin is then fork;
 //! - huge mappings that are split: `Counters::split` stays 0.
 
