@@ -12,7 +12,7 @@ use memtrace_common::unwind::StackEnd;
 use crate::cause::Area;
 use crate::collect::{Event, Fault, TakenFunction, TakenStack};
 use crate::fold::naming::Naming;
-use crate::fold::{Copy, Fold, Observation, StackIndex, StackKey};
+use crate::fold::{Copy, Fold, Observation, StackIndex, StackKey, Tally};
 use crate::process::maps::AddressSpace;
 use crate::process::memory::RelativesMemory;
 use crate::process::processes::ProcessId;
@@ -156,16 +156,26 @@ impl Intake {
     /// last: see [`Targets::update_counters`].
     #[must_use]
     pub fn gathered(&self) -> Gathered {
-        let targets = &self.targets;
-        let processes = targets.facts();
-        Gathered {
-            interpreters: (0..processes.len())
-                .map(|id| targets.tracker.seen(id))
-                .collect(),
-            processes,
-            tally: self.fold.tally().clone(),
-            types: self.naming.names.type_names().to_vec(),
-            modules: targets.unwinder.modules(),
-        }
+        gathered(&self.targets, &self.naming, self.fold.tally().clone())
+    }
+
+    /// [`Intake::gathered`] at the end of the trace, when the sums need not be copied.
+    #[must_use]
+    pub fn into_gathered(self) -> Gathered {
+        let tally = self.fold.into_tally();
+        gathered(&self.targets, &self.naming, tally)
+    }
+}
+
+fn gathered(targets: &Targets, naming: &Naming, tally: Tally) -> Gathered {
+    let processes = targets.facts();
+    Gathered {
+        interpreters: (0..processes.len())
+            .map(|id| targets.tracker.seen(id))
+            .collect(),
+        processes,
+        tally,
+        types: naming.names.type_names().to_vec(),
+        modules: targets.unwinder.modules(),
     }
 }

@@ -233,6 +233,12 @@ impl Fold {
         &self.tally
     }
 
+    /// What was counted, when nothing more will be.
+    #[must_use]
+    pub fn into_tally(self) -> Tally {
+        self.tally
+    }
+
     /// The stack of this key in processes with these mappings, if it is known.
     #[must_use]
     pub fn find_stack(&self, space: SpaceId, key: StackKey) -> Option<StackIndex> {

@@ -299,7 +299,7 @@ impl<S: Source> Session<S> {
         info!("{}", why.text());
         Ok(Snapshot {
             run,
-            gathered: intake.gathered(),
+            gathered: intake.into_gathered(),
             progress: Progress {
                 duration_ns,
                 health: source.health(),
