@@ -15,7 +15,7 @@ use crate::interpreter::names::Names;
 use crate::interpreter::{Interpreter, ScriptCall};
 use crate::options::Unwind;
 use crate::process::maps::AddressSpace;
-use crate::profile::{Frame, Language, Truncated, Unknown};
+use crate::profile::{Frame, Truncated, Unknown};
 use crate::symbolize::merge::{Native, merge};
 use crate::symbolize::{Symbolizer, blame};
 use crate::unwind::is_exact;
@@ -143,7 +143,7 @@ fn put_together(native: Vec<Frame>, taken: Result<Taken<'_>, Unknown>, write: Wr
         Err(why) => {
             let mut frames = native;
             let site = blame(&frames);
-            frames.push(missing_callers(why));
+            frames.push(Frame::placeholder("[unknown]", why));
             Named {
                 frames,
                 site,
@@ -202,19 +202,5 @@ fn until_not_code<'a>(space: &AddressSpace, addresses: &'a [u64]) -> &'a [u64] {
     match addresses.iter().position(not_code) {
         Some(at) if !space.is_gone() => &addresses[..=at],
         _ => addresses,
-    }
-}
-
-/// The frame in place of callers that are not known.
-fn missing_callers(why: Unknown) -> Frame {
-    Frame {
-        function: "[unknown]".into(),
-        file: None,
-        line: None,
-        module: None,
-        address: 0,
-        language: Language::Native,
-        inlined: false,
-        unknown: Some(why),
     }
 }

@@ -114,22 +114,13 @@ impl CallSite {
     pub fn unrecorded(why: Unrecorded, origin: OriginName, processes: BTreeMap<u32, u64>) -> Self {
         let (function, unknown, cause_reason) = why.words();
         let pages = processes.values().sum();
+        let frame = Frame::placeholder(function, unknown);
         let site = Site {
-            function: function.into(),
+            function: Arc::clone(&frame.function),
             file: None,
             line: None,
             module: None,
-            language: Language::Native,
-        };
-        let frame = Frame {
-            function: Arc::clone(&site.function),
-            file: None,
-            line: None,
-            module: None,
-            address: 0,
-            language: site.language,
-            inlined: false,
-            unknown: Some(unknown),
+            language: frame.language,
         };
         Self {
             site,

@@ -75,6 +75,23 @@ pub struct Frame {
     pub unknown: Option<Unknown>,
 }
 
+impl Frame {
+    /// A frame in place of one that is not known: `function` is what is shown, such as `[unknown]`.
+    #[must_use]
+    pub fn placeholder(function: &str, why: Unknown) -> Self {
+        Self {
+            function: function.into(),
+            file: None,
+            line: None,
+            module: None,
+            address: 0,
+            language: Language::Native,
+            inlined: false,
+            unknown: Some(why),
+        }
+    }
+}
+
 /// What a function was written in, as far as it matters to a reader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", expecting = "not a name")]
