@@ -3,8 +3,9 @@
 //!
 //! Whoever writes a traced program chooses them. On a terminal they must not move the cursor,
 //! change colours, reorder the line or hide, and they must not be longer than what a reader can
-//! use. [`shown`], [`shown_path`] and [`function_name`] are for bytes on their way into a profile;
-//! [`escape`] is for text on its way out of one, and changes nothing that the others have made.
+//! use. [`shown`], [`shown_path`], [`function_name`] and [`escaped`] are for bytes on their way
+//! into a profile; [`escape`] is for text on its way out of one, and changes nothing that the
+//! others have made.
 //!
 //! This module uses nothing else of memtrace, so that a profile and its reports can use it.
 
@@ -114,7 +115,10 @@ impl Write for Bounded {
     }
 }
 
-fn escaped(bytes: &[u8]) -> String {
+/// All of `bytes` as text: bytes that are not UTF-8 become U+FFFD, and what [`escape`] spells out
+/// is spelled out. For what was bounded when it was read.
+#[must_use]
+pub fn escaped(bytes: &[u8]) -> String {
     escape(&String::from_utf8_lossy(bytes)).into_owned()
 }
 

@@ -1,8 +1,9 @@
 //! The machine that a trace is made on.
 
 use std::ffi::CStr;
+use std::os::unix::ffi::OsStrExt as _;
 
-use crate::foreign::escape;
+use crate::foreign::escaped;
 use crate::options::Target;
 use crate::plan::Plan;
 use crate::profile::Host;
@@ -34,7 +35,7 @@ pub fn command_line(target: &Target) -> Vec<String> {
     target
         .command()
         .iter()
-        .map(|arg| escape(&arg.to_string_lossy()).into_owned())
+        .map(|arg| escaped(arg.as_bytes()))
         .collect()
 }
 

@@ -197,7 +197,7 @@ impl MadeUp {
             Tracker::new(Vec::new(), self.tables.clone()),
             Unwinder::new(Library::new(Unwind::Off), self.tables.clone()),
             false,
-            self.tables.clone(),
+            self.tables.processes.clone(),
         );
         Intake::new(targets, Naming::new(Unwind::FramePointers))
     }

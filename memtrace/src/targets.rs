@@ -11,7 +11,7 @@ use memtrace_common::process::{MAX_PROCESSES, ProcessSlot, SLOT_EXITED};
 
 use crate::collect::Lifecycle;
 use crate::interpreter::tracker::Tracker;
-use crate::probe::Tables;
+use crate::probe::SharedArray;
 use crate::process::memory::RelativesMemory;
 use crate::process::processes::{ProcessFacts, ProcessId, Processes};
 use crate::profile::Unchanged;
@@ -28,7 +28,8 @@ pub struct Targets {
     pub unwinder: Unwinder,
     /// Which pages were copied; `None` when they are not compared at the end.
     copied: Option<CopiedPages>,
-    tables: Tables,
+    /// The BPF side's table of processes.
+    table: SharedArray<ProcessSlot>,
 }
 
 impl Targets {
@@ -39,14 +40,14 @@ impl Targets {
         tracker: Tracker,
         unwinder: Unwinder,
         unchanged: bool,
-        tables: Tables,
+        table: SharedArray<ProcessSlot>,
     ) -> Self {
         Self {
             processes,
             tracker,
             unwinder,
             copied: unchanged.then(CopiedPages::default),
-            tables,
+            table,
         }
     }
 
@@ -54,7 +55,7 @@ impl Targets {
     /// lost, or is still to come. `None` when there is none in that slot.
     pub fn ensure_process(&mut self, slot: u32) -> Option<ProcessId> {
         self.processes.by_slot(slot).or_else(|| {
-            let entry = self.tables.processes.read(slot as usize)?;
+            let entry = self.table.read(slot as usize)?;
             Some(self.add(slot, &entry))
         })
     }
@@ -72,7 +73,7 @@ impl Targets {
 
     /// Records what happened to the process in a slot.
     pub fn changed(&mut self, what: Lifecycle, slot: u32) {
-        let Some(entry) = self.tables.processes.read(slot as usize) else {
+        let Some(entry) = self.table.read(slot as usize) else {
             return;
         };
         match what {
@@ -101,7 +102,7 @@ impl Targets {
             self.unwinder.ended(id);
             self.memory_gone(id);
             self.processes.release(slot);
-            self.tables.processes.release(slot);
+            self.table.release(slot);
         }
     }
 
@@ -159,10 +160,10 @@ impl Targets {
     /// record may still be waiting to be read.
     pub fn catch_up(&mut self, before_ns: u64) {
         for slot in 0..MAX_PROCESSES {
-            if !self.tables.processes.is_used(slot) {
+            if !self.table.is_used(slot) {
                 continue;
             }
-            if let Some(entry) = self.tables.processes.read(slot as usize) {
+            if let Some(entry) = self.table.read(slot as usize) {
                 self.add(slot, &entry);
                 if entry.exited_ns < before_ns {
                     self.exited(slot, &entry);
@@ -175,7 +176,7 @@ impl Targets {
     pub fn update_counters(&mut self) {
         let slots: Vec<_> = self.processes.slots().collect();
         for (slot, id) in slots {
-            if let Some(entry) = self.tables.processes.read(slot as usize) {
+            if let Some(entry) = self.table.read(slot as usize) {
                 self.processes.update(id, &entry);
             }
         }

@@ -70,8 +70,7 @@ impl Layout {
     ///
     /// A segment need not begin where a page does, so what is at `offset` itself can belong to
     /// another segment.
-    #[must_use]
-    pub fn shift_of(&self, offset: u64, size: u64) -> Option<u64> {
+    pub(super) fn shift_of(&self, offset: u64, size: u64) -> Option<u64> {
         let end = offset.saturating_add(size);
         let segment = self.segments.iter().find(|each| {
             each.executable

@@ -128,7 +128,8 @@ impl Session<Attached> {
         let source = Attached::new(probe)?;
         let tracker = Tracker::new(plan.loaders(), tables.clone());
         let unwinder = Unwinder::new(library, tables.clone());
-        let targets = Targets::new(processes, tracker, unwinder, options.unchanged, tables);
+        let table = tables.processes;
+        let targets = Targets::new(processes, tracker, unwinder, options.unchanged, table);
         let intake = Intake::new(targets, Naming::new(plan.unwind.value));
         priority::stay_ahead();
         let run = Run {

@@ -4,7 +4,7 @@ use memtrace_common::process::Counters;
 
 use super::sites::Missing;
 use super::{Gathered, Moment, Progress, Run};
-use crate::foreign::escape;
+use crate::foreign::escaped;
 use crate::process::processes::{ProcessFacts, ProcessId};
 use crate::profile::{ByCause, ByOrigin, CauseName, Lost, NotCopied, Process, Totals, Unchanged};
 
@@ -48,7 +48,6 @@ impl Moment {
 
 fn process(facts: &ProcessFacts, by_cause: ByCause, run: &Run) -> Process {
     let since_start = |ns: u64| ns.saturating_sub(run.started_ns) as f64 / 1e9;
-    let text = |bytes: &[u8]| escape(&String::from_utf8_lossy(bytes)).into_owned();
     let Counters {
         copied: [fork, ksm, file, hugetlb],
         reuse,
@@ -61,8 +60,8 @@ fn process(facts: &ProcessFacts, by_cause: ByCause, run: &Run) -> Process {
     Process {
         pid: facts.pid,
         ppid: facts.ppid,
-        comm: text(&facts.name.comm),
-        cmdline: facts.name.cmdline.iter().map(|arg| text(arg)).collect(),
+        comm: escaped(&facts.name.comm),
+        cmdline: facts.name.cmdline.iter().map(|arg| escaped(arg)).collect(),
         forked_at_s: facts.times.forked_ns.map(since_start),
         exited_at_s: facts.times.exited_ns.map(since_start),
         copied_pages,

@@ -314,10 +314,10 @@ impl Sets {
             &TableState::Built(id) => id,
         };
         let store = library.store();
-        let size = mapping.end - mapping.start;
         let layout = module.layout();
-        let shift = layout.and_then(|layout| layout.shift_of(mapping.offset, size));
-        let Some(shift) = shift.filter(|_| store.facts(id).source != RowSource::None) else {
+        let range = mapping.start..mapping.end;
+        let bias = layout.and_then(|layout| layout.bias_of(range, mapping.offset));
+        let Some(bias) = bias.filter(|_| store.facts(id).source != RowSource::None) else {
             return without(NO_ROWS_NONE);
         };
         let (uses, tables) = (&self.table_uses, &content.tables);
@@ -326,9 +326,8 @@ impl Sets {
         let written = store.write(id, &mut self.rows, self.all_read, in_use);
         let (first, rows) = written.unwrap_or((NO_ROWS_ROOM, 0));
         content.tables.push(id);
-        let file_start = mapping.start.wrapping_sub(mapping.offset);
         CodeMapping {
-            bias: file_start.wrapping_sub(shift).wrapping_add(store.base(id)),
+            bias: bias.wrapping_add(store.base(id)),
             first,
             rows,
             ..CodeMapping::default()
