@@ -193,23 +193,10 @@ fn leaf_role(frames: &[Arc<Frame>]) -> Role {
 mod tests {
     use super::*;
 
-    fn frame(function: &str, module: &str) -> Frame {
-        Frame {
-            function: function.into(),
-            file: None,
-            line: None,
-            module: Some(module.into()),
-            address: 1,
-            language: Language::Native,
-            inlined: false,
-            unknown: None,
-        }
-    }
-
     fn unnamed(module: &str) -> Frame {
         Frame {
             unknown: Some(Unknown::NoSymbol),
-            ..frame("libc.so.6+0x123", module)
+            ..Frame::native("libc.so.6+0x123", module)
         }
     }
 
@@ -232,7 +219,7 @@ mod tests {
 
     #[test]
     fn what_the_kernel_side_decided_is_final() {
-        let free = || vec![frame("free", LIBC)];
+        let free = || vec![Frame::native("free", LIBC)];
         for cause in [Cause::Refcount, Cause::Gc, Cause::Allocator, Cause::Object] {
             let view = KernelView {
                 cause,
@@ -255,14 +242,14 @@ mod tests {
 
     #[test]
     fn a_counter_in_place_is_a_reference_count() {
-        let program = || vec![frame("copy", "/srv/program")];
+        let program = || vec![Frame::native("copy", "/srv/program")];
         let counted = (Cause::Refcount, Some(CauseEvidence::Instruction));
         for write in [Write::Count, Write::CountAtomic] {
             for area in [Area::Heap, Area::Anonymous, Area::FileData, Area::Unmapped] {
                 assert_eq!(plain(area, write, program()), counted);
             }
             assert_eq!(plain(Area::Stack, write, program()).0, Cause::Data);
-            let lock = vec![frame("pthread_mutex_lock", LIBC)];
+            let lock = vec![Frame::native("pthread_mutex_lock", LIBC)];
             assert_eq!(plain(Area::Heap, write, lock).0, Cause::Data);
         }
     }
@@ -276,7 +263,10 @@ mod tests {
             "__libc_realloc",
             "unlink_chunk.isra.0",
         ] {
-            let frames = vec![frame(function, LIBC), frame("main", "/srv/program")];
+            let frames = vec![
+                Frame::native(function, LIBC),
+                Frame::native("main", "/srv/program"),
+            ];
             assert_eq!(
                 plain(Area::Heap, Write::Store, frames),
                 allocator,
@@ -289,14 +279,14 @@ mod tests {
             "PyMem_Free",
             "_PyObject_Free",
         ] {
-            let frames = vec![frame(function, "/usr/bin/python3.11")];
+            let frames = vec![Frame::native(function, "/usr/bin/python3.11")];
             assert_eq!(
                 plain(Area::Anonymous, Write::Store, frames),
                 allocator,
                 "{function}"
             );
         }
-        let stripped = vec![unnamed(LIBC), frame("free", LIBC)];
+        let stripped = vec![unnamed(LIBC), Frame::native("free", LIBC)];
         assert_eq!(plain(Area::Heap, Write::Store, stripped), allocator);
         let jemalloc = vec![unnamed("/usr/lib/libjemalloc.so.2")];
         assert_eq!(
@@ -304,17 +294,17 @@ mod tests {
             Cause::Allocator
         );
         // `malloc` saves its caller's registers.
-        let frames = vec![frame("malloc", LIBC)];
+        let frames = vec![Frame::native("malloc", LIBC)];
         assert_eq!(plain(Area::Stack, Write::Push, frames).0, Cause::Data);
     }
 
     #[test]
     fn what_is_left_is_data() {
-        let copy = vec![frame("__memmove_avx_unaligned_erms", LIBC)];
+        let copy = vec![Frame::native("__memmove_avx_unaligned_erms", LIBC)];
         let mapped = (Cause::Data, Some(CauseEvidence::Mapping));
         assert_eq!(plain(Area::Heap, Write::Block, copy), mapped);
         assert_eq!(plain(Area::FileData, Write::Unreadable, vec![]), mapped);
-        let program = || vec![frame("f", "/srv/program")];
+        let program = || vec![Frame::native("f", "/srv/program")];
         let by_instruction = (Cause::Data, Some(CauseEvidence::Instruction));
         assert_eq!(
             plain(Area::Unmapped, Write::Store, program()),
@@ -339,7 +329,7 @@ mod tests {
         assert_eq!(why(Area::Unmapped, vec![]), Some(WhyUnknown::Nowhere));
         let no_end = Frame {
             unknown: Some(Unknown::NoEnd),
-            ..frame("[unknown]", "")
+            ..Frame::native("[unknown]", "")
         };
         assert_eq!(why(Area::Heap, vec![no_end]), Some(WhyUnknown::NoEnd));
     }

@@ -3,7 +3,6 @@ use std::collections::HashMap;
 use proptest::prelude::*;
 
 use super::*;
-use crate::profile::Language;
 
 const SEEN: Observation = Observation {
     cause: Cause::Refcount,
@@ -27,21 +26,11 @@ fn key(id: u64) -> StackKey {
     StackKey::Taken { id, ip: id }
 }
 
-fn frame(function: &str) -> Frame {
-    Frame {
-        function: function.into(),
-        file: None,
-        line: None,
-        module: Some("/bin/app".into()),
-        address: 1,
-        language: Language::Native,
-        inlined: false,
-        unknown: None,
-    }
-}
-
 fn named(functions: &[&str]) -> Named {
-    let frames: Vec<_> = functions.iter().map(|function| frame(function)).collect();
+    let frames: Vec<_> = functions
+        .iter()
+        .map(|function| Frame::native(function, "/bin/app"))
+        .collect();
     let leaf = &frames[0];
     Named {
         site: Site {

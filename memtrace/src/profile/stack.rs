@@ -75,6 +75,23 @@ pub struct Frame {
     pub unknown: Option<Unknown>,
 }
 
+#[cfg(test)]
+impl Frame {
+    /// A native function of this module, for tests.
+    pub(crate) fn native(function: &str, module: &str) -> Self {
+        Self {
+            function: function.into(),
+            file: None,
+            line: None,
+            module: Some(module.into()),
+            address: 1,
+            language: Language::Native,
+            inlined: false,
+            unknown: None,
+        }
+    }
+}
+
 impl Frame {
     /// A frame in place of one that is not known: `function` is what is shown, such as `[unknown]`.
     #[must_use]

@@ -73,14 +73,9 @@ mod tests {
 
     fn frame(function: &str, module: &str) -> Frame {
         Frame {
-            function: function.into(),
             file: Some("/src/a.c".into()),
             line: Some(7),
-            module: Some(module.into()),
-            address: 1,
-            language: Language::Native,
-            inlined: false,
-            unknown: None,
+            ..Frame::native(function, module)
         }
     }
 

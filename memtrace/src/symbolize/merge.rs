@@ -78,14 +78,8 @@ mod tests {
 
     fn native(function: &str) -> Frame {
         Frame {
-            function: function.into(),
-            file: None,
-            line: None,
             module: None,
-            address: 1,
-            language: Language::Native,
-            inlined: false,
-            unknown: None,
+            ..Frame::native(function, "")
         }
     }
 

@@ -260,20 +260,7 @@ fn is_processor_variant(function: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::profile::{Language, Unknown};
-
-    fn frame(function: &str, module: &str) -> Frame {
-        Frame {
-            function: function.into(),
-            file: None,
-            line: None,
-            module: Some(module.into()),
-            address: 1,
-            language: Language::Native,
-            inlined: false,
-            unknown: None,
-        }
-    }
+    use crate::profile::Unknown;
 
     const LIBC: &str = "/usr/lib/x86_64-linux-gnu/libc.so.6";
 
@@ -296,8 +283,12 @@ mod tests {
                 Role::Allocator,
             ),
         ] {
-            assert_eq!(role(&frame(function, library)), expected, "{function}");
-            let own = frame(function, "/srv/program");
+            assert_eq!(
+                role(&Frame::native(function, library)),
+                expected,
+                "{function}"
+            );
+            let own = Frame::native(function, "/srv/program");
             assert_eq!(role(&own), Role::Other, "{function}");
         }
     }
@@ -313,7 +304,7 @@ mod tests {
             ("PyObject_Call", Role::Other),
         ] {
             for file in ["/usr/bin/python3.11", "/srv/embeds", LIBC] {
-                assert_eq!(role(&frame(function, file)), expected, "{function}");
+                assert_eq!(role(&Frame::native(function, file)), expected, "{function}");
             }
         }
     }
@@ -322,7 +313,7 @@ mod tests {
     fn a_function_without_a_name_is_for_what_its_library_is_for() {
         let unnamed = |module| Frame {
             unknown: Some(Unknown::NoSymbol),
-            ..frame("x+0x1", module)
+            ..Frame::native("x+0x1", module)
         };
         assert_eq!(role(&unnamed("/a/libjemalloc.so.2")), Role::Allocator);
         assert_eq!(role(&unnamed(LIBC)), Role::Other);
