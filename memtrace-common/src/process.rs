@@ -102,6 +102,39 @@ impl Counters {
         aborted: 0,
         lost_stacks: 0,
     };
+
+    /// Adds what another process has.
+    pub fn absorb(&mut self, other: &Self) {
+        // Without the rest pattern, so that a new field is not forgotten.
+        let Self {
+            copied,
+            lost,
+            no_end,
+            reuse,
+            zero,
+            first_touch,
+            split,
+            aborted,
+            lost_stacks,
+        } = other;
+        for (sum, more) in self.copied.iter_mut().zip(copied) {
+            *sum += more;
+        }
+        for (sum, more) in self.lost.iter_mut().zip(lost) {
+            *sum += more;
+        }
+        for (sum, more) in [
+            (&mut self.no_end, no_end),
+            (&mut self.reuse, reuse),
+            (&mut self.zero, zero),
+            (&mut self.first_touch, first_touch),
+            (&mut self.split, split),
+            (&mut self.aborted, aborted),
+            (&mut self.lost_stacks, lost_stacks),
+        ] {
+            *sum += more;
+        }
+    }
 }
 
 /// What went wrong on the BPF side, over all processes.

@@ -16,7 +16,6 @@
 pub mod instruction;
 
 use std::fmt;
-use std::sync::Arc;
 
 use memtrace_common::record::{Cause, Evidence};
 
@@ -133,9 +132,40 @@ impl Verdict {
     }
 }
 
-/// Decides what a write was: `write` is what the instruction does, `frames` the stack, leaf first.
+/// Who wrote, and how, as far as it matters here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Writer {
+    /// What the instruction does.
+    pub write: Write,
+    /// What the function that wrote is there for.
+    pub role: Role,
+    /// Whether the end of the fault was not seen.
+    pub no_end: bool,
+}
+
+impl Writer {
+    /// What is written by an instruction that does `write`, on a stack with these frames, leaf
+    /// first.
+    #[must_use]
+    pub fn of(write: Write, frames: &[Frame]) -> Self {
+        Self {
+            write,
+            role: leaf_role(frames),
+            no_end: frames
+                .iter()
+                .any(|frame| frame.unknown == Some(Unknown::NoEnd)),
+        }
+    }
+}
+
+/// Decides what a write was.
 #[must_use]
-pub fn judge(view: KernelView, area: Area, write: Write, frames: &[Arc<Frame>]) -> Verdict {
+pub fn judge(view: KernelView, area: Area, writer: Writer) -> Verdict {
+    let Writer {
+        write,
+        role,
+        no_end,
+    } = writer;
     match view.cause {
         Cause::Unknown => {}
         Cause::Kernel | Cause::Remote => {
@@ -143,13 +173,9 @@ pub fn judge(view: KernelView, area: Area, write: Write, frames: &[Arc<Frame>]) 
         }
         decided => return Verdict::known(decided, CauseEvidence::Structure),
     }
-    if frames
-        .iter()
-        .any(|frame| frame.unknown == Some(Unknown::NoEnd))
-    {
+    if no_end {
         return Verdict::unknown(WhyUnknown::NoEnd);
     }
-    let role = leaf_role(frames);
     let on_stack = area == Area::Stack || write == Write::Push;
     if role == Role::Allocator && !on_stack {
         return Verdict::known(Cause::Allocator, CauseEvidence::Function);
@@ -171,7 +197,7 @@ pub fn judge(view: KernelView, area: Area, write: Write, frames: &[Arc<Frame>]) 
 
 /// What the function that wrote is for. A function without a name has its caller's role, if both
 /// are in one module: the static functions of a stripped C library have no symbols.
-fn leaf_role(frames: &[Arc<Frame>]) -> Role {
+fn leaf_role(frames: &[Frame]) -> Role {
     let mut native = frames
         .iter()
         .take_while(|frame| frame.language == Language::Native)
@@ -207,8 +233,7 @@ mod tests {
     };
 
     fn judged(view: KernelView, area: Area, write: Write, frames: Vec<Frame>) -> Verdict {
-        let frames: Vec<_> = frames.into_iter().map(Arc::new).collect();
-        judge(view, area, write, &frames)
+        judge(view, area, Writer::of(write, &frames))
     }
 
     fn plain(area: Area, write: Write, frames: Vec<Frame>) -> (Cause, Option<CauseEvidence>) {

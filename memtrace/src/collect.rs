@@ -1,6 +1,7 @@
 //! From the ring buffer's bytes to records: the only place that reads map bytes.
 
 use std::os::fd::{AsRawFd, RawFd};
+use std::sync::Arc;
 
 use aya::maps::{MapData, RingBuf};
 use memtrace_common::interpreter::{Handle, MAX_SCRIPT_FRAMES};
@@ -54,7 +55,7 @@ pub enum Lifecycle {
 #[derive(Debug, PartialEq, Eq)]
 pub struct TakenStack {
     /// Return addresses, the leaf's instruction first.
-    pub native: Box<[u64]>,
+    pub native: Arc<[u64]>,
     /// Frames of the functions that an interpreter ran, innermost first.
     pub script: Box<[TakenFrame]>,
     /// The interpreter that ran them.

@@ -4,7 +4,7 @@
 //! copy is counted: [`Targets`] say whose it is, [`Naming`] keeps what names its stack, and
 //! [`Fold`] counts it.
 
-use std::time::{Duration, Instant};
+use std::collections::VecDeque;
 
 use memtrace_common::record::{Cause, Evidence};
 use memtrace_common::unwind::StackEnd;
@@ -12,10 +12,10 @@ use memtrace_common::unwind::StackEnd;
 use crate::cause::Area;
 use crate::collect::{Event, Fault, TakenFunction, TakenStack};
 use crate::fold::naming::Naming;
-use crate::fold::{Copy, Fold, Observation, StackIndex, StackKey, Tally};
+use crate::fold::{Copy, Fold, Handle, Named, Observation, StackIndex, StackKey, Tally};
 use crate::process::maps::AddressSpace;
 use crate::process::memory::RelativesMemory;
-use crate::process::processes::ProcessId;
+use crate::process::processes::{ProcessId, Retired};
 use crate::profile::Unknown;
 use crate::summarize::Gathered;
 use crate::targets::Targets;
@@ -23,12 +23,17 @@ use crate::targets::Targets;
 /// Stacks that are named together, which is faster than one by one.
 const STACKS_AT_ONCE: usize = 64;
 
+/// Stacks that are being named at a time, at most.
+const MOST_ASKED: usize = 1024;
+
 /// Everything that a trace has gathered so far.
 pub struct Intake {
     /// Who is traced.
     pub targets: Targets,
     naming: Naming,
     fold: Fold,
+    /// What no process has any more, each with how many stacks there had been by then.
+    retired: VecDeque<(u64, Retired)>,
 }
 
 impl Intake {
@@ -39,6 +44,7 @@ impl Intake {
             targets,
             naming,
             fold: Fold::default(),
+            retired: VecDeque::new(),
         }
     }
 
@@ -48,7 +54,7 @@ impl Intake {
             Event::Fault(fault) => self.fault(&fault),
             Event::Stack { id, stack } => self.stack(id, stack),
             Event::Function(function) => self.function(&function),
-            Event::Process { what, slot } => self.targets.changed(what, slot),
+            Event::Process(change) => self.targets.changed(&change),
         }
     }
 
@@ -57,7 +63,10 @@ impl Intake {
             self.targets.ran_unmapped_code(stack.slot);
         }
         let interpreter = self.targets.tracker.instance(stack.interpreter).cloned();
-        self.naming.stack_arrived(id, stack, interpreter);
+        let processes = &self.targets.processes;
+        let process = processes.by_slot(stack.slot);
+        let program = process.map_or(0, |process| processes.program(process));
+        self.naming.stack_arrived(id, program, stack, interpreter);
     }
 
     /// Adds a function: what is missing of it is read at once, while it may still be there.
@@ -71,7 +80,7 @@ impl Intake {
     }
 
     fn fault(&mut self, fault: &Fault) {
-        let Some(process) = self.targets.ensure_process(fault.slot) else {
+        let Some(process) = self.targets.ensure_process(fault.slot, fault.execs) else {
             return;
         };
         self.targets.processes.count_record(process, fault.origin);
@@ -140,15 +149,59 @@ impl Intake {
             })
     }
 
-    /// Names stacks for about `budget`, the oldest first.
-    pub fn name_stacks(&mut self, budget: Duration) {
-        let start = Instant::now();
-        while self.fold.has_unnamed() && start.elapsed() < budget {
-            let some = self.fold.take_unnamed(STACKS_AT_ONCE);
-            let names = self.naming.name(&some);
-            for (unnamed, named) in some.into_iter().zip(names) {
-                self.fold.set_name(unnamed.stack, named);
+    /// Drops what was kept for processes, programs and mappings that are not there any more, once
+    /// everything that refers to it has been handled.
+    pub fn let_go(&mut self) {
+        let ended = self.targets.add_up_ended();
+        self.fold.add_up(&ended);
+        let now = self.fold.stacks_ever();
+        let more = self.targets.processes.take_retired().into_iter();
+        self.retired.extend(more.map(|retired| (now, retired)));
+        let handed_out = self.fold.handed_out();
+        while let Some((_, retired)) = self.retired.pop_front_if(|(by, _)| *by <= handed_out) {
+            match retired {
+                Retired::Space(space) => self.fold.forget_space(space),
+                Retired::Program(program) => self.naming.forget_program(program),
             }
+        }
+    }
+
+    /// Asks for names of stacks, the oldest first, and uses those that have come back.
+    pub fn name_stacks(&mut self) {
+        while let Some(named) = self.naming.next() {
+            self.set_names(named);
+        }
+        self.ask_for_names();
+    }
+
+    /// Names all stacks, however long that takes.
+    pub fn name_all_stacks(&mut self) {
+        loop {
+            self.ask_for_names();
+            match self.naming.wait() {
+                Some(named) => self.set_names(named),
+                None => return,
+            }
+        }
+    }
+
+    /// Waits for names of stacks, and uses them. Nothing is lost when this is dropped while it
+    /// waits.
+    pub async fn stacks_named(&mut self) {
+        self.naming.ready().await;
+        self.name_stacks();
+    }
+
+    fn ask_for_names(&mut self) {
+        while self.fold.has_unnamed() && self.naming.outstanding() < MOST_ASKED {
+            let some = self.fold.take_unnamed(STACKS_AT_ONCE);
+            self.naming.ask(some);
+        }
+    }
+
+    fn set_names(&mut self, named: Vec<(Handle, Named)>) {
+        for (handle, named) in named {
+            self.fold.set_name(handle, named);
         }
     }
 
@@ -168,12 +221,9 @@ impl Intake {
 }
 
 fn gathered(targets: &Targets, naming: &Naming, tally: Tally) -> Gathered {
-    let processes = targets.facts();
     Gathered {
-        interpreters: (0..processes.len())
-            .map(|id| targets.tracker.seen(id))
-            .collect(),
-        processes,
+        processes: targets.facts(),
+        others: targets.processes.ended.others().cloned(),
         tally,
         types: naming.names.type_names().to_vec(),
         modules: targets.unwinder.modules(),

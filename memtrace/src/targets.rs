@@ -9,11 +9,11 @@ use std::time::Instant;
 
 use memtrace_common::process::{MAX_PROCESSES, ProcessSlot, SLOT_EXITED};
 
-use crate::collect::Lifecycle;
+use crate::collect::{Lifecycle, ProcessChange};
 use crate::interpreter::tracker::Tracker;
 use crate::probe::SharedArray;
 use crate::process::memory::RelativesMemory;
-use crate::process::processes::{ProcessFacts, ProcessId, Processes};
+use crate::process::processes::{ProcessFacts, ProcessId, Processes, Said};
 use crate::profile::Unchanged;
 use crate::unchanged::CopiedPages;
 use crate::unwind::Unwinder;
@@ -42,6 +42,8 @@ impl Targets {
         unchanged: bool,
         table: SharedArray<ProcessSlot>,
     ) -> Self {
+        let mut processes = processes;
+        processes.watch(table.clone());
         Self {
             processes,
             tracker,
@@ -51,44 +53,73 @@ impl Targets {
         }
     }
 
-    /// The process in a slot of the table. One that is not known yet is added: its own record was
-    /// lost, or is still to come. `None` when there is none in that slot.
-    pub fn ensure_process(&mut self, slot: u32) -> Option<ProcessId> {
-        self.processes.by_slot(slot).or_else(|| {
+    /// The process in a slot of the table, of which a record says that it had replaced its program
+    /// `execs` times. One that is not known yet is added: its own record was lost. `None` when there
+    /// is none in that slot.
+    pub fn ensure_process(&mut self, slot: u32, execs: u32) -> Option<ProcessId> {
+        let Some(id) = self.processes.by_slot(slot) else {
             let entry = self.table.read(slot as usize)?;
-            Some(self.add(slot, &entry))
-        })
+            return Some(self.add(slot, &entry));
+        };
+        if self.processes.execs(id) < execs {
+            // The record of that was lost.
+            let entry = self.table.read(slot as usize)?;
+            self.execed(slot, id, Said::now(&entry).of(execs));
+        }
+        Some(id)
     }
 
-    /// Adds a process that may be known already.
+    /// Adds a process that may be known already, by what the table says now.
     fn add(&mut self, slot: u32, entry: &ProcessSlot) -> ProcessId {
         if let Some(known) = self.processes.by_slot(slot) {
             return known;
         }
         let id = self.processes.add(slot, entry);
-        self.tracker.process_added(slot, id, &self.processes);
-        self.unwinder.add(slot, id, &self.processes);
+        self.added(slot, id);
         id
     }
 
-    /// Records what happened to the process in a slot.
-    pub fn changed(&mut self, what: Lifecycle, slot: u32) {
+    fn added(&mut self, slot: u32, id: ProcessId) {
+        self.tracker.process_added(slot, id, &self.processes);
+        self.unwinder.add(slot, id, &self.processes);
+    }
+
+    /// Records what happened to a process.
+    pub fn changed(&mut self, change: &ProcessChange) {
+        let slot = change.slot;
         let Some(entry) = self.table.read(slot as usize) else {
             return;
         };
-        match what {
+        let said = Said {
+            execs: change.execs,
+            program: change.program,
+            comm: change.comm,
+        };
+        match change.what {
             Lifecycle::Fork => {
-                self.add(slot, &entry);
+                if self.processes.by_slot(slot).is_none() {
+                    let parent = change.parent_slot;
+                    let parent = parent.and_then(|parent| self.processes.by_slot(parent));
+                    let id = self.processes.arrived(slot, &entry, said, parent);
+                    self.added(slot, id);
+                }
             }
             Lifecycle::Exec => {
                 let id = self.add(slot, &entry);
-                self.processes.execed(id, &entry);
-                self.tracker.process_execed(slot, id, &self.processes);
-                self.unwinder.execed(slot, id, &self.processes);
-                self.memory_gone(id);
+                // One that was added just now, or by a later record, may know more.
+                if self.processes.execs(id) < said.execs {
+                    self.execed(slot, id, said);
+                }
             }
             Lifecycle::Exit => self.exited(slot, &entry),
         }
+    }
+
+    fn execed(&mut self, slot: u32, id: ProcessId, said: Said) {
+        self.processes.execed(id, said);
+        self.tracker.process_execed(slot, id, &self.processes);
+        self.unwinder.execed(slot, id, &self.processes);
+        self.memory_gone(id);
     }
 
     /// Records the last counters of a process that ended, and gives its slot back. Nothing is done
@@ -97,13 +128,22 @@ impl Targets {
         if entry.state == SLOT_EXITED
             && let Some(id) = self.processes.by_slot(slot)
         {
-            self.processes.update(id, entry);
-            self.tracker.process_ended(id);
             self.unwinder.ended(id);
             self.memory_gone(id);
-            self.processes.release(slot);
+            let interpreter = self.tracker.process_ended(id);
+            self.processes.exited(id, entry, interpreter);
             self.table.release(slot);
         }
+    }
+
+    /// Adds up processes that have ended when there are very many; returns which. Whoever keeps
+    /// something by process must add it up too.
+    pub fn add_up_ended(&mut self) -> Vec<ProcessId> {
+        let ids = self.processes.ended.add_up();
+        if let Some(copied) = &mut self.copied {
+            copied.add_up(&ids);
+        }
+        ids
     }
 
     /// Records that a process no longer has the memory that it had.
@@ -133,7 +173,7 @@ impl Targets {
     pub fn memory_of_slot(&self, slot: u32) -> RelativesMemory {
         let process = self.processes.by_slot(slot);
         let relatives = process.map(|process| self.processes.relatives(process));
-        RelativesMemory::new(relatives.into_iter().flatten())
+        RelativesMemory::new(relatives.unwrap_or_default())
     }
 
     /// Looks for interpreters where there may be new ones.
@@ -142,10 +182,10 @@ impl Targets {
         self.tracker.processes_remapped(&mut self.processes);
     }
 
-    /// Keeps the unwind tables of processes up to date. `is_quiet` says that all records there were
-    /// have been read.
-    pub fn look_for_code(&mut self, is_quiet: bool) {
-        self.unwinder.tick(&mut self.processes, is_quiet);
+    /// Keeps the unwind tables of processes up to date. All records that there were at `all_until`
+    /// have been handled.
+    pub fn look_for_code(&mut self, all_until: Instant) {
+        self.unwinder.tick(&mut self.processes, all_until);
     }
 
     /// Waits for an unwind table to be built, and gives it to the processes that wait for it.
@@ -191,7 +231,15 @@ impl Targets {
 
     /// What is known about every process, by first appearance.
     #[must_use]
-    pub fn facts(&self) -> Vec<ProcessFacts> {
-        self.processes.all().cloned().collect()
+    pub fn facts(&self) -> Vec<(ProcessId, ProcessFacts)> {
+        let live = self.processes.live().map(|(id, facts)| {
+            let interpreter = self.tracker.seen(id);
+            (id, ProcessFacts { interpreter, ..facts.clone() })
+        });
+        let ended = self.processes.ended.kept();
+        let ended = ended.map(|(id, facts)| (id, facts.clone()));
+        let mut all: Vec<_> = live.chain(ended).collect();
+        all.sort_by_key(|&(id, _)| id);
+        all
     }
 }

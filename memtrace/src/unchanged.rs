@@ -38,7 +38,7 @@
 pub mod compare;
 pub mod image;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 
 use roaring::RoaringTreemap;
@@ -46,7 +46,7 @@ use roaring::RoaringTreemap;
 use self::compare::{Compared, Comparer};
 use self::image::{Identity, Image};
 use crate::host;
-use crate::process::processes::{ProcessId, Processes};
+use crate::process::processes::{OTHERS, ProcessId, Processes};
 use crate::profile::Unchanged;
 
 /// Pages that are kept in all: 4 GiB of copies with small pages.
@@ -61,7 +61,7 @@ pub struct CopiedPages {
     /// Bits of an address below the page number; a shift costs less than a division.
     page_bits: u32,
     /// By process.
-    sets: Vec<Pages>,
+    sets: BTreeMap<ProcessId, Pages>,
     /// Pages in all sets.
     kept: u64,
     /// How often the sample was halved: one page stands for two to the power of this.
@@ -104,7 +104,7 @@ impl CopiedPages {
         Self {
             limits,
             page_bits: host::page_size().trailing_zeros(),
-            sets: Vec::new(),
+            sets: BTreeMap::new(),
             kept: 0,
             halvings: 0,
         }
@@ -116,10 +116,7 @@ impl CopiedPages {
         if self.halvings > 0 && !is_in_sample(hash(process, page), self.halvings) {
             return;
         }
-        if process >= self.sets.len() {
-            self.sets.resize(process + 1, Pages::default());
-        }
-        if self.sets[process].kept.insert(page) {
+        if self.sets.entry(process).or_default().kept.insert(page) {
             self.kept += 1;
             if self.kept > self.limits.kept {
                 self.halve();
@@ -130,10 +127,19 @@ impl CopiedPages {
     /// Records that `process` no longer has the memory that it had: it has ended, or replaced its
     /// program. Its pages cannot be compared any more; only their number is kept.
     pub fn gone(&mut self, process: ProcessId) {
-        if let Some(set) = self.sets.get_mut(process) {
+        if let Some(set) = self.sets.get_mut(&process) {
             let pages = std::mem::take(&mut set.kept).len();
             set.gone += pages << self.halvings;
             self.kept -= pages;
+        }
+    }
+
+    /// Adds up what is known of processes that have ended, under [`OTHERS`].
+    pub fn add_up(&mut self, processes: &[ProcessId]) {
+        let sets = processes.iter().filter_map(|id| self.sets.remove(id));
+        let gone: u64 = sets.map(|set| set.gone).sum();
+        if gone > 0 {
+            self.sets.entry(OTHERS).or_default().gone += gone;
         }
     }
 
@@ -142,7 +148,7 @@ impl CopiedPages {
         while self.kept > self.limits.kept && self.halvings < u64::BITS - 1 {
             self.halvings += 1;
             self.kept = 0;
-            for (process, set) in self.sets.iter_mut().enumerate() {
+            for (&process, set) in &mut self.sets {
                 let old = std::mem::take(&mut set.kept);
                 let stay = |&page: &u64| is_in_sample(hash(process, page), self.halvings);
                 set.kept.extend(old.into_iter().filter(stay));
@@ -158,16 +164,16 @@ impl CopiedPages {
     pub fn compare(&self, processes: &Processes) -> HashMap<ProcessId, Unchanged> {
         let page_size = 1 << self.page_bits;
         let mut lineage = Lineage::new(processes);
-        let pairs: HashMap<ProcessId, Pair> = (0..self.sets.len())
-            .filter(|&id| !self.sets[id].kept.is_empty())
-            .filter_map(|id| Some((id, lineage.pair(id)?)))
+        let with_pages = self.sets.iter().filter(|(_, set)| !set.kept.is_empty());
+        let pairs: HashMap<ProcessId, Pair> = with_pages
+            .filter_map(|(&id, _)| Some((id, lineage.pair(id)?)))
             .collect();
         let bound = self.bound(|id| pairs.contains_key(&id));
         let mut comparer = Comparer::new(page_size);
         // Kept from one process to the next, since most have the same ancestor.
         let mut ancestor: Option<(u32, Image)> = None;
         let mut all = HashMap::new();
-        for (id, set) in self.sets.iter().enumerate() {
+        for (&id, set) in &self.sets {
             if set.kept.is_empty() && set.gone == 0 {
                 continue;
             }
@@ -202,7 +208,7 @@ impl CopiedPages {
     /// bound is not needed.
     fn bound(&self, has_pair: impl Fn(ProcessId) -> bool) -> Option<u64> {
         let mut hashes: Vec<u64> = Vec::new();
-        for (id, set) in self.sets.iter().enumerate().filter(|&(id, _)| has_pair(id)) {
+        for (&id, set) in self.sets.iter().filter(|&(&id, _)| has_pair(id)) {
             hashes.extend(set.kept.iter().map(|page| hash(id, page)));
         }
         if hashes.len() <= self.limits.compared {
@@ -292,7 +298,7 @@ impl<'a> Lineage<'a> {
         let is_ancestor =
             |ancestor: &Rc<Identity>| ancestor.has_image_of(&own) && !ancestor.is_same_memory(&own);
         let mut next = id;
-        // A parent is always known before its children, so this ends.
+        // Nobody descends from itself, so this ends.
         while let Some(parent) = self.processes.parent(next) {
             if let Some(ancestor) = self.traced(parent).filter(is_ancestor) {
                 return Some(Pair { own, ancestor });
@@ -300,16 +306,13 @@ impl<'a> Lineage<'a> {
             next = parent;
         }
         // The process that has that pid now is a relative if it has the same image.
-        let ppid = self.processes.get(next).ppid;
+        let ppid = self.processes.parent_outside(next)?;
         let ancestor = self.with_pid(ppid).filter(is_ancestor)?;
         Some(Pair { own, ancestor })
     }
 
     fn traced(&mut self, id: ProcessId) -> Option<Rc<Identity>> {
         let process = self.processes.get(id);
-        if process.times.exited_ns.is_some() {
-            return None;
-        }
         self.with_pid(process.pid)
             .filter(|identity| identity.started_at(process.times.start_boottime_ns))
     }

@@ -2,28 +2,31 @@
 //!
 //! [`Fold`] is told which process copied a page on which stack, and what the BPF side saw of the
 //! write ([`Copy`]). A new stack waits to be named ([`Fold::take_unnamed`], [`Fold::set_name`]).
-//! Until then its copies are summed up under the stack, afterwards under its call site, so that
-//! memory grows with the number of call sites and not with that of stacks. What the BPF side did
+//! Until then its copies are summed up under the stack, afterwards under its call site. Stacks of one
+//! name are one stack, whichever process they are of, and when there are too many, the rarest are
+//! added up ([`bound`]): memory grows with the code that runs, and not with time. What the BPF side did
 //! not decide about a write is decided when the stack is named, since it depends on who wrote.
 //!
 //! Nothing here reads a process, a file or the BPF side's tables. The [`Tally`] is the result at
 //! any moment.
 
+mod bound;
+mod frames;
 pub mod naming;
 pub mod sum;
 
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use memtrace_common::record::{Cause, Evidence, Origin};
 
+pub use self::bound::MOST_STACKS;
+use self::frames::Frames;
 use self::sum::{Sum, SumIndex, Sums};
-use crate::cause::instruction::Write;
-use crate::cause::{Area, KernelView, Verdict, judge};
+use crate::cause::{Area, KernelView, Verdict, Writer, judge};
 use crate::interpreter::names::TypeId;
 use crate::process::maps::AddressSpace;
-use crate::process::processes::{ProcessId, SpaceId};
+use crate::process::processes::{OTHERS, ProcessId, SpaceId};
 use crate::profile::{Frame, Site, Truncated, Unknown};
 
 /// One copied page.
@@ -58,13 +61,13 @@ pub struct Observation {
 
 impl Observation {
     /// Decides what the BPF side left open.
-    fn judge(&self, write: Write, frames: &[Arc<Frame>]) -> Kind {
+    fn judge(&self, writer: Writer) -> Kind {
         let view = KernelView {
             cause: self.cause,
             evidence: self.evidence,
         };
         Kind {
-            verdict: judge(view, self.area.unwrap_or(Area::Gone), write, frames),
+            verdict: judge(view, self.area.unwrap_or(Area::Gone), writer),
             origin: self.origin,
             object_type: self.object_type,
             field_offset: self.field_offset,
@@ -107,12 +110,21 @@ pub enum StackKey {
 /// A stack that waits to be named.
 #[derive(Debug)]
 pub struct Unnamed {
+    /// Which it is.
+    pub handle: Handle,
+    /// The mappings that it was taken with.
+    pub space: AddressSpace,
+}
+
+/// Which stack it is that has been handed out to be named.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Handle {
     /// The stack.
     pub stack: StackIndex,
     /// How it arrived.
     pub key: StackKey,
-    /// The mappings that it was taken with.
-    pub space: AddressSpace,
+    /// The number of the mappings that it was taken with.
+    pub space: SpaceId,
 }
 
 /// A stack's name: its functions, and what follows from them.
@@ -124,8 +136,8 @@ pub struct Named {
     pub site: Site,
     /// Why frames are missing at its root, if they are.
     pub truncated: Option<Truncated>,
-    /// What its leaf's instruction does to memory.
-    pub write: Write,
+    /// Who wrote, and how.
+    pub writer: Writer,
     /// Whether its frames were lost on their way from the kernel.
     pub lost: bool,
 }
@@ -154,6 +166,8 @@ pub struct Tally {
     pub sums: Sums,
     /// Where the copies of a call site and kind are summed up.
     pub site_sums: HashMap<(SiteIndex, Kind), SumIndex>,
+    /// Stacks that were added up with others of their call site, since there were too many.
+    pub folded: u64,
 }
 
 /// A stack with copies.
@@ -166,7 +180,7 @@ pub struct Stack {
 }
 
 /// What is kept of a [`Named`].
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct StackName {
     /// Its functions.
     pub frames: FramesIndex,
@@ -176,7 +190,8 @@ pub struct StackName {
     pub truncated: Option<Truncated>,
     /// Whether its frames were lost on their way from the kernel.
     pub lost: bool,
-    write: Write,
+    /// Who wrote, and how: this is part of what tells stacks apart.
+    pub writer: Writer,
 }
 
 /// Copies of one stack that the BPF side saw alike.
@@ -196,34 +211,22 @@ pub struct Cell {
 pub struct Fold {
     tally: Tally,
     by_seen: HashMap<(StackIndex, Observation), CellIndex>,
-    by_key: HashMap<(SpaceId, StackKey), StackIndex>,
+    by_key: HashMap<SpaceId, HashMap<StackKey, StackIndex>>,
+    by_name: HashMap<StackName, StackIndex>,
     unnamed: VecDeque<Unnamed>,
+    /// Stacks that have been handed out to be named.
+    handed_out: u64,
     site_index: HashMap<Site, SiteIndex>,
-    frames: HashSet<Arc<Frame>>,
-    frame_lists: HashMap<ByAddress, FramesIndex>,
+    frames: Frames,
+    free: Free,
+    named: usize,
 }
 
-/// A stack's functions. Equal functions are one object, so addresses tell lists apart.
-struct ByAddress(Arc<[Arc<Frame>]>);
-
-impl ByAddress {
-    fn addresses(&self) -> impl Iterator<Item = *const Frame> {
-        self.0.iter().map(Arc::as_ptr)
-    }
-}
-
-impl PartialEq for ByAddress {
-    fn eq(&self, other: &Self) -> bool {
-        self.addresses().eq(other.addresses())
-    }
-}
-
-impl Eq for ByAddress {}
-
-impl Hash for ByAddress {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.addresses().for_each(|address| address.hash(state));
-    }
+/// Places in the tally that are not used any more.
+#[derive(Default)]
+struct Free {
+    stacks: Vec<StackIndex>,
+    cells: Vec<CellIndex>,
 }
 
 impl Fold {
@@ -242,7 +245,7 @@ impl Fold {
     /// The stack of this key in processes with these mappings, if it is known.
     #[must_use]
     pub fn find_stack(&self, space: SpaceId, key: StackKey) -> Option<StackIndex> {
-        self.by_key.get(&(space, key)).copied()
+        self.by_key.get(&space)?.get(&key).copied()
     }
 
     /// The stack of this key in processes with the mappings `space`, of which `space_id` is the
@@ -256,15 +259,30 @@ impl Fold {
         if let Some(known) = self.find_stack(space_id, key) {
             return known;
         }
-        let stack = self.tally.stacks.len();
-        self.tally.stacks.push(Stack::default());
-        self.by_key.insert((space_id, key), stack);
+        let stack = self.add_stack();
+        let of_space = self.by_key.entry(space_id).or_default();
+        of_space.insert(key, stack);
         self.unnamed.push_back(Unnamed {
-            stack,
-            key,
+            handle: Handle {
+                stack,
+                key,
+                space: space_id,
+            },
             space: space(),
         });
         stack
+    }
+
+    fn add_stack(&mut self) -> StackIndex {
+        self.free.stacks.pop().unwrap_or_else(|| {
+            self.tally.stacks.push(Stack::default());
+            self.tally.stacks.len() - 1
+        })
+    }
+
+    /// Forgets which stacks processes with these mappings had: there are none any more.
+    pub fn forget_space(&mut self, space: SpaceId) {
+        self.by_key.remove(&space);
     }
 
     /// Counts one page.
@@ -283,24 +301,36 @@ impl Fold {
             cell.pages += 1;
             return cell.sum;
         }
-        let settled = self.tally.stacks[stack].name.map(|name| {
-            let frames = &self.tally.frame_lists[name.frames];
-            (name.site, seen.judge(name.write, frames))
-        });
+        let name = self.tally.stacks[stack].name;
+        let settled = name.map(|name| (name.site, seen.judge(name.writer)));
         let sum = match settled {
             Some((site, kind)) => self.tally.sum_of_site(site, kind),
             None => self.tally.sums.add(),
         };
-        let cell = self.tally.cells.len();
-        self.tally.cells.push(Cell {
+        let cell = Cell {
             seen,
             kind: settled.map(|(_, kind)| kind),
             pages: 1,
             sum,
-        });
-        self.tally.stacks[stack].cells.push(cell);
-        self.by_seen.insert((stack, seen), cell);
+        };
+        self.add_cell(stack, cell);
         sum
+    }
+
+    fn add_cell(&mut self, stack: StackIndex, cell: Cell) {
+        let seen = cell.seen;
+        let index = match self.free.cells.pop() {
+            Some(free) => {
+                self.tally.cells[free] = cell;
+                free
+            }
+            None => {
+                self.tally.cells.push(cell);
+                self.tally.cells.len() - 1
+            }
+        };
+        self.tally.stacks[stack].cells.push(index);
+        self.by_seen.insert((stack, seen), index);
     }
 
     /// Whether a stack waits to be named.
@@ -309,34 +339,76 @@ impl Fold {
         !self.unnamed.is_empty()
     }
 
+    /// How many stacks there have been that needed a name, in all.
+    #[must_use]
+    pub fn stacks_ever(&self) -> u64 {
+        self.handed_out + self.unnamed.len() as u64
+    }
+
+    /// How many of [`Fold::stacks_ever`], the first ones, have been handed out to be named.
+    #[must_use]
+    pub fn handed_out(&self) -> u64 {
+        self.handed_out
+    }
+
     /// Hands out stacks that wait to be named, the oldest first, at most `most`. Each must come
     /// back through [`Fold::set_name`].
     pub fn take_unnamed(&mut self, most: usize) -> Vec<Unnamed> {
         let several = self.unnamed.len().min(most);
+        self.handed_out += several as u64;
         self.unnamed.drain(..several).collect()
     }
 
-    /// Names a stack, and moves its copies to its call site.
+    /// Names a stack, and moves its copies to its call site. If there is one of that name, it is
+    /// that one from now on: the same code in another process, or elsewhere in memory.
     ///
     /// # Panics
     /// When the stack is not one that was handed out.
-    pub fn set_name(&mut self, stack: StackIndex, named: Named) {
-        let site = self.site(named.site);
-        let frames = self.intern(named.frames);
-        self.tally.stacks[stack].name = Some(StackName {
-            frames,
-            site,
+    pub fn set_name(&mut self, handle: Handle, named: Named) {
+        let name = StackName {
+            frames: self.frames.intern(&mut self.tally.frame_lists, named.frames),
+            site: self.site(named.site),
             truncated: named.truncated,
+            writer: named.writer,
             lost: named.lost,
-            write: named.write,
-        });
-        let frames = Arc::clone(&self.tally.frame_lists[frames]);
-        for cell in self.tally.stacks[stack].cells.clone() {
-            let kind = self.tally.cells[cell].seen.judge(named.write, &frames);
-            let sum = self.tally.sum_of_site(site, kind);
-            let own = std::mem::replace(&mut self.tally.cells[cell].sum, sum);
-            self.tally.sums.merge(own, sum);
-            self.tally.cells[cell].kind = Some(kind);
+        };
+        let stack = handle.stack;
+        let known = *self.by_name.entry(name).or_insert(stack);
+        if known == stack {
+            self.tally.stacks[stack].name = Some(name);
+            self.named += 1;
+        } else if let Some(of_space) = self.by_key.get_mut(&handle.space)
+            && let Some(own) = of_space.get_mut(&handle.key)
+        {
+            *own = known;
+        }
+        self.move_cells(stack, known, name);
+        if known != stack {
+            self.free.stacks.push(stack);
+        }
+        self.keep_bound();
+    }
+
+    /// Moves all copies of a stack to one that has this name.
+    fn move_cells(&mut self, from: StackIndex, to: StackIndex, name: StackName) {
+        for index in std::mem::take(&mut self.tally.stacks[from].cells) {
+            let cell = self.tally.cells[index].clone();
+            self.by_seen.remove(&(from, cell.seen));
+            self.free.cells.push(index);
+            let kind = cell.seen.judge(name.writer);
+            let sum = self.tally.sum_of_site(name.site, kind);
+            self.tally.sums.merge(cell.sum, sum);
+            match self.by_seen.get(&(to, cell.seen)) {
+                Some(&known) => self.tally.cells[known].pages += cell.pages,
+                None => self.add_cell(
+                    to,
+                    Cell {
+                        kind: Some(kind),
+                        sum,
+                        ..cell
+                    },
+                ),
+            }
         }
     }
 
@@ -350,24 +422,19 @@ impl Fold {
         new
     }
 
-    fn intern(&mut self, frames: Vec<Frame>) -> FramesIndex {
-        let frames: Arc<[Arc<Frame>]> = frames
-            .into_iter()
-            .map(|frame| {
-                let known = self.frames.get(&frame).cloned();
-                known.unwrap_or_else(|| {
-                    let frame = Arc::new(frame);
-                    self.frames.insert(Arc::clone(&frame));
-                    frame
-                })
-            })
-            .collect();
-        let lists = &mut self.tally.frame_lists;
-        let key = ByAddress(Arc::clone(&frames));
-        *self.frame_lists.entry(key).or_insert_with(|| {
-            lists.push(frames);
-            lists.len() - 1
-        })
+    /// Adds up processes that have ended under [`OTHERS`].
+    pub fn add_up(&mut self, processes: &[ProcessId]) {
+        if processes.is_empty() {
+            return;
+        }
+        let gone: HashSet<&ProcessId> = processes.iter().collect();
+        for sum in self.tally.sums.iter_mut() {
+            let of_gone = sum.processes.extract_if(|process, _| gone.contains(process));
+            let pages: u64 = of_gone.map(|(_, pages)| pages).sum();
+            if pages > 0 {
+                *sum.processes.entry(OTHERS).or_default() += pages;
+            }
+        }
     }
 }
 

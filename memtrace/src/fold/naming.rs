@@ -1,15 +1,20 @@
 //! Names stacks: from addresses to functions, and to the call site that is blamed.
 //!
-//! [`Naming`] keeps what arrived from the BPF side until a stack is named, and asks [`Symbolizer`],
-//! [`Names`] and [`Instructions`]. Putting the answers together is [`put_together`], a function of
-//! plain data.
+//! [`Naming`] keeps what arrived from the BPF side until a stack is named. Naming itself looks into
+//! files by way of a helper and may take long, so it is done on a thread of its own, [`Namer`],
+//! which has [`Symbolizer`] and [`Instructions`]. Putting the answers together is [`put_together`],
+//! a function of plain data.
 
 use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver, Sender};
 
+use anyhow::{Context as _, Result};
 use memtrace_common::unwind::StackEnd;
+use tokio::sync::Notify;
 
-use super::{Named, StackKey, Unnamed};
-use crate::cause::{Instructions, Write};
+use super::{Handle, Named, StackKey, Unnamed};
+use crate::cause::{Instructions, Write, Writer};
 use crate::collect::TakenStack;
 use crate::interpreter::names::Names;
 use crate::interpreter::{Interpreter, ScriptCall};
@@ -22,14 +27,13 @@ use crate::unwind::is_exact;
 
 /// What names stacks.
 pub struct Naming {
-    /// How native stacks are taken, which decides how far they are believed.
-    unwind: Unwind,
     /// Names of functions and types of interpreters.
     pub names: Names,
-    symbolizer: Symbolizer,
-    instructions: Instructions,
+    namer: Namer,
     /// Stacks by their id.
     arrived: HashMap<u64, Arrived>,
+    /// The ids of each program's stacks; ids of different programs are different.
+    of_program: HashMap<u64, Vec<u64>>,
 }
 
 /// A stack as it arrived, and the interpreter that ran its script frames.
@@ -39,21 +43,40 @@ struct Arrived {
 }
 
 impl Naming {
-    /// Nothing has arrived yet.
-    #[must_use]
-    pub fn new(unwind: Unwind) -> Self {
-        Self {
-            unwind,
+    /// Nothing has arrived yet. `unwind` is how native stacks are taken, which decides how far they
+    /// are believed.
+    ///
+    /// # Errors
+    /// When no thread can be started.
+    pub fn new(unwind: Unwind) -> Result<Self> {
+        Ok(Self {
             names: Names::default(),
-            symbolizer: Symbolizer::default(),
-            instructions: Instructions::default(),
+            namer: Namer::start(unwind)?,
             arrived: HashMap::new(),
+            of_program: HashMap::new(),
+        })
+    }
+
+    /// Keeps a stack of a program, whose script frames `interpreter` ran.
+    pub fn stack_arrived(
+        &mut self,
+        id: u64,
+        program: u64,
+        stack: TakenStack,
+        interpreter: Option<Interpreter>,
+    ) {
+        // One that the BPF side has forgotten that it was sent comes again.
+        if self.arrived.insert(id, Arrived { stack, interpreter }).is_none() {
+            self.of_program.entry(program).or_default().push(id);
         }
     }
 
-    /// Keeps a stack, whose script frames `interpreter` ran.
-    pub fn stack_arrived(&mut self, id: u64, stack: TakenStack, interpreter: Option<Interpreter>) {
-        self.arrived.insert(id, Arrived { stack, interpreter });
+    /// Forgets the stacks of a program that nobody runs any more, and of which all stacks have been
+    /// asked for.
+    pub fn forget_program(&mut self, program: u64) {
+        for id in self.of_program.remove(&program).unwrap_or_default() {
+            self.arrived.remove(&id);
+        }
     }
 
     /// The addresses of a stack, the leaf first, as far as they have arrived.
@@ -63,51 +86,209 @@ impl Naming {
         Some(&arrived.stack.native)
     }
 
-    /// Names stacks; several together are faster than one by one.
-    pub fn name(&mut self, stacks: &[Unnamed]) -> Vec<Named> {
-        let known = stacks.iter().filter_map(|stack| {
-            let StackKey::Taken { id, .. } = stack.key else {
-                return None;
-            };
-            Some((&stack.space, &self.arrived.get(&id)?.stack.native[..]))
-        });
-        self.symbolizer.prepare(known);
-        stacks.iter().map(|stack| self.name_one(stack)).collect()
+    /// Asks for the names of stacks; several together are faster than one by one. They come back
+    /// through [`Naming::next`].
+    pub fn ask(&mut self, stacks: Vec<Unnamed>) {
+        let questions = stacks.into_iter().map(|stack| self.question(stack));
+        let questions = questions.collect();
+        self.namer.ask(questions);
     }
 
-    fn name_one(&mut self, unnamed: &Unnamed) -> Named {
-        let Unnamed { key, space, .. } = unnamed;
-        let (arrived, ip, why) = match *key {
-            StackKey::Taken { id, ip } => (self.arrived.get(&id), ip, Unknown::StackLost),
-            StackKey::Instruction { ip, why } => (None, ip, why),
+    /// How many stacks have been asked for that have not come back.
+    #[must_use]
+    pub fn outstanding(&self) -> usize {
+        self.namer.outstanding
+    }
+
+    /// Names that have come back; `None` when there are none.
+    pub fn next(&mut self) -> Option<Vec<(Handle, Named)>> {
+        self.namer.next()
+    }
+
+    /// Waits until names have come back, on this thread; `None` when none was asked for.
+    pub fn wait(&mut self) -> Option<Vec<(Handle, Named)>> {
+        self.namer.wait()
+    }
+
+    /// Waits until names may have come back. Nothing is lost when this is dropped while it waits.
+    pub async fn ready(&self) {
+        self.namer.ready.notified().await;
+    }
+
+    fn question(&self, unnamed: Unnamed) -> Question {
+        let Unnamed { handle, space } = unnamed;
+        let (ip, taken) = match handle.key {
+            StackKey::Taken { id, ip } => {
+                let arrived = self.arrived.get(&id);
+                (ip, arrived.map(|it| self.taken(it)).ok_or(Unknown::StackLost))
+            }
+            StackKey::Instruction { ip, why } => (ip, Err(why)),
         };
-        let lone = [ip];
-        let addresses = arrived.map_or(&lone[..], |arrived| &arrived.stack.native);
-        let code = until_not_code(space, addresses);
-        let native = self.symbolizer.symbolize(space, code);
-        let write = self.instructions.at(space, ip);
-        let taken = arrived.map(|arrived| Taken {
-            end: arrived.stack.end,
-            script: script_calls(&self.names, arrived),
-            interpreter: arrived.interpreter.as_ref(),
-            script_truncated: arrived.stack.script_truncated,
-            left_code: code.len() < addresses.len(),
-            trust: trust(self.unwind, arrived.stack.end),
+        Question {
+            handle,
+            space,
+            ip,
+            taken,
+        }
+    }
+
+    fn taken(&self, arrived: &Arrived) -> Taken {
+        let Arrived { stack, interpreter } = arrived;
+        let script = interpreter.iter().flat_map(|interpreter| {
+            let frames = stack.script.iter();
+            frames.map(|frame| self.names.name(interpreter, frame))
         });
-        put_together(native, taken.ok_or(why), write)
+        Taken {
+            native: Arc::clone(&stack.native),
+            end: stack.end,
+            script: script.collect(),
+            interpreter: interpreter.clone(),
+            script_truncated: stack.script_truncated,
+        }
     }
 }
 
-/// What is known about a stack that was taken, apart from its native frames.
-struct Taken<'a> {
+/// A stack that is to get its native names.
+struct Question {
+    handle: Handle,
+    /// The mappings that it was taken with.
+    space: AddressSpace,
+    /// The instruction that wrote.
+    ip: u64,
+    /// What was taken, or why nothing was.
+    taken: Result<Taken, Unknown>,
+}
+
+/// A stack that was taken; its script frames are named.
+struct Taken {
+    /// Addresses, the leaf first.
+    native: Arc<[u64]>,
     /// Why the native frames end.
     end: StackEnd,
-    /// Its script frames, named, innermost first.
+    /// Its script frames, innermost first.
     script: Vec<ScriptCall>,
     /// The interpreter that ran the script frames.
-    interpreter: Option<&'a Interpreter>,
+    interpreter: Option<Interpreter>,
     /// Whether there were more script frames, or they could not be read.
     script_truncated: bool,
+}
+
+impl Question {
+    /// The addresses that have names, the leaf first.
+    fn addresses(&self) -> &[u64] {
+        match &self.taken {
+            Ok(taken) => &taken.native,
+            Err(_) => std::slice::from_ref(&self.ip),
+        }
+    }
+}
+
+/// The thread that names stacks.
+struct Namer {
+    questions: Sender<Vec<Question>>,
+    answers: Receiver<Vec<(Handle, Named)>>,
+    /// Tells that there are answers.
+    ready: Arc<Notify>,
+    outstanding: usize,
+}
+
+impl Namer {
+    fn start(unwind: Unwind) -> Result<Self> {
+        let (questions, todo) = mpsc::channel::<Vec<Question>>();
+        let (done, answers) = mpsc::channel();
+        let ready = Arc::new(Notify::new());
+        let tell = Arc::clone(&ready);
+        std::thread::Builder::new()
+            .name("names".to_owned())
+            .spawn(move || {
+                let mut files = Files::new(unwind);
+                while let Ok(questions) = todo.recv() {
+                    if done.send(files.answer(questions)).is_err() {
+                        return;
+                    }
+                    tell.notify_one();
+                }
+            })
+            .context("cannot start the thread that names functions")?;
+        Ok(Self {
+            questions,
+            answers,
+            ready,
+            outstanding: 0,
+        })
+    }
+
+    fn ask(&mut self, questions: Vec<Question>) {
+        let several = questions.len();
+        // The thread ends with this. If it has failed, its stacks stay without names.
+        if self.questions.send(questions).is_ok() {
+            self.outstanding += several;
+        }
+    }
+
+    fn next(&mut self) -> Option<Vec<(Handle, Named)>> {
+        let answers = self.answers.try_recv().ok()?;
+        self.outstanding -= answers.len();
+        Some(answers)
+    }
+
+    fn wait(&mut self) -> Option<Vec<(Handle, Named)>> {
+        if self.outstanding == 0 {
+            return None;
+        }
+        let answers = self.answers.recv().ok()?;
+        self.outstanding -= answers.len();
+        Some(answers)
+    }
+}
+
+/// What looks into files.
+struct Files {
+    unwind: Unwind,
+    symbolizer: Symbolizer,
+    instructions: Instructions,
+}
+
+impl Files {
+    fn new(unwind: Unwind) -> Self {
+        Self {
+            unwind,
+            symbolizer: Symbolizer::default(),
+            instructions: Instructions::default(),
+        }
+    }
+
+    fn answer(&mut self, questions: Vec<Question>) -> Vec<(Handle, Named)> {
+        let stacks = questions
+            .iter()
+            .filter(|question| question.taken.is_ok())
+            .map(|question| (&question.space, question.addresses()));
+        self.symbolizer.prepare(stacks);
+        let answers = questions.into_iter();
+        answers
+            .map(|question| (question.handle, self.name(question)))
+            .collect()
+    }
+
+    fn name(&mut self, question: Question) -> Named {
+        let Question { space, ip, .. } = &question;
+        let addresses = question.addresses();
+        let code = until_not_code(space, addresses);
+        let native = self.symbolizer.symbolize(space, code);
+        let write = self.instructions.at(space, *ip);
+        let left_code = code.len() < addresses.len();
+        let taken = question.taken.map(|taken| Believed {
+            left_code,
+            trust: trust(self.unwind, taken.end),
+            taken,
+        });
+        put_together(native, taken, write)
+    }
+}
+
+/// A stack that was taken, and how far it is believed.
+struct Believed {
+    taken: Taken,
     /// Whether an address was not in code, so that what follows was left out.
     left_code: bool,
     trust: Native,
@@ -123,20 +304,21 @@ fn trust(unwind: Unwind, end: StackEnd) -> Native {
 }
 
 /// Makes one stack out of native frames and what else was taken, or the reason why no stack was.
-fn put_together(native: Vec<Frame>, taken: Result<Taken<'_>, Unknown>, write: Write) -> Named {
+fn put_together(native: Vec<Frame>, taken: Result<Believed, Unknown>, write: Write) -> Named {
     match taken {
-        Ok(taken) => {
-            let truncated = why_truncated(&taken);
+        Ok(believed) => {
+            let truncated = why_truncated(&believed);
+            let Believed { taken, trust, .. } = believed;
             let is_loop = |function: &str| {
-                let interpreter = taken.interpreter;
+                let interpreter = taken.interpreter.as_ref();
                 interpreter.is_some_and(|known| known.instance.is_loop(function))
             };
-            let frames = merge(native, taken.script, is_loop, taken.trust);
+            let frames = merge(native, taken.script, is_loop, trust);
             Named {
                 site: blame(&frames),
+                writer: Writer::of(write, &frames),
                 frames,
                 truncated,
-                write,
                 lost: false,
             }
         }
@@ -145,10 +327,10 @@ fn put_together(native: Vec<Frame>, taken: Result<Taken<'_>, Unknown>, write: Wr
             let site = blame(&frames);
             frames.push(Frame::placeholder("[unknown]", why));
             Named {
-                frames,
                 site,
+                writer: Writer::of(write, &frames),
+                frames,
                 truncated: Some(Truncated::NotTaken),
-                write,
                 lost: why == Unknown::StackLost,
             }
         }
@@ -156,16 +338,17 @@ fn put_together(native: Vec<Frame>, taken: Result<Taken<'_>, Unknown>, write: Wr
 }
 
 /// Why frames are missing at a stack's root; `None` where none are, as far as can be known.
-fn why_truncated(taken: &Taken<'_>) -> Option<Truncated> {
+fn why_truncated(believed: &Believed) -> Option<Truncated> {
+    let taken = &believed.taken;
     if taken.script_truncated {
         return Some(Truncated::Python);
     }
     // Where there are script frames and native ones are guessed, the script frames say where the
     // stack begins.
-    if !taken.script.is_empty() && taken.trust == Native::Guessed {
+    if !taken.script.is_empty() && believed.trust == Native::Guessed {
         return None;
     }
-    if taken.left_code {
+    if believed.left_code {
         return Some(Truncated::NoMapping);
     }
     match taken.end {
@@ -181,14 +364,6 @@ fn why_truncated(taken: &Taken<'_>) -> Option<Truncated> {
         StackEnd::Unreadable => Some(Truncated::Unreadable),
         StackEnd::Damaged => Some(Truncated::Damaged),
     }
-}
-
-fn script_calls(names: &Names, arrived: &Arrived) -> Vec<ScriptCall> {
-    let Some(interpreter) = &arrived.interpreter else {
-        return Vec::new();
-    };
-    let frames = arrived.stack.script.iter();
-    frames.map(|frame| names.name(interpreter, frame)).collect()
 }
 
 /// The addresses up to the first that is not in code: what follows it was found by following

@@ -48,6 +48,11 @@ impl Sums {
         })
     }
 
+    /// All of them, those that are not used included.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Sum> {
+        self.list.iter_mut()
+    }
+
     /// Moves everything from one sum into another; the first may be handed out again.
     ///
     /// # Panics

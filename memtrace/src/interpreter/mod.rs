@@ -140,7 +140,7 @@ pub struct ScriptCall {
 }
 
 /// What a native function is there for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Role {
     /// It manages memory for others.
     Allocator,

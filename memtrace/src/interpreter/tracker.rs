@@ -56,8 +56,6 @@ enum State {
     Runs { handle: Handle, name: String },
     /// It has one whose frames cannot be walked.
     Refused { name: String, why: String },
-    /// It has ended, and does not use an entry any more.
-    Ended { name: String },
 }
 
 /// A process to look at again.
@@ -128,17 +126,13 @@ impl Tracker {
         }
     }
 
-    /// Records the end of a process. Its interpreter's name is kept for the report.
-    pub fn process_ended(&mut self, process: ProcessId) {
+    /// Forgets a process, which has ended; returns what a report says of its interpreter.
+    pub fn process_ended(&mut self, process: ProcessId) -> Option<InterpreterSeen> {
+        let seen = self.seen(process);
         self.stop_using(process);
-        if let Some(state) = self.states.get_mut(&process)
-            && let State::Runs { name, .. } = state
-        {
-            *state = State::Ended {
-                name: std::mem::take(name),
-            };
-        }
+        self.states.remove(&process);
         self.due.retain(|due| due.process != process);
+        seen
     }
 
     /// Looks at the processes whose mappings have been read anew: an interpreter may be among them.
@@ -208,7 +202,7 @@ impl Tracker {
         let (name, why) = match self.states.get(&process)? {
             State::None => return None,
             State::NotYet { name } => (name, Some("it had not initialised")),
-            State::Runs { name, .. } | State::Ended { name } => (name, None),
+            State::Runs { name, .. } => (name, None),
             State::Refused { name, why } => (name, Some(why.as_str())),
         };
         Some(InterpreterSeen {
@@ -221,7 +215,7 @@ impl Tracker {
     fn may_change(&self, process: ProcessId) -> bool {
         !matches!(
             self.states.get(&process),
-            None | Some(State::Runs { .. } | State::Ended { .. })
+            None | Some(State::Runs { .. })
         )
     }
 

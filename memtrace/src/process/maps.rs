@@ -114,6 +114,30 @@ impl AddressSpace {
                 .all(|(own, other)| own.is_same(other))
     }
 
+    /// Whether `later` can be of the same program, from fork or exec on. The kernel chooses where a
+    /// program's stack and the kernel's shared object are, and they stay there.
+    #[must_use]
+    pub fn is_of_program(&self, later: &Self) -> bool {
+        let same = |own: Option<u64>, others: Option<u64>| {
+            own.zip(others).is_none_or(|(own, others)| own == others)
+        };
+        same(self.stack_end(), later.stack_end())
+            && same(self.vdso_start(), later.vdso_start())
+            && same_file(self.mappings().first(), later.mappings().first())
+    }
+
+    fn stack_end(&self) -> Option<u64> {
+        let mut mappings = self.mappings().iter().rev();
+        let stack = mappings.find(|mapping| matches!(mapping.kind, MappingKind::Stack))?;
+        Some(stack.end)
+    }
+
+    fn vdso_start(&self) -> Option<u64> {
+        let mut mappings = self.mappings().iter().rev();
+        let vdso = mappings.find(|mapping| matches!(mapping.kind, MappingKind::Vdso(_)))?;
+        Some(vdso.start)
+    }
+
     /// The mapping that covers `address`.
     #[must_use]
     pub fn find(&self, address: u64) -> Option<&Mapping> {
@@ -170,6 +194,18 @@ impl Mapping {
             MappingKind::Anonymous => None,
             MappingKind::Special(name) => Some(Arc::clone(name)),
         }
+    }
+}
+
+/// Whether these are not mappings of different files at one address.
+fn same_file(own: Option<&Mapping>, others: Option<&Mapping>) -> bool {
+    let of = |mapping: Option<&Mapping>| {
+        let mapping = mapping?;
+        Some((mapping.start, mapping.module()?.id()))
+    };
+    match (of(own), of(others)) {
+        (Some((start, own)), Some((other_start, other))) => start != other_start || own == other,
+        _ => true,
     }
 }
 

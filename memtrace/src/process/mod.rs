@@ -1,6 +1,7 @@
-//! The processes that are traced, as /proc shows them: who they are ([`processes`], [`pidfd`]),
-//! what is mapped where ([`maps`]), from which files ([`modules`]), and their memory ([`memory`]).
+//! The processes that are traced, as /proc shows them: who they are ([`processes`], [`ended`],
+//! [`pidfd`]), what is mapped where ([`maps`]), from which files ([`modules`]), and their memory ([`memory`]).
 
+pub mod ended;
 pub mod maps;
 pub mod memory;
 pub mod modules;

@@ -1,4 +1,11 @@
 //! The traced processes: who they are, and where their code is mapped.
+//!
+//! What happened to a process is told by records, in the order in which it happened, but later. So
+//! nothing that is looked up now is taken for what was then: a process that was forked has what its
+//! parent had *at that record*, and what /proc shows is only used while the process still runs the
+//! program that its records are about ([`Processes::read_mappings`]).
+//!
+//! Of a process that has ended only figures and its name are kept ([`ended`](super::ended)).
 
 use std::collections::HashMap;
 use std::fs;
@@ -9,9 +16,12 @@ use std::time::{Duration, Instant};
 use memtrace_common::process::{Counters, NO_SLOT, ProcessSlot};
 use memtrace_common::record::Origin;
 
+use super::ended::Ended;
 use super::maps::AddressSpace;
 use super::modules::Modules;
 use crate::clock;
+use crate::probe::SharedArray;
+use crate::profile::InterpreterSeen;
 
 /// Bytes of /proc/PID/cmdline that are kept.
 const MAX_CMDLINE: u64 = 4096;
@@ -27,8 +37,14 @@ const LONGEST_PAUSE: Duration = Duration::from_mins(1);
 /// Relatives in which memory is looked for.
 const MAX_RELATIVES: usize = 8;
 
-/// A traced process's number, by first appearance.
+/// Programs that a process ran before, of which the names are kept.
+const MAX_PROGRAMS: usize = 8;
+
+/// A traced process's number, by first appearance, from 0 on; never given twice.
 pub type ProcessId = usize;
+
+/// Stands for all processes that have ended and whose figures have been added up.
+pub const OTHERS: ProcessId = usize::MAX;
 
 /// Number of a mapping snapshot: processes with the same number have the same code at the same
 /// addresses.
@@ -55,6 +71,55 @@ pub struct ProcessFacts {
     pub counters: Counters,
     /// Copied pages whose records arrived, by [`Origin`] code.
     pub recorded: [u64; 4],
+    /// Its interpreter, once it has ended; while it lives the
+    /// [`Tracker`](crate::interpreter::tracker::Tracker) has it.
+    pub interpreter: Option<InterpreterSeen>,
+}
+
+/// What a record says about a process that was found, forked, or replaced its program.
+#[derive(Clone, Copy, Debug)]
+pub struct Said {
+    /// How often it had replaced its program.
+    pub execs: u32,
+    /// The number of its program.
+    pub program: u64,
+    /// Its name.
+    pub comm: [u8; 16],
+}
+
+impl Said {
+    /// What the table says now, for want of a record.
+    #[must_use]
+    pub fn now(entry: &ProcessSlot) -> Self {
+        Self {
+            execs: entry.execs,
+            program: entry.program,
+            comm: entry.comm,
+        }
+    }
+
+    /// The same, of the moment when the program had been replaced `execs` times. Of an earlier
+    /// program nothing is known.
+    #[must_use]
+    pub fn of(self, execs: u32) -> Self {
+        if self.execs == execs {
+            return self;
+        }
+        Self {
+            execs,
+            comm: [0; 16],
+            ..self
+        }
+    }
+}
+
+/// Something that no process has any more, so that what was kept for it can go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Retired {
+    /// A snapshot of mappings.
+    Space(SpaceId),
+    /// A program, by its number.
+    Program(u64),
 }
 
 /// What a process is called.
@@ -64,6 +129,8 @@ pub struct Name {
     pub comm: Vec<u8>,
     /// Its arguments, shared with the parent until an exec.
     pub cmdline: Arc<[Vec<u8>]>,
+    /// What it was called as the programs that it ran before, the first one first.
+    pub before: Vec<Vec<u8>>,
 }
 
 /// When a process began and ended, in nanoseconds of `CLOCK_MONOTONIC` unless stated otherwise.
@@ -85,6 +152,18 @@ pub struct Times {
 }
 
 impl ProcessFacts {
+    /// Adds up what can be: figures, and the time from the first's start to the last's end.
+    pub fn absorb(&mut self, other: &Self) {
+        self.counters.absorb(&other.counters);
+        for (sum, more) in self.recorded.iter_mut().zip(other.recorded) {
+            *sum += more;
+        }
+        let times = &mut self.times;
+        times.forked_ns = times.forked_ns.zip(other.times.forked_ns).map(|(a, b)| a.min(b));
+        times.started_ns = times.started_ns.min(other.times.started_ns);
+        times.exited_ns = times.exited_ns.max(other.times.exited_ns);
+    }
+
     /// Copied pages that were counted and whose records have not arrived, by [`Origin`] code.
     #[must_use]
     pub fn missing(&self) -> [u64; 4] {
@@ -105,27 +184,50 @@ impl ProcessFacts {
     }
 }
 
-/// One traced process.
+/// One traced process that has not ended.
 struct TracedProcess {
     facts: ProcessFacts,
     slot: u32,
-    /// The process it was forked from, where that is traced.
-    parent: Option<ProcessId>,
+    parent: Kin,
+    /// Those whose `parent` this is.
+    children: Vec<ProcessId>,
+    /// How often it had replaced its program when its last record was written.
+    execs: u32,
+    /// The number of its program.
+    program: u64,
     space: Option<(SpaceId, AddressSpace)>,
     /// When its mappings may be read again, and how long the pause is then.
     refresh: (Instant, Duration),
 }
 
+/// Whose memory a process began with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kin {
+    /// That of a traced process, which lives.
+    Traced(ProcessId),
+    /// Perhaps that of the process that has this pid.
+    Outside(u32),
+}
+
 /// All processes of a trace.
 pub struct Processes {
-    list: Vec<TracedProcess>,
+    live: HashMap<ProcessId, TracedProcess>,
+    /// Those that have ended.
+    pub ended: Ended,
     by_slot: HashMap<u32, ProcessId>,
+    next: ProcessId,
     modules: Modules,
     snapshots: usize,
+    /// How many processes have each snapshot, and each program.
+    space_users: HashMap<SpaceId, usize>,
+    program_users: HashMap<u64, usize>,
+    retired: Vec<Retired>,
     /// Processes whose mappings have been read since somebody asked.
     remapped: Vec<ProcessId>,
     /// `CLOCK_BOOTTIME` minus `CLOCK_MONOTONIC`, in nanoseconds: how long the machine slept.
     asleep_ns: u64,
+    /// The BPF side's table; `None` in tests without one.
+    table: Option<SharedArray<ProcessSlot>>,
 }
 
 impl Processes {
@@ -133,18 +235,29 @@ impl Processes {
     #[must_use]
     pub fn new() -> Self {
         Self {
-            list: Vec::new(),
+            live: HashMap::new(),
+            ended: Ended::default(),
             by_slot: HashMap::new(),
+            next: 0,
             modules: Modules::default(),
             snapshots: 0,
+            space_users: HashMap::new(),
+            program_users: HashMap::new(),
+            retired: Vec::new(),
             remapped: Vec::new(),
             asleep_ns: clock::boottime_ns().saturating_sub(clock::monotonic_ns()),
+            table: None,
         }
     }
 
-    /// What is known about every process, by first appearance.
-    pub fn all(&self) -> impl ExactSizeIterator<Item = &ProcessFacts> {
-        self.list.iter().map(|process| &process.facts)
+    /// Asks `table` from now on which program a process runs.
+    pub fn watch(&mut self, table: SharedArray<ProcessSlot>) {
+        self.table = Some(table);
+    }
+
+    /// Those that have not ended, in no order.
+    pub fn live(&self) -> impl ExactSizeIterator<Item = (ProcessId, &ProcessFacts)> {
+        self.live.iter().map(|(&id, process)| (id, &process.facts))
     }
 
     /// The process in `slot` of the table.
@@ -156,68 +269,105 @@ impl Processes {
     /// What is known about a process.
     ///
     /// # Panics
-    /// When the id is not one that was handed out.
+    /// When it is not one that lives.
     #[must_use]
     pub fn get(&self, id: ProcessId) -> &ProcessFacts {
-        &self.list[id].facts
+        &self.live[&id].facts
     }
 
-    /// The traced process whose memory this one began with: the one that it was forked from, unless
-    /// either has replaced its program since. It may have ended.
+    /// How often a process had replaced its program when its last record was written.
     ///
     /// # Panics
-    /// When the id is not one that was handed out.
+    /// When it is not one that lives.
+    #[must_use]
+    pub fn execs(&self, id: ProcessId) -> u32 {
+        self.live[&id].execs
+    }
+
+    /// The number of the program that a process ran when its last record was written.
+    ///
+    /// # Panics
+    /// When it is not one that lives.
+    #[must_use]
+    pub fn program(&self, id: ProcessId) -> u64 {
+        self.live[&id].program
+    }
+
+    /// The living process whose memory this one began with: the one that it was forked from, or
+    /// where that has ended the one that it was forked from, and so on, unless one of them has
+    /// replaced its program since.
+    ///
+    /// # Panics
+    /// When it is not one that lives.
     #[must_use]
     pub fn parent(&self, id: ProcessId) -> Option<ProcessId> {
-        self.list[id].parent
+        match self.live[&id].parent {
+            Kin::Traced(parent) => Some(parent),
+            Kin::Outside(_) => None,
+        }
+    }
+
+    /// For a process without a [`parent`](Self::parent): the pid of the process that is its
+    /// parent, or was that of the last one that could have been asked.
+    ///
+    /// # Panics
+    /// When it is not one that lives.
+    #[must_use]
+    pub fn parent_outside(&self, id: ProcessId) -> Option<u32> {
+        match self.live[&id].parent {
+            Kin::Traced(_) => None,
+            Kin::Outside(pid) => Some(pid),
+        }
     }
 
     /// Counts a copied page whose record arrived.
     pub fn count_record(&mut self, id: ProcessId, origin: Origin) {
-        self.list[id].facts.recorded[origin as usize] += 1;
+        if let Some(process) = self.live.get_mut(&id) {
+            process.facts.recorded[origin as usize] += 1;
+        }
     }
 
-    /// Whether it lives, as far as is known.
-    fn is_alive(&self, id: ProcessId) -> bool {
-        self.list[id].facts.times.exited_ns.is_none()
-    }
-
-    /// How many have not ended.
-    #[must_use]
-    pub fn live(&self) -> usize {
-        self.by_slot.len()
-    }
-
-    /// The slots of those that have not been released.
+    /// The slots of those that have not ended.
     pub fn slots(&self) -> impl Iterator<Item = (u32, ProcessId)> {
         self.by_slot.iter().map(|(&slot, &id)| (slot, id))
     }
 
-    /// Adds a process that was found or forked.
+    /// Adds a process by what the table says, for want of its record. If it has replaced its
+    /// program since, nothing is known of what it ran before.
     pub fn add(&mut self, slot: u32, entry: &ProcessSlot) -> ProcessId {
+        let parent = (entry.parent_slot != NO_SLOT).then(|| self.by_slot(entry.parent_slot));
+        let parent = parent.flatten().filter(|_| entry.execs == 0);
+        self.arrived(slot, entry, Said::now(entry), parent)
+    }
+
+    /// Adds a process that was found or forked, of which its record said `said`; `parent` is the
+    /// process that it was forked from, if that is traced. `entry` is only asked for what does not
+    /// change.
+    pub fn arrived(
+        &mut self,
+        slot: u32,
+        entry: &ProcessSlot,
+        said: Said,
+        parent: Option<ProcessId>,
+    ) -> ProcessId {
         if let Some(id) = self.by_slot(slot) {
             return id;
         }
-        let parent = (entry.parent_slot != NO_SLOT).then(|| self.by_slot(entry.parent_slot));
-        let parent = parent.flatten().filter(|_| entry.execs == 0);
+        let id = self.next;
+        self.next += 1;
         let forked_ns = (entry.forked_ns != 0).then_some(entry.forked_ns);
-        let id = self.list.len();
-        let inherited = parent
-            .filter(|_| forked_ns.is_some())
-            .map(|parent| &self.list[parent]);
-        let (cmdline, space) = inherited.map_or((None, None), |parent| {
-            (
-                Some(Arc::clone(&parent.facts.name.cmdline)),
-                parent.space.clone(),
-            )
-        });
         let before_trace = || entry.start_boottime_ns.saturating_sub(self.asleep_ns);
+        let inherited = parent.filter(|_| forked_ns.is_some());
+        let inherited = inherited.and_then(|parent| self.live.get(&parent));
+        let cmdline = inherited.map(|parent| Arc::clone(&parent.facts.name.cmdline));
+        let space = inherited.and_then(|parent| parent.space.clone());
         let facts = ProcessFacts {
             pid: entry.pid,
             ppid: entry.parent_pid,
             name: Name {
-                comm: until_nul(&entry.comm),
+                comm: until_nul(&said.comm),
                 cmdline: cmdline.unwrap_or_else(|| read_cmdline(entry.pid)),
+                before: Vec::new(),
             },
             times: Times {
                 forked_ns,
@@ -227,70 +377,147 @@ impl Processes {
             },
             counters: entry.counters,
             recorded: [0; 4],
+            interpreter: None,
         };
-        self.list.push(TracedProcess {
-            facts,
-            slot,
-            parent,
-            space,
-            refresh: (Instant::now(), FIRST_PAUSE),
+        let parent = parent.and_then(|parent| {
+            self.live.get_mut(&parent)?.children.push(id);
+            Some(parent)
         });
+        self.live.insert(
+            id,
+            TracedProcess {
+                facts,
+                slot,
+                parent: parent.map_or(Kin::Outside(entry.parent_pid), Kin::Traced),
+                children: Vec::new(),
+                execs: said.execs,
+                program: said.program,
+                space: None,
+                refresh: (Instant::now(), FIRST_PAUSE),
+            },
+        );
         self.by_slot.insert(slot, id);
-        if self.list[id].space.is_none() {
-            self.refresh(id);
+        *self.program_users.entry(said.program).or_default() += 1;
+        *self.space_users.entry(SpaceId::Unread(id)).or_default() += 1;
+        match space {
+            Some(space) => self.set_space(id, Some(space)),
+            None => self.refresh(id),
         }
         id
     }
 
-    /// Drops what was known about the program that a process replaced.
-    pub fn execed(&mut self, id: ProcessId, entry: &ProcessSlot) {
+    /// Drops what was known about the program that a process replaced, by what the record of that
+    /// said.
+    pub fn execed(&mut self, id: ProcessId, said: Said) {
         // Its children still run the old program, whose mappings it can no longer show; the process
         // that it was forked from perhaps can.
-        let heir = self.list[id].parent;
-        for child in self
-            .list
-            .iter_mut()
-            .filter(|child| child.parent == Some(id))
-        {
-            child.parent = heir;
-        }
-        let process = &mut self.list[id];
-        process.facts.name = Name {
-            comm: until_nul(&entry.comm),
-            cmdline: read_cmdline(process.facts.pid),
+        self.disown(id);
+        self.set_space(id, None);
+        let Some(process) = self.live.get_mut(&id) else {
+            return;
         };
-        process.parent = None;
-        process.space = None;
+        let old = std::mem::replace(&mut process.program, said.program);
+        process.execs = said.execs;
+        let name = &mut process.facts.name;
+        let comm = std::mem::replace(&mut name.comm, until_nul(&said.comm));
+        if name.before.len() < MAX_PROGRAMS {
+            name.before.push(comm);
+        }
+        name.cmdline = Arc::default();
+        process.parent = Kin::Outside(process.facts.ppid);
         process.refresh = (Instant::now(), FIRST_PAUSE);
+        *self.program_users.entry(said.program).or_default() += 1;
+        self.program_left(old);
         self.refresh(id);
+        self.read_name(id);
     }
 
-    /// Records the counters of a process, and its end; after that its slot may be released.
+    /// Forgets what a process was called as another program: it was memtrace's own until now.
+    pub fn forget_first_program(&mut self, id: ProcessId) {
+        if let Some(process) = self.live.get_mut(&id) {
+            process.facts.name.before.clear();
+        }
+    }
+
+    /// The children of a process descend from its parent from now on.
+    fn disown(&mut self, id: ProcessId) {
+        let Some(process) = self.live.get_mut(&id) else {
+            return;
+        };
+        let heir = process.parent;
+        let children = std::mem::take(&mut process.children);
+        if let Kin::Traced(parent) = heir
+            && let Some(parent) = self.live.get_mut(&parent)
+        {
+            parent.children.retain(|&child| child != id);
+            parent.children.extend(&children);
+        }
+        for child in children {
+            if let Some(child) = self.live.get_mut(&child) {
+                child.parent = heir;
+            }
+        }
+    }
+
+    /// Records the counters of a process.
     pub fn update(&mut self, id: ProcessId, entry: &ProcessSlot) {
-        let facts = &mut self.list[id].facts;
-        facts.counters = entry.counters;
-        facts.times.exited_ns = (entry.exited_ns != 0).then_some(entry.exited_ns);
+        if let Some(process) = self.live.get_mut(&id) {
+            process.facts.counters = entry.counters;
+        }
     }
 
-    /// Forgets which process is in `slot`, which is about to be released.
-    pub fn release(&mut self, slot: u32) {
-        self.by_slot.remove(&slot);
+    /// Records the end of a process that had `interpreter`, and of which `entry` has the last
+    /// counters. Its slot may be given back after that.
+    pub fn exited(
+        &mut self,
+        id: ProcessId,
+        entry: &ProcessSlot,
+        interpreter: Option<InterpreterSeen>,
+    ) {
+        self.disown(id);
+        self.set_space(id, None);
+        let Some(mut process) = self.live.remove(&id) else {
+            return;
+        };
+        self.by_slot.remove(&process.slot);
+        self.space_left(SpaceId::Unread(id));
+        self.program_left(process.program);
+        process.facts.counters = entry.counters;
+        process.facts.times.exited_ns = Some(entry.exited_ns);
+        process.facts.interpreter = interpreter;
+        self.ended.add(id, process.facts);
     }
 
     /// Reads names and arguments of the processes that are still there: many servers change them
     /// once a worker runs.
     pub fn rename(&mut self) {
-        let mut ids: Vec<ProcessId> = self.by_slot.values().copied().collect();
-        ids.retain(|&id| self.is_alive(id));
+        let ids: Vec<ProcessId> = self.live.keys().copied().collect();
         for id in ids {
-            let facts = &mut self.list[id].facts;
-            let cmdline = read_cmdline(facts.pid);
-            if !cmdline.is_empty() {
-                facts.name.cmdline = cmdline;
-            }
-            if let Ok(comm) = fs::read(format!("/proc/{}/comm", facts.pid)) {
-                facts.name.comm = comm.strip_suffix(b"\n").unwrap_or(&comm).to_vec();
-            }
+            self.read_name(id);
+        }
+    }
+
+    /// Reads a process's name and arguments again, if it still runs the program that is known.
+    fn read_name(&mut self, id: ProcessId) {
+        let Some(pid) = self.live.get(&id).map(|process| process.facts.pid) else {
+            return;
+        };
+        let cmdline = read_cmdline(pid);
+        let comm = fs::read(format!("/proc/{pid}/comm"));
+        if !self.is_current(id) {
+            return;
+        }
+        let Some(process) = self.live.get_mut(&id) else {
+            return;
+        };
+        let name = &mut process.facts.name;
+        if !cmdline.is_empty() {
+            name.cmdline = cmdline;
+        }
+        if let Ok(comm) = comm
+            && !comm.is_empty()
+        {
+            name.comm = comm.strip_suffix(b"\n").unwrap_or(&comm).to_vec();
         }
     }
 
@@ -298,10 +525,9 @@ impl Processes {
     /// program since: both had the same memory then.
     #[must_use]
     pub fn forked_from(&self, id: ProcessId) -> Option<ProcessId> {
-        let process = &self.list[id];
-        process
-            .parent
-            .filter(|_| process.facts.times.forked_ns.is_some())
+        let process = &self.live[&id];
+        process.facts.times.forked_ns?;
+        self.parent(id)
     }
 
     /// Processes whose mappings have been read since the last call and that have not ended, with
@@ -309,43 +535,61 @@ impl Processes {
     pub fn take_remapped(&mut self) -> Vec<(u32, ProcessId)> {
         let ids = std::mem::take(&mut self.remapped);
         ids.into_iter()
-            .filter(|&id| self.by_slot(self.list[id].slot) == Some(id))
-            .map(|id| (self.list[id].slot, id))
+            .filter_map(|id| Some((self.live.get(&id)?.slot, id)))
             .collect()
     }
 
+    /// What no process has any more since the last call.
+    pub fn take_retired(&mut self) -> Vec<Retired> {
+        std::mem::take(&mut self.retired)
+    }
+
     /// Pids in which memory of a process can be read: its own, then those of its ancestors of the
-    /// same program, then of others that descend from these; live ones, the first few.
-    pub fn relatives(&self, id: ProcessId) -> impl Iterator<Item = u32> {
-        let line: Vec<_> = std::iter::successors(Some(id), |&id| self.list[id].parent).collect();
-        let eldest = line.last().copied().unwrap_or(id);
-        let others = (0..self.list.len()).rev().filter(move |&other| {
-            let mut ancestors = std::iter::successors(Some(other), |&id| self.list[id].parent);
-            ancestors.any(|ancestor| ancestor == eldest)
+    /// same program, then of others that descend from these; the first few.
+    #[must_use]
+    pub fn relatives(&self, id: ProcessId) -> Vec<u32> {
+        let mut ids: Vec<ProcessId> = Vec::with_capacity(MAX_RELATIVES);
+        let line = std::iter::successors(Some(id), |&id| match self.live.get(&id)?.parent {
+            Kin::Traced(parent) => Some(parent),
+            Kin::Outside(_) => None,
         });
-        line.into_iter()
-            .chain(others)
-            .filter(|&id| self.is_alive(id))
-            .map(|id| self.list[id].facts.pid)
-            .take(MAX_RELATIVES)
+        ids.extend(line.take(MAX_RELATIVES));
+        // Breadth first from the eldest, so that those who have been there for long come first.
+        let mut next = 0;
+        let mut others: Vec<ProcessId> = ids.last().copied().into_iter().collect();
+        while ids.len() < MAX_RELATIVES && next < others.len() {
+            let children = self.live.get(&others[next]);
+            let children = children.map_or(&[][..], |process| &process.children);
+            // Of very many children the first few will do.
+            for &child in children.iter().take(MAX_RELATIVES) {
+                others.push(child);
+                if ids.len() < MAX_RELATIVES && !ids.contains(&child) {
+                    ids.push(child);
+                }
+            }
+            next += 1;
+        }
+        let pid = |id| Some(self.live.get(id)?.facts.pid);
+        ids.iter().filter_map(pid).collect()
     }
 
     /// A process's mappings as they were last read.
     #[must_use]
     pub fn known_space(&self, id: ProcessId) -> Option<AddressSpace> {
-        self.list[id].space.as_ref().map(|(_, space)| space.clone())
+        self.space_ref(id).cloned()
     }
 
     /// [`Processes::known_space`], without a copy.
     #[must_use]
     pub fn space_ref(&self, id: ProcessId) -> Option<&AddressSpace> {
-        self.list[id].space.as_ref().map(|(_, space)| space)
+        let process = self.live.get(&id)?;
+        process.space.as_ref().map(|(_, space)| space)
     }
 
-    /// A process's mappings at this moment. They are not kept for its stacks: records that arrive
-    /// later may belong to the program that it ran before.
+    /// A process's mappings at this moment, if it still runs the program that its records are
+    /// about. They are not kept for its stacks.
     pub fn present_space(&mut self, id: ProcessId) -> Option<AddressSpace> {
-        AddressSpace::read(self.list[id].facts.pid, &mut self.modules).ok()
+        self.read_mappings(id)
     }
 
     /// The present mappings of a process that need not be traced.
@@ -356,33 +600,34 @@ impl Processes {
     /// Which snapshot of mappings a process has.
     #[must_use]
     pub fn space_id(&self, id: ProcessId) -> SpaceId {
-        self.list[id]
-            .space
-            .as_ref()
-            .map_or(SpaceId::Unread(id), |(space_id, _)| *space_id)
+        let space = self.live.get(&id).and_then(|known| known.space.as_ref());
+        space.map_or(SpaceId::Unread(id), |(space_id, _)| *space_id)
     }
 
     /// Mappings of a process in which all `addresses` are known, as far as possible: they are read
     /// again when one is not, from the process, or after its end from the nearest living ancestor
     /// of the same program. `None` when they could never be read.
     pub fn space(&mut self, id: ProcessId, addresses: &[u64]) -> Option<AddressSpace> {
-        let missing = |(_, space): &(SpaceId, AddressSpace)| {
+        let missing = |space: &AddressSpace| {
             addresses
                 .iter()
                 .any(|&address| space.find(address).is_none())
         };
-        if self.list[id].space.as_ref().is_none_or(missing) {
+        if self.space_ref(id).is_none_or(missing) {
             self.refresh(id);
-            let process = &mut self.list[id];
-            if !process.space.as_ref().is_none_or(missing) {
+            if !self.space_ref(id).is_none_or(missing)
+                && let Some(process) = self.live.get_mut(&id)
+            {
                 process.refresh.1 = FIRST_PAUSE;
             }
         }
-        self.list[id].space.as_ref().map(|(_, space)| space.clone())
+        self.known_space(id)
     }
 
     fn refresh(&mut self, id: ProcessId) {
-        let process = &mut self.list[id];
+        let Some(process) = self.live.get_mut(&id) else {
+            return;
+        };
         let now = Instant::now();
         let (due, pause) = process.refresh;
         if now < due {
@@ -391,20 +636,67 @@ impl Processes {
         process.refresh = (now + pause, (2 * pause).min(LONGEST_PAUSE));
         let mut next = Some(id);
         while let Some(source) = next {
-            let process = &self.list[source];
-            if self.is_alive(source)
-                && let Ok(space) = AddressSpace::read(process.facts.pid, &mut self.modules)
-            {
-                let known = self.list[id].space.as_ref();
-                // A new number would make all stacks new.
-                if known.is_none_or(|(_, known)| !known.is_same(&space)) {
-                    self.list[id].space = Some((SpaceId::Snapshot(self.snapshots), space));
+            if let Some(space) = self.read_mappings(source) {
+                let known = self.space_ref(id);
+                // What belongs to another program is worse than nothing. A new number would make
+                // all stacks new.
+                if known.is_none_or(|known| known.is_of_program(&space) && !known.is_same(&space)) {
+                    let number = SpaceId::Snapshot(self.snapshots);
                     self.snapshots += 1;
+                    self.set_space(id, Some((number, space)));
                     self.remapped.push(id);
                 }
                 return;
             }
-            next = process.parent;
+            next = self.parent(source);
+        }
+    }
+
+    /// Reads the mappings of a process; `None` when it does not have any, or does not run the
+    /// program any more that its records so far are about.
+    fn read_mappings(&mut self, id: ProcessId) -> Option<AddressSpace> {
+        let pid = self.live.get(&id)?.facts.pid;
+        if !self.is_current(id) {
+            return None;
+        }
+        let space = AddressSpace::read(pid, &mut self.modules).ok()?;
+        // The kernel gives a process its new memory shortly before it says so.
+        let is_known = |known: &AddressSpace| known.is_of_program(&space);
+        (self.is_current(id) && self.space_ref(id).is_none_or(is_known)).then_some(space)
+    }
+
+    /// Whether a process has not replaced its program since the last record of it that was handled.
+    fn is_current(&self, id: ProcessId) -> bool {
+        let Some(process) = self.live.get(&id) else {
+            return false;
+        };
+        let now = self.table.as_ref().map(|table| table.generation(process.slot));
+        now.is_none_or(|now| now == Some(process.execs))
+    }
+
+    fn set_space(&mut self, id: ProcessId, space: Option<(SpaceId, AddressSpace)>) {
+        let Some(process) = self.live.get_mut(&id) else {
+            return;
+        };
+        let new = space.as_ref().map(|(number, _)| *number);
+        let old = std::mem::replace(&mut process.space, space).map(|(number, _)| number);
+        if let Some(new) = new {
+            *self.space_users.entry(new).or_default() += 1;
+        }
+        if let Some(old) = old {
+            self.space_left(old);
+        }
+    }
+
+    fn space_left(&mut self, number: SpaceId) {
+        if is_last(&mut self.space_users, number) {
+            self.retired.push(Retired::Space(number));
+        }
+    }
+
+    fn program_left(&mut self, program: u64) {
+        if is_last(&mut self.program_users, program) {
+            self.retired.push(Retired::Program(program));
         }
     }
 }
@@ -413,6 +705,19 @@ impl Default for Processes {
     fn default() -> Self {
         Self::new()
     }
+}
+
+/// Subtracts a user; whether it was the last one.
+fn is_last<K: Copy + Eq + std::hash::Hash>(users: &mut HashMap<K, usize>, key: K) -> bool {
+    let Some(count) = users.get_mut(&key) else {
+        return false;
+    };
+    *count -= 1;
+    let is_last = *count == 0;
+    if is_last {
+        users.remove(&key);
+    }
+    is_last
 }
 
 fn until_nul(bytes: &[u8]) -> Vec<u8> {
@@ -433,5 +738,10 @@ fn read_cmdline(pid: u32) -> Arc<[Vec<u8>]> {
     if bytes.is_empty() {
         return Arc::default();
     }
-    bytes.split(|&byte| byte == 0).map(<[u8]>::to_vec).collect()
+    let mut arguments: Vec<_> = bytes.split(|&byte| byte == 0).map(<[u8]>::to_vec).collect();
+    // Servers that write what they do over their arguments fill up the rest.
+    while arguments.last().is_some_and(Vec::is_empty) {
+        arguments.pop();
+    }
+    arguments.into()
 }

@@ -48,6 +48,9 @@ pub enum Truncated {
     Python,
     /// The stack was not taken, or got lost.
     NotTaken,
+    /// It stands for stacks of its call site that were rarer than all others, when there were too
+    /// many to keep: only the blamed frame is left.
+    Others,
     /// A reason of a later version.
     #[serde(untagged)]
     Other(Other),

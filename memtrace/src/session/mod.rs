@@ -1,9 +1,10 @@
 //! One trace, from attach to the last record.
 //!
-//! One thread reads records, and does whatever else is due between two batches. A profile of what
-//! has been gathered can be taken at any moment ([`Session::snapshot`]); making it is left to
-//! another thread.
+//! One thread reads records ([`drain`]) and another interprets them, and does whatever else is due
+//! between two batches. A profile of what has been gathered can be taken at any moment
+//! ([`Session::snapshot`]); making it is left to another thread.
 
+mod drain;
 mod ending;
 mod priority;
 mod signals;
@@ -36,26 +37,18 @@ use crate::summarize::{Moment, Progress, Run, Snapshot};
 use crate::targets::Targets;
 use crate::unwind::{Library, Unwinder};
 
-/// How often memtrace looks for records by itself. The BPF side wakes it before the ring buffer
-/// fills up; this bounds how long a few records wait.
+/// How often the session does what is due now and then.
 const TICK: Duration = Duration::from_millis(50);
 
 /// Records that are handled before anything else gets its turn.
 const BATCH: usize = 16_384;
 
-/// Records in a tick up to which there is time to name stacks. That waits for the helper which
-/// looks into files, and with more records than this the ring buffer could fill up meanwhile.
+/// Records in a tick up to which there is time to copy the sums for a view.
 const CALM: usize = 2048;
-
-/// How long stacks are named at a time while the target runs.
-const NAMING_BUDGET: Duration = Duration::from_millis(10);
 
 /// Once all records that are there have been read, a process that ended longer ago than this has
 /// none left.
 const RECORDS_LATE: Duration = Duration::from_secs(1);
-
-/// How long programs that began before the detachment may still run.
-const SETTLE: Duration = Duration::from_millis(5);
 
 /// The longest wait for the unwind tables of the processes that will be traced.
 const PREPARATION: Duration = Duration::from_secs(2);
@@ -86,6 +79,8 @@ struct Pace {
     last_tick: usize,
     /// When the table was last searched for what lost records would have said.
     caught_up: Instant,
+    /// A moment before which all records have been handled.
+    all_until: Instant,
 }
 
 impl Session<Attached> {
@@ -125,12 +120,11 @@ impl Session<Attached> {
         let settings = plan.settings(options, library.rows_wanted());
         let probe = Probe::attach(settings).map_err(|error| preflight::explain(error, options))?;
         let tables = probe.tables().clone();
-        let source = Attached::new(probe)?;
         let tracker = Tracker::new(plan.loaders(), tables.clone());
         let unwinder = Unwinder::new(library, tables.clone());
         let table = tables.processes;
         let targets = Targets::new(processes, tracker, unwinder, options.unchanged, table);
-        let intake = Intake::new(targets, Naming::new(plan.unwind.value));
+        let intake = Intake::new(targets, Naming::new(plan.unwind.value)?);
         priority::stay_ahead();
         let run = Run {
             host: host::describe(plan),
@@ -140,8 +134,8 @@ impl Session<Attached> {
             sees_splits: plan.backend.value.sees().split,
             notes,
         };
+        let (source, found) = Attached::trace(probe, &pids)?;
         let mut session = Self::new(source, intake, ending, run);
-        let found = session.source.trace(&pids)?;
         for pid in &alive {
             ensure!(
                 !pid.has_ended(),
@@ -150,14 +144,14 @@ impl Session<Attached> {
             );
         }
         // The processes that were found get their unwind tables before the trace is announced.
-        while session.drain() == BATCH {}
+        while session.drain() > 0 {}
         announce(&pids, found);
         if let Some(command) = command {
             let ends = matches!(options.target, Target::Attach { .. });
             session.ending.with_command(command.release()?, ends);
         }
         if let Some(duration) = options.duration {
-            session.ending.after(duration);
+            session.source.end_at(Instant::now() + duration);
         }
         Ok(session)
     }
@@ -177,6 +171,7 @@ impl<S: Source> Session<S> {
                 records: 0,
                 last_tick: 0,
                 caught_up: Instant::now(),
+                all_until: Instant::now(),
             },
         }
     }
@@ -188,21 +183,24 @@ impl<S: Source> Session<S> {
     pub async fn next(&mut self) -> Result<Step> {
         loop {
             let taken = self.drain();
-            self.pace.records += taken;
+            if let Some(ended) = self.source.ended() {
+                return Ok(Step::Ended(ended.why));
+            }
             let due = self.intake.targets.tracker.next_due();
             tokio::select! {
                 biased;
                 why = self.ending.reached() => return Ok(Step::Ended(why?)),
                 // Yields instead of being ready: signals and clocks must get their turn in an
                 // endless storm.
-                () = tokio::task::yield_now(), if taken == BATCH => {}
+                () = tokio::task::yield_now(), if taken >= BATCH => {}
                 ready = self.source.ready() => ready?,
                 // An interpreter that starts must be known before its first children are forked.
                 () = until(due) => self.intake.targets.look_for_interpreters(),
                 () = self.intake.targets.table_built() => {}
+                () = self.intake.stacks_named() => {}
                 _ = self.pace.tick.tick() => {
                     self.tick();
-                    return Ok(match self.intake.targets.processes.live() {
+                    return Ok(match self.intake.targets.processes.live().len() {
                         0 => Step::Ended(Why::NoProcess),
                         _ => Step::Tick,
                     });
@@ -213,23 +211,20 @@ impl<S: Source> Session<S> {
 
     /// Does what is due now and then.
     fn tick(&mut self) {
-        let taken = self.drain();
-        let is_quiet = taken < BATCH;
+        self.drain();
+        let is_late = self.pace.all_until.elapsed() > RECORDS_LATE;
         let has_lost = self.source.health().lifecycle_lost > 0;
-        if has_lost && is_quiet && self.pace.caught_up.elapsed() > RECORDS_LATE {
+        if has_lost && !is_late && self.pace.caught_up.elapsed() > RECORDS_LATE {
             self.pace.caught_up = Instant::now();
             let late = RECORDS_LATE.as_nanos() as u64;
             let targets = &mut self.intake.targets;
             targets.catch_up(clock::monotonic_ns().saturating_sub(late));
         }
         self.intake.targets.look_for_interpreters();
-        self.intake.targets.look_for_code(is_quiet);
-        self.pace.last_tick = std::mem::take(&mut self.pace.records) + taken;
-        // Stacks also wait while a program starts: what it is must be known before it forks.
-        let is_starting = self.intake.targets.tracker.next_due().is_some();
-        if self.is_calm() && !is_starting {
-            self.intake.name_stacks(NAMING_BUDGET);
-        }
+        self.intake.targets.look_for_code(self.pace.all_until);
+        self.intake.name_stacks();
+        self.intake.let_go();
+        self.pace.last_tick = std::mem::take(&mut self.pace.records);
     }
 
     /// Whether there is time for more than records.
@@ -241,7 +236,12 @@ impl<S: Source> Session<S> {
     /// Handles up to a batch of records; returns how many there were.
     fn drain(&mut self) -> usize {
         let Self { source, intake, .. } = self;
-        source.drain(BATCH, |event| intake.record(event))
+        let drained = source.drain(BATCH, |event| intake.record(event));
+        self.pace.records += drained.records;
+        if let Some(all_until) = drained.all_until {
+            self.pace.all_until = all_until;
+        }
+        drained.records
     }
 
     /// What has been gathered until now, to make a profile of on another thread.
@@ -273,9 +273,20 @@ impl<S: Source> Session<S> {
         if why == Why::Interrupted {
             self.ending.wait_for_command().await?;
         }
-        let duration_ns = clock::monotonic_ns().saturating_sub(self.run.started_ns);
+        self.source.stop(why);
+        let start = Instant::now();
+        // Names are read while the processes are still there.
+        self.intake.targets.processes.rename();
+        let ended = loop {
+            self.drain();
+            match self.source.ended() {
+                Some(ended) => break ended,
+                None => self.source.ready().await?,
+            }
+        };
+        debug!("all records were handled after {:?}", start.elapsed());
         let Self {
-            mut source,
+            source,
             mut intake,
             ending,
             run,
@@ -283,26 +294,19 @@ impl<S: Source> Session<S> {
         } = self;
         // From here on a second Ctrl-C ends memtrace at once.
         let command_exit = ending.over();
-        let start = Instant::now();
-        // Names are read while the processes are still there.
-        intake.targets.processes.rename();
-        source.detach();
-        std::thread::sleep(SETTLE);
-        while source.drain(BATCH, |event| intake.record(event)) == BATCH {}
         intake.targets.catch_up(u64::MAX);
         intake.targets.update_counters();
-        debug!("detached and drained after {:?}", start.elapsed());
         // Compared before naming, which takes longer, since the processes go on.
         let unchanged = intake.targets.compare_copied();
         debug!("compared copied pages after {:?}", start.elapsed());
-        intake.name_stacks(Duration::MAX);
+        intake.name_all_stacks();
         debug!("named stacks after {:?}", start.elapsed());
-        info!("{}", why.text());
+        info!("{}", ended.why.text());
         Ok(Snapshot {
-            run,
+            run: Arc::clone(&run),
             gathered: intake.into_gathered(),
             progress: Progress {
-                duration_ns,
+                duration_ns: ended.at_ns.saturating_sub(run.started_ns),
                 health: source.health(),
                 undecodable: source.undecodable(),
                 command_exit,

@@ -1,6 +1,7 @@
 //! Where a session's records come from.
 
 use std::io;
+use std::time::Instant;
 
 use anyhow::Result;
 use aya_log::EbpfLogger;
@@ -8,16 +9,18 @@ use memtrace_common::process::Health;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
+use super::Why;
+use super::drain::{Drain, Ended};
 use crate::collect::{Collector, Event};
-use crate::probe::Probe;
+use crate::probe::{Probe, SharedArray};
 
 /// What a session needs from the BPF side.
 pub trait Source {
-    /// Hands up to `limit` records to `take`; returns how many there were.
-    fn drain(&mut self, limit: usize, take: impl FnMut(Event)) -> usize;
+    /// Hands up to `limit` records to `take`. Never waits.
+    fn drain(&mut self, limit: usize, take: impl FnMut(Event)) -> Drained;
 
-    /// Waits until the BPF side says that there are records, or logs something. Nothing is lost
-    /// when this is dropped while it waits.
+    /// Waits until there are records, or nothing more will come, or the BPF side logs something.
+    /// Nothing is lost when this is dropped while it waits.
     async fn ready(&mut self) -> io::Result<()>;
 
     /// What went wrong on the BPF side.
@@ -26,20 +29,39 @@ pub trait Source {
     /// Records that could not be decoded.
     fn undecodable(&self) -> u64;
 
-    /// Stops the BPF side. What it has written can still be read.
-    fn detach(&mut self);
+    /// Asks the BPF side to stop. What it has written can still be read, up to
+    /// [`Source::ended`].
+    fn stop(&mut self, why: Why);
+
+    /// Why and when the BPF side stopped; `None` until it has, and all of its records have been
+    /// handed out.
+    fn ended(&self) -> Option<Ended>;
+}
+
+/// What a call of [`Source::drain`] did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Drained {
+    /// Records that were handed out.
+    pub records: usize,
+    /// A moment before which everything that was written has been handed out; `None` when none has
+    /// come up since the last call.
+    pub all_until: Option<Instant>,
 }
 
 /// The attached programs, and what they write.
 pub struct Attached {
-    probe: Probe,
-    records: AsyncFd<Collector>,
+    drain: Drain,
+    health: SharedArray<Health>,
     logger: Option<AsyncFd<EbpfLogger<&'static dyn log::Log>>>,
 }
 
 impl Attached {
-    /// Listens to `probe`. Must be called in the event loop.
-    pub fn new(mut probe: Probe) -> Result<Self> {
+    /// Traces `pids` with `probe` from now on; also returns how many processes were found. Must be
+    /// called in the event loop.
+    ///
+    /// # Errors
+    /// When the kernel refuses, or no thread can be started.
+    pub fn trace(mut probe: Probe, pids: &[u32]) -> Result<(Self, usize)> {
         let collector = Collector::new(probe.events()?);
         let logger = if log::log_enabled!(log::Level::Debug) {
             // SAFETY: the logger keeps its descriptor open, and the same one, until it is dropped.
@@ -47,45 +69,50 @@ impl Attached {
         } else {
             None
         };
-        Ok(Self {
-            probe,
-            // SAFETY: the collector keeps its descriptor open, and the same one, until it is
-            // dropped.
-            records: unsafe { AsyncFd::register_with_interest(collector, Interest::READABLE) }?,
+        let health = probe.health();
+        let found = probe.trace(pids)?;
+        let attached = Self {
+            drain: Drain::start(collector, move || drop(probe))?,
+            health,
             logger,
-        })
+        };
+        Ok((attached, found))
     }
 
-    /// Traces `pids` from now on; returns how many processes were found.
-    pub fn trace(&mut self, pids: &[u32]) -> Result<usize> {
-        self.probe.trace(pids)
+    /// Ends the trace at `deadline`, whatever the session does then.
+    pub fn end_at(&self, deadline: Instant) {
+        self.drain.end_at(deadline);
     }
 }
 
 impl Source for Attached {
-    fn drain(&mut self, limit: usize, take: impl FnMut(Event)) -> usize {
-        self.records.get_mut().drain(limit, take)
+    fn drain(&mut self, limit: usize, take: impl FnMut(Event)) -> Drained {
+        self.drain.take(limit, take)
     }
 
     async fn ready(&mut self) -> io::Result<()> {
         tokio::select! {
             biased;
-            ready = self.records.readable() => ready?.clear_ready(),
+            () = self.drain.ready() => {}
             () = log_records(&mut self.logger) => {}
         }
         Ok(())
     }
 
     fn health(&self) -> Health {
-        self.probe.health()
+        self.health.read(0).unwrap_or_default()
     }
 
     fn undecodable(&self) -> u64 {
-        self.records.get_ref().undecodable()
+        self.drain.undecodable()
     }
 
-    fn detach(&mut self) {
-        self.probe.detach();
+    fn stop(&mut self, why: Why) {
+        self.drain.stop(why);
+    }
+
+    fn ended(&self) -> Option<Ended> {
+        self.drain.ended()
     }
 }
 

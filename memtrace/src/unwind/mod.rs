@@ -155,15 +155,13 @@ impl Unwinder {
         self.sets.table_arrived(module, &mut self.library);
     }
 
-    /// Does what is due. `all_read` says that all records that there were have been read.
-    pub fn tick(&mut self, processes: &mut Processes, all_read: bool) {
+    /// Does what is due. All records that there were at `all_until` have been handled.
+    pub fn tick(&mut self, processes: &mut Processes, all_until: Instant) {
         if !self.library.uses_tables() {
             return;
         }
         let now = Instant::now();
-        if all_read {
-            self.sets.all_records_read(now);
-        }
+        self.sets.all_records_read(all_until);
         while let Some(built) = self.library.try_next() {
             self.table_built(built);
         }

@@ -102,9 +102,9 @@ impl Sets {
         }
     }
 
-    /// All records that there were at `now` have been read: whatever was forked before is known.
-    pub fn all_records_read(&mut self, now: Instant) {
-        self.all_read = now;
+    /// All records that there were at `until` have been read: whatever was forked before is known.
+    pub fn all_records_read(&mut self, until: Instant) {
+        self.all_read = until;
     }
 
     /// The set that a process has.
