@@ -185,11 +185,16 @@ impl Intake {
         }
     }
 
-    /// Waits for names of stacks, and uses them. Nothing is lost when this is dropped while it
-    /// waits.
-    pub async fn stacks_named(&mut self) {
-        self.naming.ready().await;
-        self.name_stacks();
+    /// Waits for an unwind table that was built, or for names of stacks, and uses what has come.
+    /// Nothing is lost when this is dropped while it waits.
+    pub async fn answered(&mut self) {
+        let Self {
+            targets, naming, ..
+        } = self;
+        tokio::select! {
+            () = targets.table_built() => {}
+            () = naming.ready() => self.name_stacks(),
+        }
     }
 
     fn ask_for_names(&mut self) {

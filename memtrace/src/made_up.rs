@@ -4,15 +4,17 @@
 //! Its processes have pids that no kernel gives, so /proc has nothing about them.
 
 use std::collections::{HashSet, VecDeque};
+use std::sync::Arc;
 
 use memtrace_common::interpreter::Handle;
 use memtrace_common::process::{
     Counters, Health, MAX_PROCESSES, NO_SLOT, ProcessSlot, SLOT_EXITED, SLOT_FREE, SLOT_LIVE,
+    program_number,
 };
 use memtrace_common::record::{Cause, Evidence, Origin};
-use memtrace_common::unwind::StackEnd;
+use memtrace_common::unwind::{SetHandle, StackEnd};
 
-use crate::collect::{Event, Fault, Lifecycle, TakenStack};
+use crate::collect::{Event, Fault, Lifecycle, ProcessChange, TakenStack};
 use crate::fold::naming::Naming;
 use crate::intake::Intake;
 use crate::interpreter::tracker::Tracker;
@@ -86,21 +88,29 @@ impl MadeUp {
         let slot = (0..MAX_PROCESSES).find(free).expect("there is a free slot");
         self.now_ns += 1_000_000;
         self.next_pid += 1;
-        let parent_pid = parent.map_or(1, |parent| self.entry(parent).pid);
+        let inherited = parent.map(|parent| self.entry(parent));
+        let handles = inherited.map_or((0, 0), |parent| {
+            let interpreter = Handle::from_slot(parent.interpreter).in_slot(0);
+            (interpreter, SetHandle(parent.mappings).inherited().0)
+        });
         self.tables.processes.set(
             slot,
             &ProcessSlot {
                 state: SLOT_LIVE,
                 threads: 1,
                 pid: self.next_pid,
-                parent_pid,
+                parent_pid: inherited.map_or(1, |parent| parent.pid),
                 parent_slot: parent.unwrap_or(NO_SLOT),
                 execs: 0,
                 forked_ns: if parent.is_some() { self.now_ns } else { 0 },
                 exited_ns: 0,
                 start_boottime_ns: self.now_ns,
-                interpreter: 0,
-                mappings: 0,
+                interpreter: handles.0,
+                mappings: handles.1,
+                program: inherited.map_or_else(
+                    || program_number(self.now_ns, slot),
+                    |parent| parent.program,
+                ),
                 comm: *b"made-up\0\0\0\0\0\0\0\0\0",
                 counters: Counters::ZERO,
             },
@@ -111,9 +121,9 @@ impl MadeUp {
 
     /// The process in a slot replaces its program.
     pub fn exec(&mut self, slot: u32, fate: Fate) {
-        let mut entry = self.entry(slot);
-        entry.execs += 1;
-        self.tables.processes.set(slot, &entry);
+        self.now_ns += 1_000_000;
+        let program = program_number(self.now_ns, slot);
+        self.tables.processes.exec(slot, program);
         self.announce(Lifecycle::Exec, slot, fate);
     }
 
@@ -129,7 +139,19 @@ impl MadeUp {
 
     fn announce(&mut self, what: Lifecycle, slot: u32, fate: Fate) {
         match fate {
-            Fate::Arrives => self.ring.push_back(Event::Process { what, slot }),
+            Fate::Arrives => {
+                let entry = self.entry(slot);
+                self.ring.push_back(Event::Process(ProcessChange {
+                    what,
+                    slot,
+                    time_ns: self.now_ns,
+                    program: entry.program,
+                    execs: entry.execs,
+                    parent_slot: (entry.parent_slot != NO_SLOT).then_some(entry.parent_slot),
+                    forked: entry.forked_ns != 0,
+                    comm: entry.comm,
+                }));
+            }
             Fate::Lost => self.health.lifecycle_lost += 1,
         }
     }
@@ -161,6 +183,7 @@ impl MadeUp {
         if fate == Fate::Arrives {
             self.ring.push_back(Event::Fault(Fault {
                 slot,
+                execs: entry.execs,
                 time_ns: self.now_ns,
                 latency_ns: Some(900),
                 origin,
@@ -199,7 +222,8 @@ impl MadeUp {
             false,
             self.tables.processes.clone(),
         );
-        Intake::new(targets, Naming::new(Unwind::FramePointers))
+        let naming = Naming::new(Unwind::FramePointers).expect("a thread can be started");
+        Intake::new(targets, naming)
     }
 
     /// The profile of what a loader has gathered, checked for its sums.
@@ -218,7 +242,7 @@ impl MadeUp {
 fn made_up_stack(slot: u32, id: u64) -> TakenStack {
     TakenStack {
         // Some stacks differ in their root only.
-        native: Box::new([0x1000 + id, 0x2000 + id / 3, 0x3000]),
+        native: Arc::new([0x1000 + id, 0x2000 + id / 3, 0x3000]),
         script: Box::default(),
         interpreter: Handle::NONE,
         slot,

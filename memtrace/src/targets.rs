@@ -28,6 +28,8 @@ pub struct Targets {
     pub unwinder: Unwinder,
     /// Which pages were copied; `None` when they are not compared at the end.
     copied: Option<CopiedPages>,
+    /// The process that becomes COMMAND, until it does.
+    held: Option<u32>,
     /// The BPF side's table of processes.
     table: SharedArray<ProcessSlot>,
 }
@@ -49,6 +51,7 @@ impl Targets {
             tracker,
             unwinder,
             copied: unchanged.then(CopiedPages::default),
+            held: None,
             table,
         }
     }
@@ -115,8 +118,17 @@ impl Targets {
         }
     }
 
+    /// The process with this pid becomes COMMAND: what it was before is memtrace's own.
+    pub fn hold(&mut self, pid: u32) {
+        self.held = Some(pid);
+    }
+
     fn execed(&mut self, slot: u32, id: ProcessId, said: Said) {
         self.processes.execed(id, said);
+        let pid = self.processes.get(id).pid;
+        if self.held.take_if(|held| *held == pid).is_some() {
+            self.processes.forget_first_program(id);
+        }
         self.tracker.process_execed(slot, id, &self.processes);
         self.unwinder.execed(slot, id, &self.processes);
         self.memory_gone(id);
@@ -234,7 +246,13 @@ impl Targets {
     pub fn facts(&self) -> Vec<(ProcessId, ProcessFacts)> {
         let live = self.processes.live().map(|(id, facts)| {
             let interpreter = self.tracker.seen(id);
-            (id, ProcessFacts { interpreter, ..facts.clone() })
+            (
+                id,
+                ProcessFacts {
+                    interpreter,
+                    ..facts.clone()
+                },
+            )
         });
         let ended = self.processes.ended.kept();
         let ended = ended.map(|(id, facts)| (id, facts.clone()));

@@ -60,7 +60,9 @@ impl Fold {
     /// The stack that stands for others like this one.
     fn others_of(&mut self, name: StackName) -> StackIndex {
         let blamed = blamed(&self.tally.sites[name.site]);
-        let frames = self.frames.intern(&mut self.tally.frame_lists, vec![blamed]);
+        let frames = self
+            .frames
+            .intern(&mut self.tally.frame_lists, vec![blamed]);
         let others = StackName {
             frames,
             truncated: Some(Truncated::Others),

@@ -366,7 +366,9 @@ impl Fold {
     /// When the stack is not one that was handed out.
     pub fn set_name(&mut self, handle: Handle, named: Named) {
         let name = StackName {
-            frames: self.frames.intern(&mut self.tally.frame_lists, named.frames),
+            frames: self
+                .frames
+                .intern(&mut self.tally.frame_lists, named.frames),
             site: self.site(named.site),
             truncated: named.truncated,
             writer: named.writer,
@@ -393,6 +395,7 @@ impl Fold {
     fn move_cells(&mut self, from: StackIndex, to: StackIndex, name: StackName) {
         for index in std::mem::take(&mut self.tally.stacks[from].cells) {
             let cell = self.tally.cells[index].clone();
+            self.tally.cells[index].pages = 0;
             self.by_seen.remove(&(from, cell.seen));
             self.free.cells.push(index);
             let kind = cell.seen.judge(name.writer);
@@ -429,7 +432,9 @@ impl Fold {
         }
         let gone: HashSet<&ProcessId> = processes.iter().collect();
         for sum in self.tally.sums.iter_mut() {
-            let of_gone = sum.processes.extract_if(|process, _| gone.contains(process));
+            let of_gone = sum
+                .processes
+                .extract_if(|process, _| gone.contains(process));
             let pages: u64 = of_gone.map(|(_, pages)| pages).sum();
             if pages > 0 {
                 *sum.processes.entry(OTHERS).or_default() += pages;

@@ -66,7 +66,11 @@ impl Naming {
         interpreter: Option<Interpreter>,
     ) {
         // One that the BPF side has forgotten that it was sent comes again.
-        if self.arrived.insert(id, Arrived { stack, interpreter }).is_none() {
+        if self
+            .arrived
+            .insert(id, Arrived { stack, interpreter })
+            .is_none()
+        {
             self.of_program.entry(program).or_default().push(id);
         }
     }
@@ -120,7 +124,10 @@ impl Naming {
         let (ip, taken) = match handle.key {
             StackKey::Taken { id, ip } => {
                 let arrived = self.arrived.get(&id);
-                (ip, arrived.map(|it| self.taken(it)).ok_or(Unknown::StackLost))
+                (
+                    ip,
+                    arrived.map(|it| self.taken(it)).ok_or(Unknown::StackLost),
+                )
             }
             StackKey::Instruction { ip, why } => (ip, Err(why)),
         };

@@ -3,6 +3,8 @@ use std::collections::HashMap;
 use proptest::prelude::*;
 
 use super::*;
+use crate::cause::Write;
+use crate::symbolize::role::Role;
 
 const SEEN: Observation = Observation {
     cause: Cause::Refcount,
@@ -11,6 +13,12 @@ const SEEN: Observation = Observation {
     area: None,
     object_type: None,
     field_offset: None,
+};
+
+const WRITER: Writer = Writer {
+    write: Write::Store,
+    role: Role::Other,
+    no_end: false,
 };
 
 fn copy(process: ProcessId, seen: Observation) -> Copy {
@@ -42,7 +50,7 @@ fn named(functions: &[&str]) -> Named {
         },
         frames,
         truncated: None,
-        write: Write::Store,
+        writer: WRITER,
         lost: false,
     }
 }
@@ -59,7 +67,7 @@ fn copies_go_to_the_call_site_when_their_stack_is_named() {
     fold.count(other, &copy(1, SEEN));
     assert!(fold.tally().site_sums.is_empty());
     for unnamed in fold.take_unnamed(10) {
-        fold.set_name(unnamed.stack, named(&["walk", "main"]));
+        fold.set_name(unnamed.handle, named(&["walk", "main"]));
     }
     // After it was named, its copies go there at once.
     fold.count(one, &copy(0, SEEN));
@@ -72,22 +80,130 @@ fn copies_go_to_the_call_site_when_their_stack_is_named() {
 }
 
 #[test]
-fn stacks_with_the_same_functions_share_them() {
+fn stacks_with_the_same_functions_are_one() {
     let mut fold = Fold::default();
     for id in 0..3 {
-        add(&mut fold, id);
+        let stack = add(&mut fold, id);
+        fold.count(stack, &copy(id as usize, SEEN));
     }
     let names = [["walk", "main"], ["walk", "main"], ["walk", "start"]];
-    for (unnamed, functions) in fold.take_unnamed(3).into_iter().zip(names) {
-        fold.set_name(unnamed.stack, named(&functions));
+    for (address, (unnamed, functions)) in fold.take_unnamed(3).into_iter().zip(names).enumerate() {
+        let mut named = named(&functions);
+        // The same code is elsewhere in another process.
+        named.frames[1].address = address as u64;
+        fold.set_name(unnamed.handle, named);
     }
+    let find = |id| fold.find_stack(SpaceId::Snapshot(0), key(id)).unwrap();
+    assert_eq!(find(0), find(1));
+    assert_ne!(find(0), find(2));
     let tally = fold.tally();
     let frames = |stack: usize| tally.stacks[stack].name.unwrap().frames;
-    assert_eq!(frames(0), frames(1));
-    assert_ne!(frames(0), frames(2));
     assert_eq!(tally.frame_lists.len(), 2);
-    let [one, other] = [0, 2].map(|stack| &tally.frame_lists[frames(stack)]);
+    let [one, other] = [0, 2].map(|id| &tally.frame_lists[frames(find(id))]);
     assert!(Arc::ptr_eq(&one[0], &other[0]), "one frame is one object");
+    let cells = &tally.stacks[find(0)].cells;
+    assert_eq!(cells.len(), 1);
+    assert_eq!(tally.cells[cells[0]].pages, 2);
+    // Its place is used again.
+    assert_eq!(add(&mut fold, 9), 1);
+}
+
+#[test]
+fn the_same_functions_that_write_in_another_way_are_another_stack() {
+    let mut fold = Fold::default();
+    for id in 0..2 {
+        add(&mut fold, id);
+    }
+    for (unnamed, write) in fold
+        .take_unnamed(2)
+        .into_iter()
+        .zip([Write::Store, Write::Count])
+    {
+        let mut named = named(&["walk"]);
+        named.writer.write = write;
+        fold.set_name(unnamed.handle, named);
+    }
+    let find = |id| fold.find_stack(SpaceId::Snapshot(0), key(id)).unwrap();
+    assert_ne!(find(0), find(1));
+}
+
+/// Pages by the functions of their stack, joined.
+fn pages_by_stack(tally: &Tally) -> HashMap<String, u64> {
+    let mut found = HashMap::new();
+    for stack in &tally.stacks {
+        let Some(name) = stack.name else { continue };
+        let frames = tally.frame_lists[name.frames].iter();
+        let names: Vec<&str> = frames.map(|frame| &*frame.function).collect();
+        let pages: u64 = stack
+            .cells
+            .iter()
+            .map(|&cell| tally.cells[cell].pages)
+            .sum();
+        *found.entry(names.join(" < ")).or_default() += pages;
+    }
+    found
+}
+
+#[test]
+fn the_rarest_stacks_are_added_up_at_their_call_site() {
+    let mut fold = Fold::default();
+    for id in 0..12 {
+        let stack = add(&mut fold, id);
+        for _ in 0..=id {
+            fold.count(stack, &copy(0, SEEN));
+        }
+    }
+    for (id, unnamed) in fold.take_unnamed(12).into_iter().enumerate() {
+        let caller = format!("caller{id}");
+        let site = if id % 2 == 0 { "even" } else { "odd" };
+        fold.set_name(unnamed.handle, named(&[site, &caller]));
+    }
+    fold.keep_most(12, 0);
+    assert_eq!(fold.tally().folded, 0, "there is room for them");
+    fold.keep_most(4, 2);
+    assert_eq!(fold.tally().folded, 8);
+    let found = pages_by_stack(fold.tally());
+    let expected = [
+        ("even", 1 + 3 + 5 + 7),
+        ("odd", 2 + 4 + 6 + 8),
+        ("even < caller8", 9),
+        ("odd < caller9", 10),
+        ("even < caller10", 11),
+        ("odd < caller11", 12),
+    ];
+    assert_eq!(
+        found,
+        expected
+            .map(|(name, pages)| (name.to_owned(), pages))
+            .into()
+    );
+    // Later copies on a stack that was added up go where it went.
+    let stack = add(&mut fold, 0);
+    fold.count(stack, &copy(0, SEEN));
+    assert!(!fold.has_unnamed());
+    assert_eq!(pages_by_stack(fold.tally())["even"], 17);
+    let lists = fold.tally().frame_lists.iter();
+    assert_eq!(lists.filter(|list| !list.is_empty()).count(), 6);
+}
+
+#[test]
+fn processes_that_are_added_up_keep_their_pages() {
+    let mut fold = Fold::default();
+    let (one, other) = (add(&mut fold, 1), add(&mut fold, 2));
+    for process in 0..4 {
+        fold.count(one, &copy(process, SEEN));
+        fold.count(other, &copy(process, SEEN));
+    }
+    for unnamed in fold.take_unnamed(1) {
+        fold.set_name(unnamed.handle, named(&["walk"]));
+    }
+    fold.add_up(&[0, 2]);
+    let pages = HashMap::from([(1, 1), (3, 1), (OTHERS, 2)]);
+    let tally = fold.tally();
+    let (_, &sum) = tally.site_sums.iter().next().unwrap();
+    assert_eq!(tally.sums[sum].processes, pages);
+    let unnamed = tally.unnamed_pages();
+    assert_eq!(unnamed[&OTHERS], [2, 0, 0, 0]);
 }
 
 #[test]
@@ -122,7 +238,8 @@ fn a_snapshot_stays_as_it_was() {
     fold.count(stack, &copy(0, SEEN));
     let before = fold.tally().clone();
     fold.count(stack, &copy(0, SEEN));
-    fold.set_name(stack, named(&["walk"]));
+    let unnamed = fold.take_unnamed(1).remove(0);
+    fold.set_name(unnamed.handle, named(&["walk"]));
     assert_eq!(before.unnamed_pages(), HashMap::from([(0, [1, 0, 0, 0])]));
     assert!(fold.tally().unnamed_pages().is_empty());
 }
@@ -166,10 +283,10 @@ proptest! {
         let mut expected: HashMap<usize, u64> = HashMap::new();
         let name = |fold: &mut Fold, most| {
             for unnamed in fold.take_unnamed(most) {
-                let StackKey::Taken { id, .. } = unnamed.key else { continue };
+                let StackKey::Taken { id, .. } = unnamed.handle.key else { continue };
                 // Some stacks get the same functions.
                 let leaf = format!("f{}", id / 2);
-                fold.set_name(unnamed.stack, named(&[&leaf, "main"]));
+                fold.set_name(unnamed.handle, named(&[&leaf, "main"]));
             }
         };
         for act in acts {

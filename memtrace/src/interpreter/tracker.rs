@@ -92,7 +92,7 @@ impl Tracker {
                 self.entries.add_user(handle);
                 // It has been inherited in the kernel too, unless the process was forked just
                 // before its parent's was known.
-                self.tables.processes.set_interpreter(slot, handle);
+                self.set_interpreter(slot, process, handle, processes);
             }
             self.states.insert(process, inherited);
             // A parent that will be looked at again may not have it yet.
@@ -118,7 +118,7 @@ impl Tracker {
             return;
         }
         self.stop_using(process);
-        self.tables.processes.set_interpreter(slot, Handle::NONE);
+        self.set_interpreter(slot, process, Handle::NONE, processes);
         self.states.insert(process, State::None);
         self.look_at_known_mappings(slot, process, processes);
         if self.may_change(process) {
@@ -213,10 +213,7 @@ impl Tracker {
 
     /// Whether looking at a process again can bring anything new.
     fn may_change(&self, process: ProcessId) -> bool {
-        !matches!(
-            self.states.get(&process),
-            None | Some(State::Runs { .. })
-        )
+        !matches!(self.states.get(&process), None | Some(State::Runs { .. }))
     }
 
     fn look_again_soon(&mut self, slot: u32, process: ProcessId) {
@@ -260,9 +257,23 @@ impl Tracker {
         if let State::Runs { handle, name } = &state {
             info!("process {pid} runs {name}");
             self.entries.add_user(*handle);
-            self.tables.processes.set_interpreter(slot, *handle);
+            self.set_interpreter(slot, process, *handle, processes);
         }
         self.states.insert(process, state);
+    }
+
+    /// Says in the kernel's table which interpreter the program has that the process in a slot runs,
+    /// as far as its records say; if it has replaced that, the table says so already.
+    fn set_interpreter(
+        &self,
+        slot: u32,
+        process: ProcessId,
+        handle: Handle,
+        processes: &Processes,
+    ) {
+        let generation = processes.execs(process);
+        let table = &self.tables.processes;
+        table.set_interpreter(slot, generation, handle);
     }
 
     fn handle_of(&self, process: ProcessId) -> Option<Handle> {

@@ -147,10 +147,10 @@ impl Probe {
         &self.tables
     }
 
-    /// What went wrong on the BPF side.
+    /// What went wrong on the BPF side, as its only element.
     #[must_use]
-    pub fn health(&self) -> Health {
-        self.health.read(0).unwrap_or_default()
+    pub fn health(&self) -> SharedArray<Health> {
+        self.health.clone()
     }
 
     /// A reader of what the programs log, for [`Settings::log`].

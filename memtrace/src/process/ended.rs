@@ -5,9 +5,9 @@
 
 use std::collections::BTreeMap;
 
-use super::processes::{Name, ProcessFacts, ProcessId};
 #[cfg(doc)]
 use super::processes::OTHERS;
+use super::processes::{Name, ProcessFacts, ProcessId};
 
 /// Processes that have ended and are kept one by one.
 pub const MOST_KEPT: usize = 1000;

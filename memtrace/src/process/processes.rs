@@ -159,7 +159,10 @@ impl ProcessFacts {
             *sum += more;
         }
         let times = &mut self.times;
-        times.forked_ns = times.forked_ns.zip(other.times.forked_ns).map(|(a, b)| a.min(b));
+        times.forked_ns = times
+            .forked_ns
+            .zip(other.times.forked_ns)
+            .map(|(a, b)| a.min(b));
         times.started_ns = times.started_ns.min(other.times.started_ns);
         times.exited_ns = times.exited_ns.max(other.times.exited_ns);
     }
@@ -670,7 +673,10 @@ impl Processes {
         let Some(process) = self.live.get(&id) else {
             return false;
         };
-        let now = self.table.as_ref().map(|table| table.generation(process.slot));
+        let now = self
+            .table
+            .as_ref()
+            .map(|table| table.generation(process.slot));
         now.is_none_or(|now| now == Some(process.execs))
     }
 

@@ -50,7 +50,8 @@ pub struct Profile {
     pub duration_s: f64,
     /// Sums over all processes.
     pub totals: Totals,
-    /// Every process of the traced set, by first appearance.
+    /// Every process of the traced set, by first appearance. Of very many that have ended, those
+    /// that copied least are added up in a last one, see its `stands_for`.
     pub processes: Vec<Process>,
     /// By pages, the most first.
     pub call_sites: Vec<CallSite>,
@@ -64,6 +65,16 @@ pub struct Profile {
     pub advice: Vec<Advice>,
     /// What the reader must know before trusting the figures, besides what was lost.
     pub warnings: Vec<String>,
+}
+
+impl Profile {
+    /// How many processes were traced.
+    #[must_use]
+    pub fn process_count(&self) -> u64 {
+        let counts = self.processes.iter().map(Process::count);
+        // A profile may come from anywhere.
+        counts.fold(0, u64::saturating_add)
+    }
 }
 
 /// Sums over all processes.

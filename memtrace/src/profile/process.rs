@@ -22,6 +22,10 @@ pub struct Process {
     pub ppid: u32,
     /// Name at its last exec, escaped.
     pub comm: String,
+    /// Its names as the programs that it ran before, the first one first, at most 8; absent where it
+    /// has run only one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub before: Vec<String>,
     /// Arguments; empty where they could not be read.
     pub cmdline: Vec<String>,
     /// When it was forked, in seconds since the trace began; `None` for one found at attach.
@@ -50,6 +54,29 @@ pub struct Process {
     pub interpreter: Option<InterpreterSeen>,
     /// Memory accounting; `None` where it was not taken.
     pub memory: Option<Memory>,
+    /// How many processes are added up here, which had all ended; the pid is 0 then. Absent for a
+    /// process of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stands_for: Option<u64>,
+}
+
+impl Process {
+    /// How many processes it is.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.stands_for.unwrap_or(1)
+    }
+
+    /// What it is called: `bash -> sed` for one that was bash and became sed.
+    #[must_use]
+    pub fn called(&self) -> String {
+        let names = self.before.iter().chain([&self.comm]);
+        let names: Vec<&str> = names.map(String::as_str).collect();
+        match self.stands_for {
+            Some(count) => format!("{count} others"),
+            None => names.join(" -> "),
+        }
+    }
 }
 
 /// An interpreter in a process.

@@ -265,6 +265,8 @@ fn process(pid: u32, parent: u32, comm: &str, forked: Option<f64>, exited: Optio
         unchanged: None,
         interpreter: None,
         memory: None,
+        before: Vec::new(),
+        stands_for: None,
     }
 }
 

@@ -203,7 +203,10 @@ fn process_name(profile: &Profile, pid: u32) -> String {
         .find(|process| process.pid == pid);
     process.map_or_else(
         || pid.to_string(),
-        |process| format!("{pid} {}", process.comm),
+        |process| match process.stands_for {
+            Some(_) => process.called(),
+            None => format!("{pid} {}", process.called()),
+        },
     )
 }
 

@@ -198,6 +198,7 @@ pub(super) fn truncated(why: Option<Truncated>) -> Cow<'static, str> {
         None | Some(Truncated::Depth) => "the stack was deeper than could be taken",
         Some(Truncated::Python) => "not all of Python's frames could be taken",
         Some(Truncated::NotTaken) => "its callers were not taken, or got lost",
+        Some(Truncated::Others) => "rare stacks, added up",
         Some(Truncated::NoMapping) => "its caller is in code that was not known to be mapped",
         Some(Truncated::TablesNotBuilt) => "the unwind tables were not built yet",
         Some(Truncated::NoTables) => "the code has no unwind tables",

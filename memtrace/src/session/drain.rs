@@ -8,7 +8,6 @@
 //! the ring buffer, where the BPF side counts what finds no room.
 
 use std::collections::VecDeque;
-use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -238,7 +237,8 @@ impl Shared {
             let mut piece = Vec::new();
             let records = ring.drain(PIECE, |event| piece.push(event));
             let is_all = records < PIECE;
-            self.undecodable.store(ring.undecodable(), Ordering::Relaxed);
+            self.undecodable
+                .store(ring.undecodable(), Ordering::Relaxed);
             let mut queue = self.queue();
             queue.records += piece.len();
             if !piece.is_empty() {
@@ -315,5 +315,110 @@ impl Waker {
         let longest = Timespec::try_from(longest).ok();
         // An interrupted wait is one that has ended.
         let _ = epoll::wait(epoll, spare_capacity(&mut events), longest.as_ref());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicBool;
+
+    use super::*;
+    use crate::collect::{Lifecycle, ProcessChange};
+
+    /// A ring buffer from which records can be read until it is detached.
+    struct Endless {
+        readable: OwnedFd,
+        detached: Arc<AtomicBool>,
+        /// Records that are there after that.
+        left: usize,
+    }
+
+    impl Endless {
+        fn new(left: usize) -> (Self, Arc<AtomicBool>) {
+            let detached = Arc::new(AtomicBool::new(false));
+            let ring = Self {
+                readable: eventfd(1, EventfdFlags::CLOEXEC).unwrap(),
+                detached: Arc::clone(&detached),
+                left,
+            };
+            (ring, detached)
+        }
+    }
+
+    impl Ring for Endless {
+        fn drain(&mut self, limit: usize, mut take: impl FnMut(Event)) -> usize {
+            let records = if self.detached.load(Ordering::Relaxed) {
+                self.left.min(limit)
+            } else {
+                limit
+            };
+            if self.detached.load(Ordering::Relaxed) {
+                self.left -= records;
+            }
+            for _ in 0..records {
+                take(record());
+            }
+            records
+        }
+
+        fn descriptor(&self) -> BorrowedFd<'_> {
+            self.readable.as_fd()
+        }
+
+        fn undecodable(&self) -> u64 {
+            0
+        }
+    }
+
+    fn record() -> Event {
+        Event::Process(ProcessChange {
+            what: Lifecycle::Exit,
+            slot: 0,
+            time_ns: 0,
+            program: 0,
+            execs: 0,
+            parent_slot: None,
+            forked: false,
+            comm: [0; 16],
+        })
+    }
+
+    #[test]
+    fn a_trace_ends_in_time_in_an_endless_storm_that_nobody_interprets() {
+        let (ring, detached) = Endless::new(10_000);
+        let detach = move || detached.store(true, Ordering::Relaxed);
+        let drain = Drain::start(ring, detach).unwrap();
+        let start = clock::monotonic_ns();
+        drain.end_at(Instant::now() + Duration::from_millis(100));
+        // The session is held up for longer than the trace lasts.
+        std::thread::sleep(Duration::from_millis(300));
+        assert!(drain.shared.queue().records < MOST_QUEUED + PIECE);
+        let mut records = 0;
+        let ended = loop {
+            records += drain.take(1 << 20, |_| {}).records;
+            match drain.ended() {
+                Some(ended) => break ended,
+                None => std::thread::sleep(Duration::from_millis(1)),
+            }
+        };
+        assert_eq!(ended.why, Why::Duration);
+        let took = Duration::from_nanos(ended.at_ns - start);
+        assert!(took < Duration::from_millis(200), "{took:?}");
+        // All that was there after the end, too.
+        assert!(records > 10_000);
+    }
+
+    #[test]
+    fn a_trace_that_is_stopped_says_why_it_was_first() {
+        let (ring, detached) = Endless::new(0);
+        let detach = move || detached.store(true, Ordering::Relaxed);
+        let drain = Drain::start(ring, detach).unwrap();
+        drain.stop(Why::Command);
+        drain.stop(Why::Interrupted);
+        while drain.ended().is_none() {
+            drain.take(usize::MAX, |_| {});
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        assert_eq!(drain.ended().unwrap().why, Why::Command);
     }
 }

@@ -5,7 +5,6 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use tokio::time::Sleep;
 
 use super::signals::StopSignals;
 use crate::command::Running;
@@ -42,7 +41,6 @@ impl Why {
 /// Waits for what ends a trace.
 pub struct Ending {
     stop: StopSignals,
-    deadline: Option<Pin<Box<Sleep>>>,
     command: Option<Pin<Box<dyn Future<Output = io::Result<CommandExit>>>>>,
     /// Whether COMMAND is the load, so that the trace ends with it.
     ends_with_command: bool,
@@ -55,16 +53,10 @@ impl Ending {
     pub fn new() -> Result<Self> {
         Ok(Self {
             stop: StopSignals::new()?,
-            deadline: None,
             command: None,
             ends_with_command: false,
             command_exit: None,
         })
-    }
-
-    /// Ends the trace after `duration` from now.
-    pub fn after(&mut self, duration: Duration) {
-        self.deadline = Some(Box::pin(tokio::time::sleep(duration)));
     }
 
     /// Waits for COMMAND; if `ends`, the trace ends with it.
@@ -84,7 +76,6 @@ impl Ending {
             tokio::select! {
                 biased;
                 () = self.stop.received() => return Ok(Why::Interrupted),
-                () = of(&mut self.deadline) => return Ok(Why::Duration),
                 exit = of(&mut self.command) => {
                     self.command = None;
                     self.command_exit = Some(exit.context("cannot wait for COMMAND")?);

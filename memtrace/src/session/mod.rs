@@ -123,7 +123,10 @@ impl Session<Attached> {
         let tracker = Tracker::new(plan.loaders(), tables.clone());
         let unwinder = Unwinder::new(library, tables.clone());
         let table = tables.processes;
-        let targets = Targets::new(processes, tracker, unwinder, options.unchanged, table);
+        let mut targets = Targets::new(processes, tracker, unwinder, options.unchanged, table);
+        if let (Target::Launch { .. }, Some(held)) = (&options.target, &command) {
+            targets.hold(held.pid());
+        }
         let intake = Intake::new(targets, Naming::new(plan.unwind.value)?);
         priority::stay_ahead();
         let run = Run {
@@ -196,8 +199,7 @@ impl<S: Source> Session<S> {
                 ready = self.source.ready() => ready?,
                 // An interpreter that starts must be known before its first children are forked.
                 () = until(due) => self.intake.targets.look_for_interpreters(),
-                () = self.intake.targets.table_built() => {}
-                () = self.intake.stacks_named() => {}
+                () = self.intake.answered() => {}
                 _ = self.pace.tick.tick() => {
                     self.tick();
                     return Ok(match self.intake.targets.processes.live().len() {

@@ -15,25 +15,34 @@ use std::sync::Arc;
 use memtrace_common::process::Health;
 
 use crate::fold::Tally;
-use crate::process::processes::{ProcessFacts, ProcessId};
+use crate::process::ended::Others;
+use crate::process::processes::{OTHERS, ProcessFacts, ProcessId};
 use crate::profile::{
-    CallSite, CommandExit, Host, InterpreterSeen, ModuleUnwind, Profile, SCHEMA, Unchanged,
-    type_rows,
+    CallSite, CommandExit, Host, ModuleUnwind, Profile, SCHEMA, Unchanged, type_rows,
 };
 
 /// What has been gathered of the traced processes at one moment, as plain data.
 #[derive(Clone, Debug, Default)]
 pub struct Gathered {
     /// The processes, by first appearance.
-    pub processes: Vec<ProcessFacts>,
-    /// The interpreter of each process.
-    pub interpreters: Vec<Option<InterpreterSeen>>,
+    pub processes: Vec<(ProcessId, ProcessFacts)>,
+    /// The sum of those that have ended and are not kept one by one.
+    pub others: Option<Others>,
     /// Their copies.
     pub tally: Tally,
     /// Names of the types of objects, by [`TypeId`](crate::interpreter::names::TypeId).
     pub types: Vec<Arc<str>>,
     /// The files that they have mapped.
     pub modules: Vec<ModuleUnwind>,
+}
+
+impl Gathered {
+    /// All processes, and the sum of others as one.
+    fn all(&self) -> impl Iterator<Item = (ProcessId, &ProcessFacts)> {
+        let processes = self.processes.iter().map(|(id, facts)| (*id, facts));
+        let others = self.others.iter();
+        processes.chain(others.map(|others| (OTHERS, &others.facts)))
+    }
 }
 
 /// What does not change while a trace runs.
@@ -104,9 +113,10 @@ impl Snapshot {
 pub fn summarize(gathered: &Gathered, run: &Run, progress: &Progress, moment: &Moment) -> Profile {
     let page_size = run.host.page_size;
     let missing = sites::Missing::of(gathered, moment);
+    let pids = gathered.all().map(|(id, facts)| (id, facts.pid)).collect();
     let processes = processes::processes(gathered, run, moment, &missing);
     let totals = processes::totals(&processes, gathered, (run, progress), moment, &missing);
-    let mut call_sites = sites::call_sites(gathered, &missing);
+    let mut call_sites = sites::call_sites(gathered, &missing, &pids);
     for site in &mut call_sites {
         site.bytes = site.pages * page_size;
         site.share = site.pages as f64 / totals.copied_pages.max(1) as f64;
@@ -115,6 +125,7 @@ pub fn summarize(gathered: &Gathered, run: &Run, progress: &Progress, moment: &M
     let mut warnings = warnings::of_losses(gathered, progress);
     warnings.extend(run.host.unwind_why.clone());
     warnings.extend(run.notes.iter().cloned());
+    warnings.extend(warnings::of_bounds(gathered));
     warnings.extend(warnings::of_cut_stacks(&call_sites, totals.copied_pages));
     Profile {
         schema: SCHEMA.to_owned(),

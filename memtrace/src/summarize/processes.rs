@@ -1,5 +1,7 @@
 //! The rows of processes, and the totals.
 
+use std::collections::HashMap;
+
 use memtrace_common::process::Counters;
 
 use super::sites::Missing;
@@ -15,24 +17,29 @@ pub fn processes(
     moment: &Moment,
     missing: &Missing,
 ) -> Vec<Process> {
-    let mut causes = vec![ByCause::default(); gathered.processes.len()];
+    let mut causes: HashMap<ProcessId, ByCause> = HashMap::new();
     for ((_, kind), &sum) in &gathered.tally.site_sums {
         for (&process, &pages) in &gathered.tally.sums[sum].processes {
-            causes[process].add(kind.verdict.cause.into(), pages);
+            let by_cause = causes.entry(process).or_default();
+            by_cause.add(kind.verdict.cause.into(), pages);
         }
     }
-    let mut rows = Vec::with_capacity(gathered.processes.len());
-    for (id, (facts, mut by_cause)) in gathered.processes.iter().zip(causes).enumerate() {
+    let row = |(id, facts): (ProcessId, &ProcessFacts)| {
+        let mut by_cause = causes.get(&id).cloned().unwrap_or_default();
         let (lost, pending) = missing.of_process(id);
         by_cause.add(CauseName::Unknown, lost + pending);
-        rows.push(Process {
-            interpreter: gathered.interpreters.get(id).cloned().flatten(),
+        Process {
+            interpreter: facts.interpreter.clone(),
             unchanged: moment
                 .unchanged(id)
                 .filter(|unchanged| unchanged.compared_pages > 0),
             lost_faults: lost,
             ..process(facts, by_cause, run)
-        });
+        }
+    };
+    let mut rows: Vec<_> = gathered.all().map(row).collect();
+    if let (Some(others), Some(row)) = (&gathered.others, rows.last_mut()) {
+        row.stands_for = Some(others.count);
     }
     rows
 }
@@ -61,6 +68,7 @@ fn process(facts: &ProcessFacts, by_cause: ByCause, run: &Run) -> Process {
         pid: facts.pid,
         ppid: facts.ppid,
         comm: escaped(&facts.name.comm),
+        before: facts.name.before.iter().map(|name| escaped(name)).collect(),
         cmdline: facts.name.cmdline.iter().map(|arg| escaped(arg)).collect(),
         forked_at_s: facts.times.forked_ns.map(since_start),
         exited_at_s: facts.times.exited_ns.map(since_start),
@@ -85,6 +93,7 @@ fn process(facts: &ProcessFacts, by_cause: ByCause, run: &Run) -> Process {
         unchanged: None,
         interpreter: None,
         memory: None,
+        stands_for: None,
     }
 }
 

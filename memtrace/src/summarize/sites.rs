@@ -26,7 +26,7 @@ impl Missing {
             lost: HashMap::new(),
             pending: gathered.tally.unnamed_pages(),
         };
-        for (id, process) in gathered.processes.iter().enumerate() {
+        for (id, process) in gathered.all() {
             let (lost, pending) = match moment {
                 Moment::Over { .. } => (process.missing(), [0; 4]),
                 Moment::Running => process.lost_and_pending(),
@@ -51,8 +51,11 @@ impl Missing {
     }
 }
 
+/// The pid of each process.
+pub type Pids = HashMap<ProcessId, u32>;
+
 /// All call sites, in no particular order; `bytes` and `share` are still 0.
-pub fn call_sites(gathered: &Gathered, missing: &Missing) -> Vec<CallSite> {
+pub fn call_sites(gathered: &Gathered, missing: &Missing, pids: &Pids) -> Vec<CallSite> {
     let tally = &gathered.tally;
     let mut stacks: HashMap<(SiteIndex, Kind), Stacks> = HashMap::new();
     for stack in &tally.stacks {
@@ -81,26 +84,22 @@ pub fn call_sites(gathered: &Gathered, missing: &Missing) -> Vec<CallSite> {
                 pages: stacks.iter().map(|stack| stack.pages).sum(),
                 bytes: 0,
                 share: 0.0,
-                processes: by_pid(&sum.processes, gathered),
+                processes: by_pid(&sum.processes, pids),
                 latency_ns: sum.latency.clone(),
                 age_ms: sum.age.clone(),
                 stacks,
             })
         })
         .collect();
-    call_sites.extend(without_stack(&missing.lost, Unrecorded::Lost, gathered));
-    call_sites.extend(without_stack(
-        &missing.pending,
-        Unrecorded::Pending,
-        gathered,
-    ));
+    call_sites.extend(without_stack(&missing.lost, Unrecorded::Lost, pids));
+    call_sites.extend(without_stack(&missing.pending, Unrecorded::Pending, pids));
     call_sites
 }
 
-fn by_pid(pages: &HashMap<ProcessId, u64>, gathered: &Gathered) -> BTreeMap<u32, u64> {
+fn by_pid(pages: &HashMap<ProcessId, u64>, pids: &Pids) -> BTreeMap<u32, u64> {
     let mut by_pid = BTreeMap::new();
-    for (&process, &pages) in pages {
-        *by_pid.entry(gathered.processes[process].pid).or_default() += pages;
+    for (process, &pages) in pages {
+        *by_pid.entry(pids[process]).or_default() += pages;
     }
     by_pid
 }
@@ -134,7 +133,7 @@ fn names(stack: &StackPages) -> impl Iterator<Item = &str> {
 fn without_stack(
     pages: &HashMap<ProcessId, [u64; 4]>,
     why: Unrecorded,
-    gathered: &Gathered,
+    pids: &Pids,
 ) -> impl Iterator<Item = CallSite> {
     Origin::ALL.iter().filter_map(move |&origin| {
         let of_origin = |(&process, pages): (&ProcessId, &[u64; 4])| {
@@ -142,7 +141,7 @@ fn without_stack(
             (pages > 0).then_some((process, pages))
         };
         let processes: HashMap<ProcessId, u64> = pages.iter().filter_map(of_origin).collect();
-        let processes = by_pid(&processes, gathered);
+        let processes = by_pid(&processes, pids);
         (!processes.is_empty()).then(|| CallSite::unrecorded(why, origin.into(), processes))
     })
 }

@@ -1,4 +1,4 @@
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use memtrace_common::record::Origin;
 use proptest::prelude::*;
@@ -33,7 +33,7 @@ fn what_has_not_been_read_yet_is_pending_and_not_lost() {
     // The process, the stack and the first copy have been read.
     kernel.drain(3, |event| intake.record(event));
     intake.targets.update_counters();
-    intake.name_stacks(Duration::MAX);
+    intake.name_all_stacks();
     let running = kernel.profile(&intake, &Moment::Running);
     assert_eq!(running.totals.copied_pages, 3);
     assert_eq!(running.totals.pending, 1);
@@ -67,7 +67,7 @@ fn copies_whose_stack_has_no_name_yet_are_pending() {
     let running = kernel.profile(&intake, &Moment::Running);
     assert_eq!(running.totals.pending, 1);
     assert_eq!(running.call_sites.len(), 1);
-    intake.name_stacks(Duration::MAX);
+    intake.name_all_stacks();
     let running = kernel.profile(&intake, &Moment::Running);
     assert_eq!(running.totals.pending, 0);
     assert_eq!(pages_of(&running, "[pending]"), 0);
@@ -106,7 +106,7 @@ fn a_lost_stack_is_counted_by_its_pages() {
     kernel.copy(slot, Origin::Fork, 2, [Lost, Arrives]);
     kernel.drain(usize::MAX, |event| intake.record(event));
     intake.targets.update_counters();
-    intake.name_stacks(Duration::MAX);
+    intake.name_all_stacks();
     let profile = kernel.profile(&intake, &over());
     assert_eq!(profile.totals.lost.stacks, 2);
 }
@@ -197,7 +197,7 @@ proptest! {
                 Act::Drain(most) => {
                     kernel.drain(most, |event| intake.record(event));
                 }
-                Act::Name => intake.name_stacks(Duration::MAX),
+                Act::Name => intake.name_all_stacks(),
                 // The table may say that a process has ended only when no record is left.
                 Act::CatchUp if kernel.ring.is_empty() => intake.targets.catch_up(u64::MAX),
                 Act::Look => {
@@ -214,7 +214,7 @@ proptest! {
         kernel.drain(usize::MAX, |event| intake.record(event));
         intake.targets.catch_up(u64::MAX);
         intake.targets.update_counters();
-        intake.name_stacks(Duration::MAX);
+        intake.name_all_stacks();
         let running = kernel.profile(&intake, &Moment::Running);
         let ended = kernel.profile(&intake, &over());
         for totals in [&running.totals, &ended.totals] {
@@ -242,7 +242,7 @@ fn a_snapshot_costs() {
         }
     }
     kernel.drain(usize::MAX, |event| intake.record(event));
-    intake.name_stacks(Duration::MAX);
+    intake.name_all_stacks();
     for _ in 0..5 {
         let start = Instant::now();
         intake.targets.update_counters();

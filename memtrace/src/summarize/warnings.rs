@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::{Gathered, Progress};
+use crate::fold::MOST_STACKS;
+use crate::process::ended::MOST_KEPT;
 use crate::profile::{CallSite, Truncated};
 
 /// Losses that [`Totals::lost`](crate::profile::Totals::lost) does not have.
@@ -18,15 +20,37 @@ pub fn of_losses(gathered: &Gathered, progress: &Progress) -> Vec<String> {
         "notices of processes that were forked, ended or replaced their program were lost: names \
          of functions may be missing",
     );
-    let processes = gathered.processes.iter();
     say(
-        processes.map(|process| process.counters.no_end).sum(),
+        gathered
+            .all()
+            .map(|(_, process)| process.counters.no_end)
+            .sum(),
         "copied pages have neither latency nor stack, since the end of the fault was not seen",
     );
     say(
         progress.undecodable,
         "records could not be decoded: this memtrace and its BPF object do not fit together",
     );
+    warnings
+}
+
+/// Bounds that were met.
+pub fn of_bounds(gathered: &Gathered) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if let Some(others) = &gathered.others {
+        warnings.push(format!(
+            "{} processes that had ended are added up in one row, which has pid 0: the {MOST_KEPT} \
+             that copied most are shown one by one",
+            others.count
+        ));
+    }
+    if gathered.tally.folded > 0 {
+        warnings.push(format!(
+            "{} stacks, the rarest, are added up with others of their call site: {MOST_STACKS} are \
+             kept",
+            gathered.tally.folded
+        ));
+    }
     warnings
 }
 
@@ -58,9 +82,11 @@ pub fn of_cut_stacks(call_sites: &[CallSite], copied_pages: u64) -> Option<Strin
         }
         Truncated::NoRoom => "in files for whose unwind tables there was no room",
         Truncated::Unreadable | Truncated::Damaged => "where the stack could not be followed",
-        Truncated::Depth | Truncated::Python | Truncated::NotTaken | Truncated::Other(_) => {
-            return None;
-        }
+        Truncated::Depth
+        | Truncated::Python
+        | Truncated::NotTaken
+        | Truncated::Others
+        | Truncated::Other(_) => return None,
     };
     Some(format!("{pages} copied pages have stacks that end {text}"))
 }

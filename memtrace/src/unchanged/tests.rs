@@ -9,6 +9,7 @@ use memtrace_common::process::{Counters, NO_SLOT, ProcessSlot, SLOT_LIVE};
 use proptest::prelude::*;
 
 use super::*;
+use crate::process::processes::Said;
 
 /// Fills PAGES pages and forks. The child (of a child that ends, with `grandchild`) writes the same
 /// bytes to the first SAME pages and others to the next OTHER, and drops the next GONE. Prints the
@@ -125,6 +126,7 @@ fn entry(pid: u32, parent_pid: u32, parent_slot: u32) -> ProcessSlot {
         start_boottime_ns: ticks * (1_000_000_000 / per_second),
         interpreter: 0,
         mappings: 0,
+        program: 0,
         comm: [0; 16],
         counters: Counters::ZERO,
     }
@@ -254,7 +256,7 @@ fn a_sample_is_named_and_right_in_proportion() {
         let found = pages.compare(&two(&family))[&1];
         assert!(found.compared_pages <= compared.min(kept as usize) as u64);
         assert!(found.compared_pages >= 350, "{found:?}");
-        sums_hold(&found, pages.sets[1].kept.len() << pages.halvings);
+        sums_hold(&found, pages.sets[&1].kept.len() << pages.halvings);
         let share = found.unchanged_pages as f64 / found.compared_pages as f64;
         assert!((share - 3000.0 / 3600.0).abs() < 0.08, "{found:?}");
         assert!(found.comparable_pages.abs_diff(3600) < 500, "{found:?}");
@@ -321,7 +323,7 @@ fn children_of_a_process_that_execs_have_the_memory_of_its_parent() {
     let middle = processes.add(1, &entry(none, none, 0));
     let last = processes.add(2, &entry(none, none, 1));
     assert_eq!(processes.parent(last), Some(middle));
-    processes.execed(middle, &entry(none, none, 0));
+    processes.execed(middle, Said::now(&entry(none, none, 0)));
     assert_eq!(processes.parent(middle), None);
     assert_eq!(processes.parent(last), Some(0));
 }
@@ -379,7 +381,7 @@ proptest! {
         for &(process, page) in &adds {
             pages.add(process, page * host::page_size() + page % 4096);
         }
-        let lengths: u64 = pages.sets.iter().map(|set| set.kept.len()).sum();
+        let lengths: u64 = pages.sets.values().map(|set| set.kept.len()).sum();
         prop_assert_eq!(pages.kept, lengths);
         prop_assert!(lengths <= kept);
         // The rule alone decides what is kept, not the order in which pages came.
@@ -390,7 +392,7 @@ proptest! {
             .collect();
         prop_assert_eq!(lengths, expected.len() as u64);
         for (process, page) in expected {
-            prop_assert!(pages.sets[process].kept.contains(page));
+            prop_assert!(pages.sets[&process].kept.contains(page));
         }
     }
 
@@ -406,7 +408,7 @@ proptest! {
             }
         }
         let bound = pages.bound(|_| true).unwrap_or(u64::MAX);
-        let through = pages.sets.iter().enumerate().flat_map(|(process, set)| {
+        let through = pages.sets.iter().flat_map(|(&process, set)| {
             set.kept.iter().filter(move |&page| hash(process, page) <= bound)
         });
         let all: u64 = counts.iter().sum();

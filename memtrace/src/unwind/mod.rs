@@ -25,7 +25,7 @@ use memtrace_common::unwind::StackEnd;
 
 use self::builder::Built;
 pub use self::files::Library;
-use self::sets::Sets;
+use self::sets::{Seat, Sets};
 use crate::options::Unwind;
 use crate::probe::Tables;
 use crate::process::maps::AddressSpace;
@@ -114,11 +114,14 @@ impl Unwinder {
         // The kernel side has let it inherit its parent's set too, unless it was forked just before
         // its parent got another one.
         let parent = processes.forked_from(process);
-        if parent.is_some_and(|parent| self.sets.inherit(slot, process, parent)) {
+        if parent.is_some_and(|parent| {
+            self.sets
+                .inherit(seat(slot, process, processes), process, parent)
+        }) {
             return;
         }
         if let Some(space) = processes.known_space(process) {
-            self.assign(slot, process, &space);
+            self.assign(seat(slot, process, processes), process, &space);
             self.watch_start(slot, process);
         }
     }
@@ -131,7 +134,7 @@ impl Unwinder {
         self.library.execed(processes.get(process).pid);
         self.sets.leave(process);
         if let Some(space) = processes.known_space(process) {
-            self.assign(slot, process, &space);
+            self.assign(seat(slot, process, processes), process, &space);
         }
         self.watch_start(slot, process);
     }
@@ -217,12 +220,12 @@ impl Unwinder {
     /// read.
     fn read_mappings(&mut self, slot: u32, process: ProcessId, processes: &mut Processes) {
         if let Some(space) = processes.present_space(process) {
-            self.assign(slot, process, &space);
+            self.assign(seat(slot, process, processes), process, &space);
         }
     }
 
-    fn assign(&mut self, slot: u32, process: ProcessId, space: &AddressSpace) {
-        self.sets.assign(slot, process, space, &mut self.library);
+    fn assign(&mut self, at: Seat, process: ProcessId, space: &AddressSpace) {
+        self.sets.assign(at, process, space, &mut self.library);
     }
 
     fn watch_start(&mut self, slot: u32, process: ProcessId) {
@@ -232,6 +235,14 @@ impl Unwinder {
             process,
             since: Instant::now(),
         });
+    }
+}
+
+/// Where the table has what belongs to the program that a process runs, as far as its records say.
+fn seat(slot: u32, process: ProcessId, processes: &Processes) -> Seat {
+    Seat {
+        slot,
+        generation: processes.execs(process),
     }
 }
 

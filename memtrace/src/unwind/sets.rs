@@ -70,8 +70,17 @@ struct Key {
 
 /// A process that has a set.
 struct Member {
-    slot: u32,
+    at: Seat,
     set: SetId,
+}
+
+/// Where the BPF side's table says which set a process has.
+#[derive(Clone, Copy, Debug)]
+pub struct Seat {
+    /// Its slot.
+    pub slot: u32,
+    /// How often the process had replaced its program when it ran what the set is of.
+    pub generation: u32,
 }
 
 /// What a set is made of.
@@ -116,7 +125,7 @@ impl Sets {
     /// The slot of a process that has a set.
     #[must_use]
     pub fn slot_of(&self, process: ProcessId) -> Option<u32> {
-        Some(self.members.get(&process)?.slot)
+        Some(self.members.get(&process)?.at.slot)
     }
 
     /// The processes that have a set.
@@ -125,11 +134,11 @@ impl Sets {
     }
 
     /// Gives a process the set of another one, from which it was forked; false when that has none.
-    pub fn inherit(&mut self, slot: u32, process: ProcessId, parent: ProcessId) -> bool {
+    pub fn inherit(&mut self, at: Seat, process: ProcessId, parent: ProcessId) -> bool {
         let Some(set) = self.set_of(parent) else {
             return false;
         };
-        self.join(slot, process, set);
+        self.join(at, process, set);
         true
     }
 
@@ -137,7 +146,7 @@ impl Sets {
     /// be read or there is no room.
     pub fn assign(
         &mut self,
-        slot: u32,
+        at: Seat,
         process: ProcessId,
         space: &AddressSpace,
         library: &mut Library,
@@ -147,7 +156,7 @@ impl Sets {
         }
         let content = self.content(space, library);
         if let Some(set) = self.find_or_add(content, space) {
-            self.join(slot, process, set);
+            self.join(at, process, set);
         }
     }
 
@@ -164,8 +173,8 @@ impl Sets {
                 continue;
             };
             for process in members {
-                if let Some(slot) = self.slot_of(process) {
-                    self.join(slot, process, set);
+                if let Some(at) = self.members.get(&process).map(|member| member.at) {
+                    self.join(at, process, set);
                 }
             }
         }
@@ -179,16 +188,17 @@ impl Sets {
     }
 
     /// A process refers to a set from now on.
-    fn join(&mut self, slot: u32, process: ProcessId, id: SetId) {
+    fn join(&mut self, at: Seat, process: ProcessId, id: SetId) {
         let Some(set) = self.by_id.get_mut(&id) else {
             return;
         };
         set.members.insert(process);
-        debug!("process {process} in slot {slot}: set {id}");
-        // Even if it is the one that the process has: the kernel side may have cleared it
-        // meanwhile, at an exec whose record has not been read yet.
-        self.processes.set_mappings(slot, set.handle);
-        let before = self.members.insert(process, Member { slot, set: id });
+        let Seat { slot, generation } = at;
+        // Even if it is the one that the process has: it can be one that it inherited, of a program
+        // that it has replaced meanwhile.
+        let stored = self.processes.set_mappings(slot, generation, set.handle);
+        debug!("process {process} in slot {slot}: set {id}, stored: {stored}");
+        let before = self.members.insert(process, Member { at, set: id });
         if let Some(before) = before.filter(|before| before.set != id) {
             self.remove_member(process, before.set);
         }

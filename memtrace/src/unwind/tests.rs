@@ -76,7 +76,18 @@ impl World {
     /// A process, in the slot of the same number, has this code from now on.
     fn run(&mut self, process: ProcessId, code: Code<'_>) {
         let space = self.space(code);
-        self.unwinder.assign(process as u32, process, &space);
+        let at = self.seat(process);
+        self.unwinder.assign(at, process, &space);
+    }
+
+    /// The seat of a process, in the slot of the same number, whose records have all been read.
+    fn seat(&self, process: ProcessId) -> Seat {
+        let slot = process as u32;
+        let generation = self.tables.processes.generation(slot);
+        Seat {
+            slot,
+            generation: generation.unwrap_or_default(),
+        }
     }
 
     /// The next file that a table was asked for.
@@ -204,6 +215,7 @@ fn entry(pid: u32, parent_slot: u32) -> ProcessSlot {
         start_boottime_ns: 1,
         interpreter: 0,
         mappings: 0,
+        program: 0,
         comm: [0; 16],
         counters: Counters::ZERO,
     }
@@ -268,7 +280,7 @@ fn the_range_of_a_set_is_free_a_while_after_its_last_member_left() {
     world.run(1, &code(0));
     let shared = world.handle(0);
     // A child of 1, the record of which is not read yet.
-    world.tables.processes.set_mappings(2, shared);
+    world.tables.processes.set_mappings(2, 0, shared);
     let content = world.mappings(2);
     world.unwinder.ended(0);
     world.wait();
@@ -306,7 +318,8 @@ fn a_table_that_arrives_late_reaches_the_processes_that_wait_for_it() {
     // The address of an instruction, less this, is what rows have.
     assert_eq!(world.mappings(0)[0].bias, 0x1_0000);
     // A child inherits the new set.
-    assert!(world.unwinder.sets.inherit(3, 3, 0));
+    let at = world.seat(3);
+    assert!(world.unwinder.sets.inherit(at, 3, 0));
     assert_eq!(world.handle(3), world.handle(0));
 }
 
@@ -532,7 +545,8 @@ fn code_that_has_no_room_is_left_out() {
     let run = |world: &mut World, process: ProcessId| {
         let lines = made_code(u64::from(MAX_MAPPINGS) + 100, 0x1000 * process as u64);
         let space = AddressSpace::of_lines(&lines, &mut world.modules);
-        world.unwinder.assign(process as u32, process, &space);
+        let at = world.seat(process);
+        world.unwinder.assign(at, process, &space);
         world.handle(process).len()
     };
     let sets = (MAPPINGS_LEN / MAX_MAPPINGS) as usize;

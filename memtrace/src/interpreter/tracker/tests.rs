@@ -6,6 +6,7 @@ use memtrace_common::process::{Counters, NO_SLOT, ProcessSlot, SLOT_LIVE};
 
 use super::super::toy::{ABSENT, Control, NOT_YET, REFUSED, Toy};
 use super::*;
+use crate::process::processes::Said;
 
 /// Tables, processes and a tracker of them; and what says what their interpreter does.
 struct World {
@@ -48,6 +49,7 @@ impl World {
             start_boottime_ns: clock::boottime_ns(),
             interpreter,
             mappings: 0,
+            program: 0,
             comm: [0; 16],
             counters: Counters::ZERO,
         };
@@ -59,13 +61,14 @@ impl World {
 
     fn exec(&mut self, slot: u32, process: ProcessId) {
         let entry = self.tables.processes.read(slot as usize).unwrap();
-        self.processes.execed(process, &entry);
+        self.processes.execed(process, Said::now(&entry));
         self.tracker.process_execed(slot, process, &self.processes);
     }
 
     fn end(&mut self, slot: u32, process: ProcessId) {
         self.tracker.process_ended(process);
-        self.processes.release(slot);
+        let entry = self.tables.processes.read(slot as usize).unwrap();
+        self.processes.exited(process, &entry, None);
     }
 
     /// Goes on as if it were so much later.
@@ -78,7 +81,7 @@ impl World {
     fn remap(&mut self, slot: u32, process: ProcessId) {
         let entry = self.tables.processes.read(slot as usize).unwrap();
         // What is known of them is dropped, and they are read.
-        self.processes.execed(process, &entry);
+        self.processes.execed(process, Said::now(&entry));
         self.tracker.processes_remapped(&mut self.processes);
     }
 
@@ -92,7 +95,7 @@ impl World {
 
     /// Where the interpreter is that the kernel side finds for the process in a slot.
     fn walked(&self, slot: u32) -> Option<u64> {
-        let handle = Handle::from_raw(self.in_kernel(slot) as u16);
+        let handle = Handle::from_slot(self.in_kernel(slot));
         handle.kind()?;
         let layout = self.tables.pythons.read(handle.index() as usize)?;
         assert!(self.tracker.instance(handle).is_some());
@@ -245,13 +248,13 @@ fn a_child_of_a_parent_that_still_starts_is_looked_at_itself() {
 }
 
 #[test]
-fn the_report_keeps_the_name_after_the_end() {
+fn what_a_report_says_of_a_process_that_has_ended_is_all_that_is_left() {
     let mut world = World::new(0x7000);
     let process = world.add(3, None);
-    world.end(3, process);
-    let seen = world.tracker.seen(process).unwrap();
+    let seen = world.tracker.process_ended(process).unwrap();
     assert_eq!((seen.name.as_str(), seen.why), ("Toy 1", None));
     assert!(world.tracker.of(process).is_none());
+    assert!(world.tracker.states.is_empty());
 }
 
 #[test]

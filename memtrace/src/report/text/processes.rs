@@ -22,11 +22,16 @@ pub(super) fn processes(
     if processes.is_empty() {
         return Ok(());
     }
-    processes.sort_by_key(|process| std::cmp::Reverse(process.copied_pages));
-    let shown = processes.len().min(top);
-    let part = match processes.len() {
-        all if all > shown => {
-            let (shown, all) = (count(shown as u64), count(all as u64));
+    // Those that are added up are no process, so they are always among the rest.
+    processes.sort_by_key(|process| {
+        let others = process.stands_for.is_some();
+        (others, std::cmp::Reverse(process.copied_pages))
+    });
+    let single = processes.iter().filter(|p| p.stands_for.is_none()).count();
+    let shown = single.min(top);
+    let part = match profile.process_count() {
+        all if all > shown as u64 => {
+            let (shown, all) = (count(shown as u64), count(all));
             Some(format!("{shown} of {all}"))
         }
         _ => None,
@@ -93,7 +98,7 @@ fn figures(profile: &Profile) -> Vec<Figure<'_>> {
     let mut figures = vec![
         figure("PID", Kind::Number, |p| p.pid.to_string().into()),
         figure("COMMAND", Kind::Name, |p| {
-            escape(&p.comm).into_owned().into()
+            escape(&p.called()).into_owned().into()
         }),
     ];
     if some(|p| p.forked_at_s.is_some()) {
@@ -176,7 +181,7 @@ fn interpreters(profile: &Profile, screen: Screen, out: &mut dyn Write) -> io::R
             many => format!(
                 "{} of {}",
                 count(many as u64),
-                counted(profile.processes.len() as u64, "process", "processes")
+                counted(profile.process_count(), "process", "processes")
             ),
         };
         let name = escape(name);
@@ -205,7 +210,7 @@ fn write_rest(
     }
     let pages = rest.iter().map(|process| process.copied_pages).sum();
     let bytes = rest.iter().map(|process| process.copied_bytes).sum();
-    let rest = rest.len() as u64;
+    let rest = rest.iter().map(|process| process.count()).sum();
     let text = format!(
         "  ... {}: {}, {} ({})",
         counted(rest, "process more", "processes more"),

@@ -107,7 +107,7 @@ fn headline(profile: &Profile) -> String {
 
 fn copied(profile: &Profile) -> String {
     let totals = &profile.totals;
-    let seen = profile.processes.len() as u64;
+    let seen = profile.process_count();
     if totals.copied_pages == 0 {
         return format!(
             "The kernel copied no page for {}.",
