@@ -38,7 +38,8 @@ pub struct ProcessSlot {
     pub parent_pid: u32,
     /// The parent's slot, or [`NO_SLOT`]. Only good until the parent's slot is released.
     pub parent_slot: u32,
-    /// How often it replaced its program since it was found.
+    /// How often it replaced its program since it was found: the *generation* of what is known
+    /// about it. See [`ProcessSlot::program`].
     pub execs: u32,
     /// When it was forked, in nanoseconds of `CLOCK_MONOTONIC`; 0 for a process found at attach.
     pub forked_ns: u64,
@@ -47,18 +48,53 @@ pub struct ProcessSlot {
     /// The kernel's `start_boottime` of the process, in nanoseconds of `CLOCK_BOOTTIME`. With the
     /// pid it says who the process is. /proc/PID/stat shows it in ticks.
     pub start_boottime_ns: u64,
-    /// Its interpreter, a [`Handle`](crate::interpreter::Handle); 0 while it is not known to have
-    /// one. Written by the loader, inherited at fork, and 0 again after exec.
+    /// Its interpreter, as [`Handle::in_slot`](crate::interpreter::Handle::in_slot) says: the
+    /// handle, and the generation that it is about. Without a handle while it is not known to have
+    /// one. Written by the loader, inherited at fork, and without a handle again after exec.
     pub interpreter: u64,
-    /// Its set of mappings, a [`SetHandle`](crate::unwind::SetHandle); 0 while its mappings are not
-    /// known. Written by the loader, inherited at fork, and 0 again after exec.
+    /// Its set of mappings, a [`SetHandle`](crate::unwind::SetHandle);
+    /// [`SetHandle::none`](crate::unwind::SetHandle::none) while its mappings are not known.
+    /// Written by the loader, inherited at fork, and none again after exec.
     pub mappings: u64,
+    /// Number of the program that it runs, from [`program_number`]; see there. Inherited at fork,
+    /// and another after exec. The loader may replace it by another number that was made so.
+    ///
+    /// **Exec and the loader.** The loader looks at /proc and then stores what it found, and an
+    /// exec may come between the two. So exec says first that it begins and last that it is over,
+    /// with fully ordered instructions between: `interpreter` with the next generation, then
+    /// `mappings`, `program`, and at the end `execs`. The loader, which stores what it knows about
+    /// one generation, reads the other way round: `execs`, the word that it will replace, and the
+    /// generation in `interpreter`. It goes on if both are its own, and replaces the word only if
+    /// it is still the one that was read.
+    ///
+    /// - If all of an exec came before: `execs` is another.
+    /// - If it had begun when the word was read: `interpreter` is another.
+    /// - If it begins after that: the word is replaced, and then exec's store follows; or exec's
+    ///   store came first, and the word is not the one that was read. (`mappings` and `program`
+    ///   never have a value twice, and `interpreter` has its generation.)
+    /// - If the exec that began the loader's own generation is not over: `execs` is another. So
+    ///   nothing that the loader stores for a generation is overwritten by the exec before it.
+    pub program: u64,
     /// Name of the thread group's leader at fork or exec, as the kernel keeps it.
     pub comm: [u8; 16],
     /// What was counted for it.
     pub counters: Counters,
 }
-assert_layout!(ProcessSlot, size = 208);
+assert_layout!(ProcessSlot, size = 216);
+
+/// Bits of [`program_number`] that are the slot.
+const SLOT_BITS: u32 = MAX_PROCESSES.ilog2();
+
+/// A number for the program that the process in `slot` runs from `now_ns` on, which no other exec
+/// and no other process that is found has: a slot has one of them at a time. (The upper bits of a
+/// time that is more than 13 days are lost. The same slot would have to come by an exec at the same
+/// nanosecond of another such period.) It is part of a stack's id, so that the stacks of a program
+/// are known apart from those of any other; children that were forked run the same.
+#[must_use]
+#[inline(always)]
+pub const fn program_number(now_ns: u64, slot: u32) -> u64 {
+    now_ns << SLOT_BITS | slot as u64 & (MAX_PROCESSES as u64 - 1)
+}
 
 /// Faults of one process, each counted in exactly one field, except [`Counters::lost`] and
 /// [`Counters::no_end`].
@@ -118,3 +154,17 @@ pub struct Health {
     pub lifecycle_lost: u64,
 }
 assert_layout!(Health, size = 24);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn programs_that_begin_at_the_same_time_or_in_the_same_slot_have_different_numbers() {
+        let numbers = [(7, 0), (7, 1), (7, MAX_PROCESSES - 1), (8, 0), (8, 1)]
+            .map(|(now_ns, slot)| program_number(now_ns, slot));
+        for (n, number) in numbers.iter().enumerate() {
+            assert!(!numbers[n + 1..].contains(number), "{numbers:?}");
+        }
+    }
+}

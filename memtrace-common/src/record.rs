@@ -118,8 +118,8 @@ pub struct FaultRecord {
     pub flags: u8,
     /// The process: its index in the process table.
     pub slot: u32,
-    /// Reserved, zero.
-    pub reserved: u32,
+    /// Its process's [`ProcessSlot::execs`](crate::process::ProcessSlot::execs) then.
+    pub execs: u32,
     /// From the fault's entry to its end, in nanoseconds, saturating; 0 with [`FAULT_NO_END`].
     pub latency_ns: u32,
     /// Entry of the fault, in nanoseconds of `CLOCK_MONOTONIC`.
@@ -155,7 +155,8 @@ pub struct StackRecord {
     pub frames: u16,
     /// The process that it was taken in: its index in the process table.
     pub slot: u32,
-    /// Hash over all frames and the interpreter; never 0.
+    /// Hash over all frames, the interpreter and the process's
+    /// [`program`](crate::process::ProcessSlot::program); never 0.
     pub id: u64,
     /// How many script frames follow, at most
     /// [`MAX_SCRIPT_FRAMES`](crate::interpreter::MAX_SCRIPT_FRAMES).
@@ -231,17 +232,33 @@ assert_layout!(FunctionRecord, size = 64);
 
 /// Something happened to a process of the traced set: it was found or forked
 /// ([`RecordKind::Fork`]), replaced its program ([`RecordKind::Exec`]), or its last thread ended
-/// ([`RecordKind::Exit`]). Its slot in the process table says who it is.
+/// ([`RecordKind::Exit`]). Its slot in the process table says who it is; the record says what may
+/// have changed in the slot by the time when it is read.
+///
+/// A process that is found runs meanwhile. Its record says what it was taken as, and can come after
+/// the record of its first exec.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct ProcessRecord {
     /// The [`RecordKind`], coded.
     pub kind: u8,
+    /// 1 for a process that was forked during the trace, 0 for one that was found.
+    pub forked: u8,
     /// Reserved, zero.
-    pub reserved: [u8; 3],
+    pub reserved: [u8; 2],
     /// The process: its index in the process table.
     pub slot: u32,
     /// When, in nanoseconds of `CLOCK_MONOTONIC`.
     pub time_ns: u64,
+    /// [`ProcessSlot::program`](crate::process::ProcessSlot::program).
+    pub program: u64,
+    /// [`ProcessSlot::execs`](crate::process::ProcessSlot::execs).
+    pub execs: u32,
+    /// [`ProcessSlot::parent_slot`](crate::process::ProcessSlot::parent_slot). The end of a process
+    /// that forked comes after the record of its child; its beginning came before, unless it was
+    /// being found at that moment.
+    pub parent_slot: u32,
+    /// [`ProcessSlot::comm`](crate::process::ProcessSlot::comm).
+    pub comm: [u8; 16],
 }
-assert_layout!(ProcessRecord, size = 16);
+assert_layout!(ProcessRecord, size = 48);

@@ -182,7 +182,9 @@ pub const NO_ROWS_YET: u32 = 1;
 pub const NO_ROWS_ROOM: u32 = 2;
 
 /// Names a set of mappings: where it lies, and a serial number that no other set of a trace has, so
-/// that what is remembered of one set is never mistaken for another's. 0 names none.
+/// that what is remembered of one set is never mistaken for another's. One without mappings names
+/// none, and has the generation ([`ProcessSlot::execs`](crate::process::ProcessSlot::execs)) of
+/// which none is known in place of the serial number.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[repr(transparent)]
 pub struct SetHandle(pub u64);
@@ -192,6 +194,21 @@ impl SetHandle {
     #[must_use]
     pub const fn new(first: u32, len: u32, serial: u32) -> Self {
         Self((serial as u64) << 32 | ((len & 0xffff) as u64) << 16 | (first & 0xffff) as u64)
+    }
+
+    /// No set is known of the program that a process has after `generation` execs.
+    #[must_use]
+    #[inline(always)]
+    pub const fn none(generation: u32) -> Self {
+        Self((generation as u64) << 32)
+    }
+
+    /// What a child has that is forked from a process which has this: it has not replaced its
+    /// program yet.
+    #[must_use]
+    #[inline(always)]
+    pub const fn inherited(self) -> Self {
+        if self.is_empty() { Self::none(0) } else { self }
     }
 
     /// Index of its first mapping.
@@ -288,5 +305,17 @@ mod tests {
         assert_eq!((set.first(), set.len()), (0xfffe, 4096));
         assert!(!set.is_empty());
         assert_ne!(set, SetHandle::new(0xfffe, 4096, 8));
+        assert_eq!(set.inherited(), set);
+    }
+
+    #[test]
+    fn no_set_of_one_generation_is_not_that_of_another() {
+        for generation in [0, 1, u32::MAX] {
+            let none = SetHandle::none(generation);
+            assert!(none.is_empty());
+            assert_ne!(none, SetHandle::none(generation.wrapping_add(1)));
+            assert_eq!(none.inherited(), SetHandle::none(0));
+        }
+        assert_eq!(SetHandle::none(0), SetHandle::default());
     }
 }

@@ -1,11 +1,12 @@
-//! User stacks: put together in this CPU's room, hashed over all frames, and sent once.
+//! User stacks: put together in this CPU's room, hashed over all frames, and sent once for each
+//! program.
 //!
 //! The kernel's own stack maps are not used: they keep a stack by a short hash, and lose it when
 //! another one has the same.
 
 use core::hint::black_box;
 use core::mem::size_of;
-use memtrace_common::hash::finish;
+use memtrace_common::hash::{finish, mix};
 use memtrace_common::process::ProcessSlot;
 use memtrace_common::record::{RecordKind, StackRecord};
 
@@ -38,7 +39,10 @@ pub fn record(
         scratch.record.script_frames = scratch.script.frames() as u16;
         scratch.record.interpreter = interpreter.handle() as u16;
     }
-    let id = finish(hash);
+    // Here and not in the walk, whose result may be that of another process's walk: the stacks of
+    // different programs are different ones, even where all addresses are the same.
+    // SAFETY: callers pass a live map value.
+    let id = finish(mix(hash, unsafe { (*process).program }));
     // SAFETY: callers pass a live value of the running thread.
     let (slot, known) = unsafe { ((*thread).slot, (*thread).last_stack == id) };
     // Most faults of a thread come from where the one before came from.

@@ -317,7 +317,8 @@ fn send(thread: *mut Thread, process: *mut ProcessSlot, origin: Origin, seen: Se
         cause: seen.judged.cause.code(),
         flags: seen.flags,
         slot,
-        reserved: 0,
+        // SAFETY: callers pass a live map value, whose program only its last thread replaces.
+        execs: unsafe { (*process).execs },
         latency_ns: seen.latency_ns,
         time_ns: window.opened_ns,
         address: window.address,

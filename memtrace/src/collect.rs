@@ -4,6 +4,7 @@ use std::os::fd::{AsRawFd, RawFd};
 
 use aya::maps::{MapData, RingBuf};
 use memtrace_common::interpreter::{Handle, MAX_SCRIPT_FRAMES};
+use memtrace_common::process::NO_SLOT;
 use memtrace_common::record::{
     Cause, Evidence, FAULT_NO_END, FRAME_IS_ENTRY, FUNCTION_FILE_BYTES, FUNCTION_LINES_BYTES,
     FUNCTION_NAME_BYTES, FaultRecord, FunctionRecord, MAX_FRAMES, Origin, ProcessRecord,
@@ -16,6 +17,8 @@ use memtrace_common::unwind::StackEnd;
 pub struct Fault {
     /// The process: its index in the process table.
     pub slot: u32,
+    /// How often the process had replaced its program.
+    pub execs: u32,
     /// Entry of the fault, in nanoseconds of `CLOCK_MONOTONIC`.
     pub time_ns: u64,
     /// From entry to end, in nanoseconds; `None` when the end was not seen.
@@ -39,10 +42,32 @@ pub struct Fault {
     pub stack: Option<u64>,
 }
 
+/// Something happened to a process, and what its slot in the process table said then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProcessChange {
+    /// What happened.
+    pub what: Lifecycle,
+    /// The process: its index in the process table.
+    pub slot: u32,
+    /// When, in nanoseconds of `CLOCK_MONOTONIC`.
+    pub time_ns: u64,
+    /// Number of the program that it runs from then on.
+    pub program: u64,
+    /// How often it has replaced its program, this time included.
+    pub execs: u32,
+    /// The slot of its parent when it was forked or found, where that was traced.
+    pub parent_slot: Option<u32>,
+    /// Whether it was forked during the trace, and not found when the trace began.
+    pub forked: bool,
+    /// Its name, as the kernel keeps it.
+    pub comm: [u8; 16],
+}
+
 /// What happened to a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lifecycle {
-    /// It was found, or forked.
+    /// It was found, or forked. The record of one that was found can come after that of its first
+    /// exec, since it runs meanwhile.
     Fork,
     /// It replaced its program.
     Exec,
@@ -117,12 +142,7 @@ pub enum Event {
     /// A function was seen for the first time.
     Function(Box<TakenFunction>),
     /// A process changed.
-    Process {
-        /// How.
-        what: Lifecycle,
-        /// Its index in the process table.
-        slot: u32,
-    },
+    Process(ProcessChange),
 }
 
 impl Event {
@@ -135,6 +155,7 @@ impl Event {
                 let seen = record.flags & FAULT_NO_END == 0;
                 Some(Self::Fault(Fault {
                     slot: record.slot,
+                    execs: record.execs,
                     time_ns: record.time_ns,
                     latency_ns: seen.then_some(record.latency_ns),
                     origin: Origin::from_code(record.origin)?,
@@ -156,10 +177,16 @@ impl Event {
                     RecordKind::Exec => Lifecycle::Exec,
                     _ => Lifecycle::Exit,
                 };
-                Some(Self::Process {
+                Some(Self::Process(ProcessChange {
                     what,
                     slot: record.slot,
-                })
+                    time_ns: record.time_ns,
+                    program: record.program,
+                    execs: record.execs,
+                    parent_slot: (record.parent_slot != NO_SLOT).then_some(record.parent_slot),
+                    forked: record.forked != 0,
+                    comm: record.comm,
+                }))
             }
         }
     }
@@ -317,7 +344,7 @@ mod tests {
             cause: Cause::Kernel.code(),
             flags: 0,
             slot: 7,
-            reserved: 0,
+            execs: 3,
             latency_ns: 900,
             time_ns: 5,
             address: 0x1000,
@@ -334,7 +361,7 @@ mod tests {
         let Some(Event::Fault(decoded)) = Event::decode(&bytes_of(&fault())) else {
             panic!("not decoded")
         };
-        assert_eq!(decoded.slot, 7);
+        assert_eq!((decoded.slot, decoded.execs), (7, 3));
         assert_eq!(decoded.latency_ns, Some(900));
         assert_eq!(
             (decoded.origin, decoded.cause),
@@ -424,6 +451,48 @@ mod tests {
         assert_eq!(code.file, (0x3000, Box::from([])));
         assert_eq!(code.lines, (0x4000, Box::from([3; 2])));
         assert_eq!(Event::decode(&bytes[..800]), None, "cut short");
+    }
+
+    #[test]
+    fn a_change_of_a_process_says_what_its_slot_said_then() {
+        let record = ProcessRecord {
+            kind: RecordKind::Exec.code(),
+            forked: 1,
+            reserved: [0; 2],
+            slot: 5,
+            time_ns: 1000,
+            program: 1 << 40,
+            execs: 2,
+            parent_slot: 4,
+            comm: *b"sleep\0\0\0\0\0\0\0\0\0\0\0",
+        };
+        let expected = ProcessChange {
+            what: Lifecycle::Exec,
+            slot: 5,
+            time_ns: 1000,
+            program: 1 << 40,
+            execs: 2,
+            parent_slot: Some(4),
+            forked: true,
+            comm: record.comm,
+        };
+        let bytes = bytes_of(&record);
+        assert_eq!(Event::decode(&bytes), Some(Event::Process(expected)));
+        assert_eq!(Event::decode(&bytes[..40]), None, "cut short");
+        let found = ProcessRecord {
+            kind: RecordKind::Fork.code(),
+            forked: 0,
+            parent_slot: NO_SLOT,
+            ..record
+        };
+        let expected = ProcessChange {
+            what: Lifecycle::Fork,
+            parent_slot: None,
+            forked: false,
+            ..expected
+        };
+        let decoded = Event::decode(&bytes_of(&found));
+        assert_eq!(decoded, Some(Event::Process(expected)));
     }
 
     #[test]

@@ -48,7 +48,7 @@ impl Intake {
             Event::Fault(fault) => self.fault(&fault),
             Event::Stack { id, stack } => self.stack(id, stack),
             Event::Function(function) => self.function(&function),
-            Event::Process { what, slot } => self.targets.changed(what, slot),
+            Event::Process(change) => self.targets.changed(&change),
         }
     }
 

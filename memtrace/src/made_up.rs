@@ -8,11 +8,12 @@ use std::collections::{HashSet, VecDeque};
 use memtrace_common::interpreter::Handle;
 use memtrace_common::process::{
     Counters, Health, MAX_PROCESSES, NO_SLOT, ProcessSlot, SLOT_EXITED, SLOT_FREE, SLOT_LIVE,
+    program_number,
 };
 use memtrace_common::record::{Cause, Evidence, Origin};
-use memtrace_common::unwind::StackEnd;
+use memtrace_common::unwind::{SetHandle, StackEnd};
 
-use crate::collect::{Event, Fault, Lifecycle, TakenStack};
+use crate::collect::{Event, Fault, Lifecycle, ProcessChange, TakenStack};
 use crate::fold::naming::Naming;
 use crate::intake::Intake;
 use crate::interpreter::tracker::Tracker;
@@ -86,21 +87,29 @@ impl MadeUp {
         let slot = (0..MAX_PROCESSES).find(free).expect("there is a free slot");
         self.now_ns += 1_000_000;
         self.next_pid += 1;
-        let parent_pid = parent.map_or(1, |parent| self.entry(parent).pid);
+        let inherited = parent.map(|parent| self.entry(parent));
+        let handles = inherited.map_or((0, 0), |parent| {
+            let interpreter = Handle::from_slot(parent.interpreter).in_slot(0);
+            (interpreter, SetHandle(parent.mappings).inherited().0)
+        });
         self.tables.processes.set(
             slot,
             &ProcessSlot {
                 state: SLOT_LIVE,
                 threads: 1,
                 pid: self.next_pid,
-                parent_pid,
+                parent_pid: inherited.map_or(1, |parent| parent.pid),
                 parent_slot: parent.unwrap_or(NO_SLOT),
                 execs: 0,
                 forked_ns: if parent.is_some() { self.now_ns } else { 0 },
                 exited_ns: 0,
                 start_boottime_ns: self.now_ns,
-                interpreter: 0,
-                mappings: 0,
+                interpreter: handles.0,
+                mappings: handles.1,
+                program: inherited.map_or_else(
+                    || program_number(self.now_ns, slot),
+                    |parent| parent.program,
+                ),
                 comm: *b"made-up\0\0\0\0\0\0\0\0\0",
                 counters: Counters::ZERO,
             },
@@ -111,9 +120,9 @@ impl MadeUp {
 
     /// The process in a slot replaces its program.
     pub fn exec(&mut self, slot: u32, fate: Fate) {
-        let mut entry = self.entry(slot);
-        entry.execs += 1;
-        self.tables.processes.set(slot, &entry);
+        self.now_ns += 1_000_000;
+        let program = program_number(self.now_ns, slot);
+        self.tables.processes.exec(slot, program);
         self.announce(Lifecycle::Exec, slot, fate);
     }
 
@@ -129,7 +138,19 @@ impl MadeUp {
 
     fn announce(&mut self, what: Lifecycle, slot: u32, fate: Fate) {
         match fate {
-            Fate::Arrives => self.ring.push_back(Event::Process { what, slot }),
+            Fate::Arrives => {
+                let entry = self.entry(slot);
+                self.ring.push_back(Event::Process(ProcessChange {
+                    what,
+                    slot,
+                    time_ns: self.now_ns,
+                    program: entry.program,
+                    execs: entry.execs,
+                    parent_slot: (entry.parent_slot != NO_SLOT).then_some(entry.parent_slot),
+                    forked: entry.forked_ns != 0,
+                    comm: entry.comm,
+                }));
+            }
             Fate::Lost => self.health.lifecycle_lost += 1,
         }
     }
@@ -161,6 +182,7 @@ impl MadeUp {
         if fate == Fate::Arrives {
             self.ring.push_back(Event::Fault(Fault {
                 slot,
+                execs: entry.execs,
                 time_ns: self.now_ns,
                 latency_ns: Some(900),
                 origin,

@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use memtrace_common::process::{MAX_PROCESSES, ProcessSlot, SLOT_EXITED};
 
-use crate::collect::Lifecycle;
+use crate::collect::{Lifecycle, ProcessChange};
 use crate::interpreter::tracker::Tracker;
 use crate::probe::SharedArray;
 use crate::process::memory::RelativesMemory;
@@ -72,11 +72,12 @@ impl Targets {
     }
 
     /// Records what happened to the process in a slot.
-    pub fn changed(&mut self, what: Lifecycle, slot: u32) {
+    pub fn changed(&mut self, change: &ProcessChange) {
+        let slot = change.slot;
         let Some(entry) = self.table.read(slot as usize) else {
             return;
         };
-        match what {
+        match change.what {
             Lifecycle::Fork => {
                 self.add(slot, &entry);
             }

@@ -51,16 +51,38 @@ impl Handle {
         Self((kind.code() as u16) << INDEX_BITS | (index % MAX_INTERPRETERS) as u16)
     }
 
-    /// What a record or a process's slot has.
+    /// What a record has.
     #[must_use]
     pub const fn from_raw(raw: u16) -> Self {
         Self(raw)
     }
 
-    /// The number that stands for it in a record and in a process's slot.
+    /// The number that stands for it in a record.
     #[must_use]
     pub const fn raw(self) -> u16 {
         self.0
+    }
+
+    /// What a process's slot has: this handle, and the generation
+    /// ([`ProcessSlot::execs`](crate::process::ProcessSlot::execs)) that it is about.
+    #[must_use]
+    #[inline(always)]
+    pub const fn in_slot(self, generation: u32) -> u64 {
+        (generation as u64) << 32 | self.0 as u64
+    }
+
+    /// The handle that a process's slot has.
+    #[must_use]
+    #[inline(always)]
+    pub const fn from_slot(word: u64) -> Self {
+        Self(word as u16)
+    }
+
+    /// The generation that what a process's slot has is about.
+    #[must_use]
+    #[inline(always)]
+    pub const fn generation_in_slot(word: u64) -> u32 {
+        (word >> 32) as u32
     }
 
     /// Which interpreter it is, as [`Kind`] is coded.
@@ -93,6 +115,9 @@ mod tests {
             assert_eq!(handle.kind(), Some(Kind::Python));
             assert_eq!(handle.index(), index);
             assert_ne!(handle, Handle::NONE);
+            let word = handle.in_slot(u32::MAX);
+            assert_eq!(Handle::from_slot(word), handle);
+            assert_eq!(Handle::generation_in_slot(word), u32::MAX);
         }
         assert_eq!(Handle::NONE.kind(), None);
         assert_eq!(Handle::from_raw(u16::MAX).kind(), None);

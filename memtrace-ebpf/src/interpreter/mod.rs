@@ -28,23 +28,27 @@ enum Layout {
 }
 
 impl Interpreter {
-    /// The interpreter that a process's slot names; `None` when it names none, or one whose frames
-    /// are not recorded.
+    /// The interpreter that a process's slot names, by the word that is there; `None` when it names
+    /// none, or one whose frames are not recorded.
     #[inline(always)]
-    pub fn of(handle: u64) -> Option<Self> {
+    pub fn of(word: u64) -> Option<Self> {
         if globals::INTERPRETERS.load() == 0 {
             return None;
         }
-        let layout = match Handle::from_raw(handle as u16).kind()? {
+        let handle = Handle::from_slot(word);
+        let layout = match handle.kind()? {
             Kind::Python => {
                 recorded(Kind::Python)?;
-                Layout::Python(python::layout(handle)?)
+                Layout::Python(python::layout(u64::from(handle.raw()))?)
             }
         };
-        Some(Self { handle, layout })
+        Some(Self {
+            handle: u64::from(handle.raw()),
+            layout,
+        })
     }
 
-    /// The number that stands for it in a record and in a process's slot.
+    /// The number that stands for it in a record.
     #[inline(always)]
     pub fn handle(self) -> u64 {
         self.handle

@@ -94,7 +94,7 @@ impl Tracker {
                 self.entries.add_user(handle);
                 // It has been inherited in the kernel too, unless the process was forked just
                 // before its parent's was known.
-                self.tables.processes.set_interpreter(slot, handle);
+                self.set_interpreter(slot, handle);
             }
             self.states.insert(process, inherited);
             // A parent that will be looked at again may not have it yet.
@@ -120,7 +120,7 @@ impl Tracker {
             return;
         }
         self.stop_using(process);
-        self.tables.processes.set_interpreter(slot, Handle::NONE);
+        self.set_interpreter(slot, Handle::NONE);
         self.states.insert(process, State::None);
         self.look_at_known_mappings(slot, process, processes);
         if self.may_change(process) {
@@ -266,9 +266,16 @@ impl Tracker {
         if let State::Runs { handle, name } = &state {
             info!("process {pid} runs {name}");
             self.entries.add_user(*handle);
-            self.tables.processes.set_interpreter(slot, *handle);
+            self.set_interpreter(slot, *handle);
         }
         self.states.insert(process, state);
+    }
+
+    /// Says in the kernel's table which interpreter the process in a slot has.
+    fn set_interpreter(&self, slot: u32, handle: Handle) {
+        let table = &self.tables.processes;
+        let generation = table.generation(slot).unwrap_or_default();
+        table.set_interpreter(slot, generation, handle);
     }
 
     fn handle_of(&self, process: ProcessId) -> Option<Handle> {

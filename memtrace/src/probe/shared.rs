@@ -7,7 +7,7 @@ use std::marker::PhantomData;
 use std::os::fd::{AsFd, AsRawFd as _, RawFd};
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use anyhow::{Context as _, Result};
 use aya::maps::MapData;
@@ -177,40 +177,95 @@ impl SharedArray<ProcessSlot> {
             .is_some_and(|state| matches!(state.load(Ordering::Acquire), SLOT_LIVE | SLOT_EXITED))
     }
 
-    /// Says which interpreter the process in `slot` has. Its children to come inherit it.
-    pub fn set_interpreter(&self, slot: u32, interpreter: Handle) {
-        if (slot as usize) < self.len {
-            // SAFETY: within the mapping, aligned; the BPF side writes it when the slot is taken
-            // and at exec, otherwise only reads it.
-            let field = unsafe {
-                AtomicU64::from_ptr(&raw mut (*self.base().as_ptr().add(slot as usize)).interpreter)
-            };
-            field.store(u64::from(interpreter.raw()), Ordering::Release);
-        }
+    /// How often the process in `slot` has replaced its program: what is read of it in /proc from
+    /// now on is of this generation or a later one. `None` beyond the end of the table.
+    #[must_use]
+    pub fn generation(&self, slot: u32) -> Option<u32> {
+        Some(self.shared_slot(slot)?.execs.load(Ordering::Acquire))
     }
 
-    /// Says which set of mappings the process in `slot` has. Its children to come inherit it.
-    pub fn set_mappings(&self, slot: u32, set: SetHandle) {
-        if (slot as usize) < self.len {
-            // SAFETY: within the mapping, aligned; the BPF side writes it when the slot is taken
-            // and at exec, otherwise only reads it.
-            let field = unsafe {
-                AtomicU64::from_ptr(&raw mut (*self.base().as_ptr().add(slot as usize)).mappings)
-            };
-            // The set's contents were written before.
-            field.store(set.0, Ordering::Release);
+    /// Says which interpreter the process in `slot` has, as was found out about its program of this
+    /// `generation`. Its children to come inherit it. Returns whether that was stored: it is not
+    /// when the process has replaced its program since.
+    ///
+    /// For this and the functions that follow, the slot must not have been released, and one thread
+    /// at a time stores what is known of a process.
+    pub fn set_interpreter(&self, slot: u32, generation: u32, interpreter: Handle) -> bool {
+        let word = interpreter.in_slot(generation);
+        self.set_word(slot, generation, word, |slot| slot.interpreter)
+    }
+
+    /// Says which set of mappings the process in `slot` has, under the conditions of
+    /// [`SharedArray::set_interpreter`]. The set has been written. Its children to come inherit it.
+    pub fn set_mappings(&self, slot: u32, generation: u32, set: SetHandle) -> bool {
+        self.set_word(slot, generation, set.0, |slot| slot.mappings)
+    }
+
+    /// Gives the program that the process in `slot` runs another number, under the conditions of
+    /// [`SharedArray::set_interpreter`]: that of another process that runs the same.
+    #[allow(
+        dead_code,
+        reason = "programs that are found to be the same have two numbers yet"
+    )]
+    pub fn set_program(&self, slot: u32, generation: u32, program: u64) -> bool {
+        self.set_word(slot, generation, program, |slot| slot.program)
+    }
+
+    /// Replaces a word of a slot, unless its process is no longer of this generation: see
+    /// [`ProcessSlot::program`], which says why in this order.
+    fn set_word(
+        &self,
+        slot: u32,
+        generation: u32,
+        new: u64,
+        word: impl for<'t> FnOnce(&SharedSlot<'t>) -> &'t AtomicU64,
+    ) -> bool {
+        let Some(slot) = self.shared_slot(slot) else {
+            return false;
+        };
+        if slot.execs.load(Ordering::SeqCst) != generation {
+            return false;
         }
+        let word = word(&slot);
+        let before = word.load(Ordering::SeqCst);
+        let known = slot.interpreter.load(Ordering::SeqCst);
+        Handle::generation_in_slot(known) == generation
+            && word
+                .compare_exchange(before, new, Ordering::SeqCst, Ordering::SeqCst)
+                .is_ok()
     }
 
     fn state(&self, slot: u32) -> Option<&AtomicU64> {
+        Some(self.shared_slot(slot)?.state)
+    }
+
+    /// What both sides write of a slot.
+    fn shared_slot(&self, slot: u32) -> Option<SharedSlot<'_>> {
         if slot as usize >= self.len {
             return None;
         }
-        // SAFETY: within the mapping, aligned, and the BPF side writes it by atomic instructions.
-        Some(unsafe {
-            AtomicU64::from_ptr(&raw mut (*self.base().as_ptr().add(slot as usize)).state)
-        })
+        // SAFETY: within the mapping, aligned, and the BPF side writes `state` by atomic
+        // instructions, and the others when the slot is taken and at exec, each as one word.
+        unsafe {
+            let slot = self.base().as_ptr().add(slot as usize);
+            Some(SharedSlot {
+                state: AtomicU64::from_ptr(&raw mut (*slot).state),
+                execs: AtomicU32::from_ptr(&raw mut (*slot).execs),
+                interpreter: AtomicU64::from_ptr(&raw mut (*slot).interpreter),
+                mappings: AtomicU64::from_ptr(&raw mut (*slot).mappings),
+                program: AtomicU64::from_ptr(&raw mut (*slot).program),
+            })
+        }
     }
+}
+
+/// The words of a [`ProcessSlot`] that one side reads or writes while the other one may write them.
+struct SharedSlot<'table> {
+    state: &'table AtomicU64,
+    execs: &'table AtomicU32,
+    interpreter: &'table AtomicU64,
+    mappings: &'table AtomicU64,
+    program: &'table AtomicU64,
 }
 
 #[cfg(test)]
@@ -220,5 +275,101 @@ impl SharedArray<ProcessSlot> {
         assert!((slot as usize) < self.len, "within the table");
         // SAFETY: within the mapping, and aligned; no BPF program has it.
         unsafe { self.base().add(slot as usize).write_volatile(*process) };
+    }
+
+    /// Does what the BPF side does at exec.
+    pub fn exec(&self, slot: u32, program: u64) {
+        let slot = self.shared_slot(slot).expect("within the table");
+        let generation = slot.execs.load(Ordering::SeqCst) + 1;
+        let unknown = Handle::NONE.in_slot(generation);
+        slot.interpreter.store(unknown, Ordering::SeqCst);
+        let unknown = SetHandle::none(generation).0;
+        slot.mappings.store(unknown, Ordering::SeqCst);
+        slot.program.store(program, Ordering::SeqCst);
+        slot.execs.store(generation, Ordering::SeqCst);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use memtrace_common::interpreter::Kind;
+
+    use super::*;
+
+    fn table() -> SharedArray<ProcessSlot> {
+        SharedArray::in_memory(4).expect("there is memory for the table")
+    }
+
+    #[test]
+    fn what_is_known_of_a_program_is_stored_while_the_process_runs_it() {
+        let table = table();
+        let interpreter = Handle::new(Kind::Python, 3);
+        for generation in [0, 1] {
+            let set = SetHandle::new(5, 7, 1 + generation);
+            assert_eq!(table.generation(2), Some(generation));
+            assert!(table.set_interpreter(2, generation, interpreter));
+            assert!(table.set_mappings(2, generation, set));
+            assert!(table.set_program(2, generation, 99));
+            let slot = table.read(2).unwrap();
+            assert_eq!(Handle::from_slot(slot.interpreter), interpreter);
+            assert_eq!((slot.mappings, slot.program), (set.0, 99));
+            table.exec(2, 100 + u64::from(generation));
+        }
+        let slot = table.read(2).unwrap();
+        assert_eq!(Handle::from_slot(slot.interpreter), Handle::NONE);
+        assert_eq!(SetHandle(slot.mappings), SetHandle::none(2));
+        assert_eq!(slot.program, 101);
+    }
+
+    #[test]
+    fn what_is_known_of_another_program_is_not_stored() {
+        let table = table();
+        table.exec(1, 8);
+        let before = table.read(1).unwrap();
+        for generation in [0, 2] {
+            assert!(!table.set_interpreter(1, generation, Handle::new(Kind::Python, 3)));
+            assert!(!table.set_mappings(1, generation, SetHandle::new(5, 7, 1)));
+            assert!(!table.set_program(1, generation, 99));
+        }
+        let after = table.read(1).unwrap();
+        assert_eq!(after.interpreter, before.interpreter);
+        assert_eq!(after.mappings, before.mappings);
+        assert_eq!(after.program, 8);
+        assert_eq!(table.generation(4), None, "beyond the end");
+        assert!(!table.set_program(4, 0, 99));
+    }
+
+    /// One side execs without a pause, the other stores what it knows of the generation that it
+    /// saw. Each value says which generation it is of.
+    #[test]
+    fn nothing_that_is_stored_for_one_program_is_found_with_another() {
+        const EXECS: u32 = 200_000;
+        let table = table();
+        let tagged = |generation: u32| SetHandle::new(1, 1, generation + 1);
+        std::thread::scope(|scope| {
+            let (table, execing) = (&table, table.clone());
+            let execs = scope.spawn(move || {
+                for generation in 0..EXECS {
+                    let slot = execing.read(0).unwrap();
+                    let set = SetHandle(slot.mappings);
+                    assert!(
+                        set == SetHandle::none(generation) || set == tagged(generation),
+                        "in generation {generation}: {set:?}"
+                    );
+                    let program = slot.program;
+                    assert!(program >> 1 == u64::from(generation), "{program:#x}");
+                    execing.exec(0, u64::from(generation + 1) << 1);
+                }
+            });
+            let mut stored = 0;
+            while !execs.is_finished() {
+                let generation = table.generation(0).unwrap();
+                let program = u64::from(generation) << 1 | 1;
+                stored += u32::from(table.set_mappings(0, generation, tagged(generation)));
+                stored += u32::from(table.set_program(0, generation, program));
+            }
+            execs.join().expect("no value was of another generation");
+            assert!(stored > 0);
+        });
     }
 }

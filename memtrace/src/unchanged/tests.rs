@@ -125,6 +125,7 @@ fn entry(pid: u32, parent_pid: u32, parent_slot: u32) -> ProcessSlot {
         start_boottime_ns: ticks * (1_000_000_000 / per_second),
         interpreter: 0,
         mappings: 0,
+        program: 0,
         comm: [0; 16],
         counters: Counters::ZERO,
     }

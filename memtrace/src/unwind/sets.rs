@@ -187,7 +187,8 @@ impl Sets {
         debug!("process {process} in slot {slot}: set {id}");
         // Even if it is the one that the process has: the kernel side may have cleared it
         // meanwhile, at an exec whose record has not been read yet.
-        self.processes.set_mappings(slot, set.handle);
+        let generation = self.processes.generation(slot).unwrap_or_default();
+        self.processes.set_mappings(slot, generation, set.handle);
         let before = self.members.insert(process, Member { slot, set: id });
         if let Some(before) = before.filter(|before| before.set != id) {
             self.remove_member(process, before.set);

@@ -204,6 +204,7 @@ fn entry(pid: u32, parent_slot: u32) -> ProcessSlot {
         start_boottime_ns: 1,
         interpreter: 0,
         mappings: 0,
+        program: 0,
         comm: [0; 16],
         counters: Counters::ZERO,
     }
@@ -268,7 +269,7 @@ fn the_range_of_a_set_is_free_a_while_after_its_last_member_left() {
     world.run(1, &code(0));
     let shared = world.handle(0);
     // A child of 1, the record of which is not read yet.
-    world.tables.processes.set_mappings(2, shared);
+    world.tables.processes.set_mappings(2, 0, shared);
     let content = world.mappings(2);
     world.unwinder.ended(0);
     world.wait();

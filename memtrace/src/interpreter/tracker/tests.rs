@@ -48,6 +48,7 @@ impl World {
             start_boottime_ns: clock::boottime_ns(),
             interpreter,
             mappings: 0,
+            program: 0,
             comm: [0; 16],
             counters: Counters::ZERO,
         };
@@ -92,7 +93,7 @@ impl World {
 
     /// Where the interpreter is that the kernel side finds for the process in a slot.
     fn walked(&self, slot: u32) -> Option<u64> {
-        let handle = Handle::from_raw(self.in_kernel(slot) as u16);
+        let handle = Handle::from_slot(self.in_kernel(slot));
         handle.kind()?;
         let layout = self.tables.pythons.read(handle.index() as usize)?;
         assert!(self.tracker.instance(handle).is_some());

@@ -148,7 +148,7 @@ impl Scene {
                 let Live { id, program, .. } = self.live[which.index(live)];
                 let child = self.start(program);
                 let handle = self.world.handle(id);
-                self.set_handle(child, handle);
+                self.set_handle(child, handle.inherited());
                 self.records.push_back(Record::Fork(child, id, program));
             }
             Step::Exec(which, program) if live > 0 => {
@@ -157,7 +157,7 @@ impl Scene {
                 live.is_current = false;
                 self.records.push_back(Record::Exec(live.id, program));
                 let id = live.id;
-                self.set_handle(id, SetHandle::default());
+                self.world.tables.processes.exec(id as u32, 0);
             }
             Step::Exit(which) if live > 0 => {
                 let ended = self.live.swap_remove(which.index(live));
@@ -184,10 +184,10 @@ impl Scene {
         }
     }
 
-    /// Does what the BPF side does at fork and exec.
+    /// Does what the BPF side does at fork.
     fn set_handle(&self, process: ProcessId, handle: SetHandle) {
         let processes = &self.world.tables.processes;
-        processes.set_mappings(process as u32, handle);
+        processes.set_mappings(process as u32, 0, handle);
     }
 
     /// Reads a record, as a trace does.
@@ -237,7 +237,7 @@ impl Scene {
         for live in &self.live {
             let handle = self.world.handle(live.id);
             let content = self.world.mappings(live.id);
-            prop_assert_eq!(handle == SetHandle::default(), content.is_empty());
+            prop_assert_eq!(handle.is_empty(), content.is_empty());
             prop_assert!(content.iter().all(|of| of.start < of.end), "{:?}", content);
             prop_assert!(content.is_sorted_by(|of, next| of.end <= next.start));
             let first = self.seen.entry(handle).or_insert_with(|| content.clone());
