@@ -5,6 +5,7 @@
 //! [`Fold`] counts it.
 
 use std::collections::VecDeque;
+use std::time::{Duration, Instant};
 
 use memtrace_common::record::{Cause, Evidence};
 use memtrace_common::unwind::StackEnd;
@@ -13,6 +14,7 @@ use crate::cause::Area;
 use crate::collect::{Event, Fault, TakenFunction, TakenStack};
 use crate::fold::naming::Naming;
 use crate::fold::{Copy, Fold, Handle, Named, Observation, StackIndex, StackKey, Tally};
+use crate::interpreter::entries::InstanceId;
 use crate::process::maps::AddressSpace;
 use crate::process::memory::RelativesMemory;
 use crate::process::processes::{ProcessId, Retired};
@@ -26,14 +28,31 @@ const STACKS_AT_ONCE: usize = 64;
 /// Stacks that are being named at a time, at most.
 const MOST_ASKED: usize = 1024;
 
+/// How long something that is not used any more is kept for faults that had begun before.
+const GRACE: Duration = Duration::from_secs(1);
+
 /// Everything that a trace has gathered so far.
 pub struct Intake {
     /// Who is traced.
     pub targets: Targets,
     naming: Naming,
     fold: Fold,
-    /// What no process has any more, each with how many stacks there had been by then.
-    retired: VecDeque<(u64, Retired)>,
+    /// What no process has any more, the oldest first.
+    unused: VecDeque<Unused>,
+}
+
+/// Something that no process has any more.
+struct Unused {
+    /// How many stacks there had been by then; names of those may need it.
+    by: u64,
+    /// When that was.
+    at: Instant,
+    what: What,
+}
+
+enum What {
+    OfProcesses(Retired),
+    Interpreter(InstanceId),
 }
 
 impl Intake {
@@ -44,7 +63,7 @@ impl Intake {
             targets,
             naming,
             fold: Fold::default(),
-            retired: VecDeque::new(),
+            unused: VecDeque::new(),
         }
     }
 
@@ -150,18 +169,32 @@ impl Intake {
     }
 
     /// Drops what was kept for processes, programs and mappings that are not there any more, once
-    /// everything that refers to it has been handled.
-    pub fn let_go(&mut self) {
+    /// everything that refers to it has been handled. All records that there were at `all_until`
+    /// have been.
+    pub fn let_go(&mut self, all_until: Instant) {
+        for program in self.naming.take_crowded() {
+            self.targets.processes.renumber(program);
+        }
         let ended = self.targets.add_up_ended();
         self.fold.add_up(&ended);
-        let now = self.fold.stacks_ever();
-        let more = self.targets.processes.take_retired().into_iter();
-        self.retired.extend(more.map(|retired| (now, retired)));
+        let (by, now) = (self.fold.stacks_ever(), Instant::now());
+        let retired = self.targets.processes.take_retired();
+        let retired = retired.into_iter().map(What::OfProcesses);
+        let interpreters = self.targets.tracker.take_retired();
+        let interpreters = interpreters.into_iter().map(What::Interpreter);
+        let more = retired.chain(interpreters);
+        self.unused
+            .extend(more.map(|what| Unused { by, at: now, what }));
         let handed_out = self.fold.handed_out();
-        while let Some((_, retired)) = self.retired.pop_front_if(|(by, _)| *by <= handed_out) {
-            match retired {
-                Retired::Space(space) => self.fold.forget_space(space),
-                Retired::Program(program) => self.naming.forget_program(program),
+        let is_over =
+            |unused: &mut Unused| unused.by <= handed_out && unused.at + GRACE <= all_until;
+        while let Some(unused) = self.unused.pop_front_if(is_over) {
+            match unused.what {
+                What::OfProcesses(Retired::Space(space)) => self.fold.forget_space(space),
+                What::OfProcesses(Retired::Program(program)) => {
+                    self.naming.forget_program(program);
+                }
+                What::Interpreter(interpreter) => self.naming.names.forget(interpreter),
             }
         }
     }

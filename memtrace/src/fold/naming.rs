@@ -25,6 +25,10 @@ use crate::symbolize::merge::{Native, merge};
 use crate::symbolize::{Symbolizer, blame};
 use crate::unwind::is_exact;
 
+/// Stacks of one program that are kept as they arrived, of some hundred bytes each: as many as the
+/// BPF side remembers to have sent. Beyond that all are sent anew, when they are met again.
+const MOST_ARRIVED: usize = 65_536;
+
 /// What names stacks.
 pub struct Naming {
     /// Names of functions and types of interpreters.
@@ -34,6 +38,8 @@ pub struct Naming {
     arrived: HashMap<u64, Arrived>,
     /// The ids of each program's stacks; ids of different programs are different.
     of_program: HashMap<u64, Vec<u64>>,
+    /// Programs of which too many have arrived.
+    crowded: Vec<u64>,
 }
 
 /// A stack as it arrived, and the interpreter that ran its script frames.
@@ -54,6 +60,7 @@ impl Naming {
             namer: Namer::start(unwind)?,
             arrived: HashMap::new(),
             of_program: HashMap::new(),
+            crowded: Vec::new(),
         })
     }
 
@@ -66,13 +73,19 @@ impl Naming {
         interpreter: Option<Interpreter>,
     ) {
         // One that the BPF side has forgotten that it was sent comes again.
-        if self
-            .arrived
-            .insert(id, Arrived { stack, interpreter })
-            .is_none()
-        {
-            self.of_program.entry(program).or_default().push(id);
+        let arrived = Arrived { stack, interpreter };
+        if self.arrived.insert(id, arrived).is_none() {
+            let ids = self.of_program.entry(program).or_default();
+            ids.push(id);
+            if ids.len() == MOST_ARRIVED {
+                self.crowded.push(program);
+            }
         }
+    }
+
+    /// Programs of which too many stacks have arrived to keep them all, since the last call.
+    pub fn take_crowded(&mut self) -> Vec<u64> {
+        std::mem::take(&mut self.crowded)
     }
 
     /// Forgets the stacks of a program that nobody runs any more, and of which all stacks have been

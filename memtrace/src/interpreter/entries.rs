@@ -114,11 +114,12 @@ impl Entries {
         }
     }
 
-    /// A process that had the entry does not have it any more.
-    pub fn remove_user(&mut self, handle: Handle) {
-        if let Some(entry) = self.entry(handle) {
-            entry.users = entry.users.saturating_sub(1);
-        }
+    /// A process that had the entry does not have it any more. Returns the interpreter when no
+    /// process has it.
+    pub fn remove_user(&mut self, handle: Handle) -> Option<InstanceId> {
+        let entry = self.entry(handle)?;
+        entry.users = entry.users.saturating_sub(1);
+        (entry.users == 0).then_some(entry.interpreter.id)
     }
 
     fn entry(&mut self, handle: Handle) -> Option<&mut Entry> {

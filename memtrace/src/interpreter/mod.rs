@@ -12,7 +12,7 @@
 //! Files and memory belong to the traced process, so nothing in them is trusted: every read has a
 //! bound, and what does not fit is refused with a reason.
 
-mod entries;
+pub mod entries;
 pub mod names;
 mod python;
 mod recognise;

@@ -26,16 +26,27 @@ impl TypeId {
 /// What is known of the functions and types of all interpreters.
 #[derive(Default)]
 pub struct Names {
-    /// By interpreter, address, and what tells functions at one address apart.
-    functions: HashMap<(InstanceId, u64, u64), Box<dyn Function>>,
-    /// By interpreter and address; `None` for a type whose name could not be had.
-    types: HashMap<(InstanceId, u64), Option<TypeId>>,
+    known: HashMap<InstanceId, Known>,
     /// Names of types, by number.
     by_number: Vec<Arc<str>>,
     by_name: HashMap<Arc<str>, TypeId>,
 }
 
+/// What is known of one interpreter.
+#[derive(Default)]
+struct Known {
+    /// By address, and what tells functions at one address apart.
+    functions: HashMap<(u64, u64), Box<dyn Function>>,
+    /// By address; `None` for a type whose name could not be had.
+    types: HashMap<u64, Option<TypeId>>,
+}
+
 impl Names {
+    /// Forgets an interpreter that no process has any more.
+    pub fn forget(&mut self, interpreter: InstanceId) {
+        self.known.remove(&interpreter);
+    }
+
     /// Adds a function as it was when it was first seen. What is missing of it is read from
     /// `memory`.
     pub fn add_function(
@@ -44,13 +55,14 @@ impl Names {
         taken: &TakenFunction,
         memory: &dyn ReadMemory,
     ) {
-        let key = (interpreter.id, taken.function, taken.fingerprint);
-        if self.functions.contains_key(&key) {
+        let functions = &mut self.known.entry(interpreter.id).or_default().functions;
+        let key = (taken.function, taken.fingerprint);
+        if functions.contains_key(&key) {
             return;
         }
         match interpreter.instance.function(taken, memory) {
             Some(function) => {
-                self.functions.insert(key, function);
+                functions.insert(key, function);
             }
             None => debug!("the function at {:#x} has no readable name", taken.function),
         }
@@ -59,8 +71,9 @@ impl Names {
     /// A frame that an interpreter ran, with its name.
     #[must_use]
     pub fn name(&self, interpreter: &Interpreter, taken: &TakenFrame) -> ScriptCall {
-        let key = (interpreter.id, taken.function, taken.fingerprint);
-        let function = self.functions.get(&key);
+        let known = self.known.get(&interpreter.id);
+        let key = (taken.function, taken.fingerprint);
+        let function = known.and_then(|known| known.functions.get(&key));
         let frame = Frame {
             function: function.map_or_else(|| "[unknown]".into(), |known| Arc::clone(known.name())),
             file: function.and_then(|known| known.file().cloned()),
@@ -84,8 +97,8 @@ impl Names {
         address: u64,
         memory: impl FnOnce() -> Box<dyn ReadMemory>,
     ) -> Option<TypeId> {
-        let key = (interpreter.id, address);
-        if let Some(known) = self.types.get(&key) {
+        let known = self.known.entry(interpreter.id).or_default();
+        if let Some(known) = known.types.get(&address) {
             return *known;
         }
         let found = match interpreter.instance.type_name(address, &*memory()) {
@@ -95,7 +108,8 @@ impl Names {
                 None
             }
         };
-        self.types.insert(key, found);
+        let known = self.known.entry(interpreter.id).or_default();
+        known.types.insert(address, found);
         found
     }
 
@@ -188,6 +202,18 @@ mod tests {
         assert_eq!(frame.language, Language::Python);
         assert_eq!((frame.line, frame.file), (Some(13), None));
         assert_eq!((frame.address, is_entry), (0x1000, true));
+    }
+
+    #[test]
+    fn an_interpreter_that_is_forgotten_leaves_nothing() {
+        let [one, other] = interpreters();
+        let mut names = Names::default();
+        names.add_function(&one, &taken("f", 1), &Nothing);
+        names.add_function(&other, &taken("g", 1), &Nothing);
+        names.forget(one.id);
+        let gone = names.name(&one, &frame(1)).frame.unknown;
+        assert_eq!(gone, Some(Unknown::CodeGone));
+        assert_eq!(&*names.name(&other, &frame(1)).frame.function, "g");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use log::{info, warn};
 use memtrace_common::interpreter::{Handle, MAX_INTERPRETERS};
 
-use super::entries::{Entries, Full};
+use super::entries::{Entries, Full, InstanceId};
 use super::recognise::Recogniser;
 use super::{Interpreter, Loader, Recognised};
 use crate::clock;
@@ -42,6 +42,8 @@ pub struct Tracker {
     states: HashMap<ProcessId, State>,
     /// Processes to look at again.
     due: Vec<Due>,
+    /// Interpreters that no process has any more.
+    retired: Vec<InstanceId>,
     tables: Tables,
 }
 
@@ -77,6 +79,7 @@ impl Tracker {
             entries: Entries::new(tables.clone()),
             states: HashMap::new(),
             due: Vec::new(),
+            retired: Vec::new(),
             tables,
         }
     }
@@ -211,6 +214,11 @@ impl Tracker {
         })
     }
 
+    /// Interpreters that no process has any more since the last call.
+    pub fn take_retired(&mut self) -> Vec<InstanceId> {
+        std::mem::take(&mut self.retired)
+    }
+
     /// Whether looking at a process again can bring anything new.
     fn may_change(&self, process: ProcessId) -> bool {
         !matches!(self.states.get(&process), None | Some(State::Runs { .. }))
@@ -286,7 +294,7 @@ impl Tracker {
     /// A process does not use its entry any more.
     fn stop_using(&mut self, process: ProcessId) {
         if let Some(handle) = self.handle_of(process) {
-            self.entries.remove_user(handle);
+            self.retired.extend(self.entries.remove_user(handle));
         }
     }
 }

@@ -7,7 +7,7 @@
 //!
 //! Of a process that has ended only figures and its name are kept ([`ended`](super::ended)).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::fs;
 use std::io::Read as _;
 use std::sync::Arc;
@@ -36,6 +36,13 @@ const LONGEST_PAUSE: Duration = Duration::from_mins(1);
 
 /// Relatives in which memory is looked for.
 const MAX_RELATIVES: usize = 8;
+
+/// A process's name is read again when it has run for this long: servers write into it what a
+/// worker is for.
+const NAME_DUE: Duration = Duration::from_millis(500);
+
+/// Names that are read again at a time.
+const MAX_NAMES: usize = 32;
 
 /// Programs that a process ran before, of which the names are kept.
 const MAX_PROGRAMS: usize = 8;
@@ -225,8 +232,12 @@ pub struct Processes {
     space_users: HashMap<SpaceId, usize>,
     program_users: HashMap<u64, usize>,
     retired: Vec<Retired>,
+    /// How many programs have been given a new number.
+    renumbered: u64,
     /// Processes whose mappings have been read since somebody asked.
     remapped: Vec<ProcessId>,
+    /// Processes whose names are read again, and when.
+    nameless: VecDeque<(Instant, ProcessId)>,
     /// `CLOCK_BOOTTIME` minus `CLOCK_MONOTONIC`, in nanoseconds: how long the machine slept.
     asleep_ns: u64,
     /// The BPF side's table; `None` in tests without one.
@@ -247,7 +258,9 @@ impl Processes {
             space_users: HashMap::new(),
             program_users: HashMap::new(),
             retired: Vec::new(),
+            renumbered: 0,
             remapped: Vec::new(),
+            nameless: VecDeque::new(),
             asleep_ns: clock::boottime_ns().saturating_sub(clock::monotonic_ns()),
             table: None,
         }
@@ -402,6 +415,7 @@ impl Processes {
         self.by_slot.insert(slot, id);
         *self.program_users.entry(said.program).or_default() += 1;
         *self.space_users.entry(SpaceId::Unread(id)).or_default() += 1;
+        self.nameless.push_back((Instant::now() + NAME_DUE, id));
         match space {
             Some(space) => self.set_space(id, Some(space)),
             None => self.refresh(id),
@@ -431,6 +445,7 @@ impl Processes {
         process.refresh = (Instant::now(), FIRST_PAUSE);
         *self.program_users.entry(said.program).or_default() += 1;
         self.program_left(old);
+        self.nameless.push_back((Instant::now() + NAME_DUE, id));
         self.refresh(id);
         self.read_name(id);
     }
@@ -497,6 +512,40 @@ impl Processes {
         let ids: Vec<ProcessId> = self.live.keys().copied().collect();
         for id in ids {
             self.read_name(id);
+        }
+    }
+
+    /// Reads names again for which it is time; some are left for the next time.
+    pub fn read_names(&mut self) {
+        let now = Instant::now();
+        for _ in 0..MAX_NAMES {
+            let Some((_, id)) = self.nameless.pop_front_if(|(due, _)| *due <= now) else {
+                return;
+            };
+            self.read_name(id);
+        }
+    }
+
+    /// Gives a new number to a program: what is known of it by the old one can go. Only processes
+    /// that still run it are told.
+    pub fn renumber(&mut self, program: u64) {
+        self.renumbered += 1;
+        // Those of the BPF side are times, which do not get that far.
+        let new = 1 << 63 | self.renumbered;
+        let mut users = 0;
+        for process in self.live.values_mut() {
+            if process.program == program {
+                process.program = new;
+                users += 1;
+                if let Some(table) = &self.table {
+                    table.set_program(process.slot, process.execs, new);
+                }
+            }
+        }
+        if users > 0 {
+            self.program_users.remove(&program);
+            self.program_users.insert(new, users);
+            self.retired.push(Retired::Program(program));
         }
     }
 

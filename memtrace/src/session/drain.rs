@@ -151,6 +151,11 @@ impl Drain {
         drained
     }
 
+    /// Has the thread look at once.
+    pub fn look(&self) {
+        self.shared.wake();
+    }
+
     /// Waits until there may be something to take.
     pub async fn ready(&self) {
         self.shared.filled.notified().await;

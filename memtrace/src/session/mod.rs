@@ -50,6 +50,9 @@ const CALM: usize = 2048;
 /// none left.
 const RECORDS_LATE: Duration = Duration::from_secs(1);
 
+/// The longest wait for the records of the processes that were found.
+const LONGEST_CATCH_UP: Duration = Duration::from_secs(1);
+
 /// The longest wait for the unwind tables of the processes that will be traced.
 const PREPARATION: Duration = Duration::from_secs(2);
 
@@ -147,7 +150,7 @@ impl Session<Attached> {
             );
         }
         // The processes that were found get their unwind tables before the trace is announced.
-        while session.drain() > 0 {}
+        session.catch_up();
         announce(&pids, found);
         if let Some(command) = command {
             let ends = matches!(options.target, Target::Attach { .. });
@@ -176,6 +179,17 @@ impl<S: Source> Session<S> {
                 caught_up: Instant::now(),
                 all_until: Instant::now(),
             },
+        }
+    }
+
+    /// Handles all records that there are now.
+    fn catch_up(&mut self) {
+        let now = Instant::now();
+        self.source.look();
+        while self.pace.all_until < now && now.elapsed() < LONGEST_CATCH_UP {
+            if self.drain() == 0 {
+                std::thread::sleep(Duration::from_millis(1));
+            }
         }
     }
 
@@ -225,7 +239,8 @@ impl<S: Source> Session<S> {
         self.intake.targets.look_for_interpreters();
         self.intake.targets.look_for_code(self.pace.all_until);
         self.intake.name_stacks();
-        self.intake.let_go();
+        self.intake.let_go(self.pace.all_until);
+        self.intake.targets.processes.read_names();
         self.pace.last_tick = std::mem::take(&mut self.pace.records);
     }
 

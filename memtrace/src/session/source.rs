@@ -19,6 +19,9 @@ pub trait Source {
     /// Hands up to `limit` records to `take`. Never waits.
     fn drain(&mut self, limit: usize, take: impl FnMut(Event)) -> Drained;
 
+    /// Has what has been written until now handed out soon, and not only when there is more.
+    fn look(&mut self);
+
     /// Waits until there are records, or nothing more will come, or the BPF side logs something.
     /// Nothing is lost when this is dropped while it waits.
     async fn ready(&mut self) -> io::Result<()>;
@@ -88,6 +91,10 @@ impl Attached {
 impl Source for Attached {
     fn drain(&mut self, limit: usize, take: impl FnMut(Event)) -> Drained {
         self.drain.take(limit, take)
+    }
+
+    fn look(&mut self) {
+        self.drain.look();
     }
 
     async fn ready(&mut self) -> io::Result<()> {

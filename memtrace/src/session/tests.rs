@@ -25,6 +25,8 @@ impl Source for Shared {
         }
     }
 
+    fn look(&mut self) {}
+
     async fn ready(&mut self) -> std::io::Result<()> {
         // Nobody wakes the session: it looks by itself.
         std::future::pending().await
