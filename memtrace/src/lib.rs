@@ -42,6 +42,7 @@ use anyhow::{Context as _, Result};
 pub use crate::options::Options;
 use crate::plan::Plan;
 use crate::preflight::Facts;
+pub use crate::process::opener;
 use crate::session::{Session, Step};
 use crate::summarize::Snapshot;
 pub use crate::symbolize::helper;

@@ -3,12 +3,16 @@
 use std::process::ExitCode;
 
 use log::LevelFilter;
-use memtrace::{cli, helper, run};
+use memtrace::{cli, helper, opener, run};
 
 fn main() -> ExitCode {
     // Foreign files are parsed in a process of its own, which is this program again.
     if helper::is_requested() {
         return helper::serve();
+    }
+    // They are opened in another one, since a file system may not answer.
+    if opener::is_requested() {
+        return opener::serve();
     }
     let options = match cli::parse() {
         Ok(options) => options,

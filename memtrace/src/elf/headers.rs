@@ -1,12 +1,12 @@
 //! The header of an ELF file and its program headers; and reading fields and pieces of a file.
 
-use std::fs::File;
-use std::os::unix::fs::FileExt;
+use super::budget::Source;
 
-/// Program headers that are looked at, at most 256 bytes each. Programs have about ten.
-pub const MAX_PROGRAMS: usize = 4096;
+/// Program headers that are looked at, at most 256 bytes each. Programs have about ten. Each
+/// address that is looked up may be compared with all of them.
+pub const MAX_PROGRAMS: usize = 512;
 
-/// Bytes of a segment of notes that are read.
+/// Bytes of notes that are read, in all segments together.
 pub const MAX_NOTES: u64 = 64 << 10;
 
 /// Bytes of the largest entry of a table; larger ones are of no ELF that is known.
@@ -66,7 +66,7 @@ impl Headers {
     /// `None` when `file` is not an ELF file of this machine's byte order, or its headers cannot
     /// be read.
     #[must_use]
-    pub fn read(file: &File) -> Option<Self> {
+    pub fn read(file: &impl Source) -> Option<Self> {
         let bytes = read(file, 0, 64).or_else(|| read(file, 0, 52))?;
         let order = if cfg!(target_endian = "little") { 1 } else { 2 };
         if !bytes.starts_with(b"\x7fELF") || bytes[5] != order {
@@ -143,10 +143,12 @@ impl Headers {
 
     /// The GNU build id, 8 to 64 bytes; `None` when there is none.
     #[must_use]
-    pub fn build_id(&self, file: &File) -> Option<Vec<u8>> {
+    pub fn build_id(&self, file: &impl Source) -> Option<Vec<u8>> {
+        let mut left = MAX_NOTES;
         self.programs_of(PT_NOTE).find_map(|segment| {
-            let size = segment.file_size.min(MAX_NOTES) as usize;
-            build_id(&read(file, segment.offset, size)?)
+            let size = segment.file_size.min(left);
+            left -= size;
+            (size > 0).then(|| build_id(&read(file, segment.offset, size as usize)?))?
         })
     }
 }
@@ -167,7 +169,7 @@ impl Program {
 
 impl Table {
     /// The first `most` entries.
-    pub(super) fn read(&self, file: &File, most: usize) -> Option<Vec<u8>> {
+    pub(super) fn read(&self, file: &impl Source, most: usize) -> Option<Vec<u8>> {
         read(file, self.offset, self.count.min(most) * self.entry)
     }
 }
@@ -189,9 +191,9 @@ pub(super) fn build_id(mut notes: &[u8]) -> Option<Vec<u8>> {
 }
 
 /// Exactly `size` bytes at `offset`.
-pub(super) fn read(file: &File, offset: u64, size: usize) -> Option<Vec<u8>> {
+pub(super) fn read(file: &impl Source, offset: u64, size: usize) -> Option<Vec<u8>> {
     let mut bytes = vec![0; size];
-    file.read_exact_at(&mut bytes, offset).ok()?;
+    file.fill(&mut bytes, offset).ok()?;
     Some(bytes)
 }
 

@@ -1,8 +1,8 @@
 //! Where a file's contents are loaded, and what it says of its debug information.
 
-use std::fs::File;
 use std::ops::Range;
 
+use super::budget::Source;
 use super::headers::{Headers, PT_LOAD, Program};
 use super::sections::Sections;
 
@@ -25,7 +25,7 @@ impl Layout {
     /// `None` when `file` is not an ELF file of this machine's byte order, or its headers cannot
     /// be read.
     #[must_use]
-    pub fn read(file: &File) -> Option<Self> {
+    pub fn read(file: &impl Source) -> Option<Self> {
         let headers = Headers::read(file)?;
         let mut layout = Self {
             build_id: headers.build_id(file),

@@ -7,9 +7,11 @@
 //! The files belong to whoever runs the traced processes. Nothing is mapped: everything is read by
 //! `pread` into memory of a bounded size, so a file that is truncated meanwhile is a short read and
 //! not a signal. Bounds, each where it is kept: `MAX_PROGRAMS` and `MAX_NOTES` in headers.rs,
-//! `MAX_SECTIONS` and `MAX_NAMES` in sections.rs, `MAX_DYNAMIC` and `MAX_CHAIN` in symbols.rs. What
-//! is beyond a bound counts as not there. The contents of a section have the bound that their
-//! reader gives.
+//! `MAX_SECTIONS`, `MAX_NAMES` and `MAX_NAME` in sections.rs, `MAX_DYNAMIC` and `MAX_CHAIN` in
+//! symbols.rs. What is beyond a bound counts as not there. Together they bound headers: at most
+//! 4 MiB in ten reads, and a step for each section for each name that is looked for. The contents
+//! of a section have the bound that their reader gives. Whoever reads more than headers does it
+//! within a [`Budget`], which also bounds the time.
 //!
 //! Files of this machine's byte order are read, of 32 and of 64 bits. Whoever needs 64 bits asks
 //! [`Headers::is_64_bit`].
@@ -27,11 +29,15 @@
 //!
 //! All of it wraps around. [`Layout`] computes it, for one mapping at a time.
 
+mod budget;
 mod headers;
 mod layout;
+#[cfg(test)]
+pub mod made;
 mod sections;
 mod symbols;
 
+pub use budget::{Budget, Source};
 pub use headers::{EM_X86_64, Headers, PT_GNU_EH_FRAME, PT_LOAD};
 pub use layout::Layout;
 pub use sections::{Sections, Unreadable};

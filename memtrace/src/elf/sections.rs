@@ -1,8 +1,8 @@
 //! The sections of an ELF file, by name.
 
-use std::fs::File;
 use std::io::Read as _;
 
+use super::budget::Source;
 use super::headers::{Headers, address, read, wide, word};
 
 /// Section headers that are looked at. A file with more counts as one without sections.
@@ -10,6 +10,13 @@ pub const MAX_SECTIONS: usize = 8192;
 
 /// Bytes of section names that are read.
 pub const MAX_NAMES: u64 = 1 << 20;
+
+/// Bytes of a section's name. Those that are looked for have half of that; a longer one, of which
+/// the end would be searched for each section anew, counts as none.
+pub const MAX_NAME: usize = 32;
+
+/// Bytes that are decompressed at once; the budget is asked in between.
+const PIECE: u64 = 64 << 10;
 
 const SHT_NOBITS: u32 = 8;
 const SHF_COMPRESSED: u64 = 1 << 11;
@@ -33,7 +40,7 @@ pub struct Sections {
 /// A section header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Section<'sections> {
-    /// Its name; empty when that cannot be read.
+    /// Its name; empty when that cannot be read, or is longer than [`MAX_NAME`].
     pub name: &'sections [u8],
     /// The address that the file gives to it; 0 when it is not loaded.
     pub address: u64,
@@ -61,7 +68,7 @@ impl Sections {
     /// `None` when there are too many or they cannot be read. A file may have none: that is not an
     /// error.
     #[must_use]
-    pub fn read(file: &File, headers: &Headers) -> Option<Self> {
+    pub fn read(file: &impl Source, headers: &Headers) -> Option<Self> {
         let table = headers.sections;
         if table.count > MAX_SECTIONS {
             return None;
@@ -89,16 +96,34 @@ impl Sections {
     /// The first section of this name.
     #[must_use]
     pub fn find(&self, name: &str) -> Option<Section<'_>> {
-        self.iter().find(|each| each.name == name.as_bytes())
+        let entries = self.table.chunks_exact(self.entry);
+        let is_named = |entry: &&[u8]| {
+            let at = word(entry, 0).unwrap_or(u32::MAX) as usize;
+            let rest = self.names.get(at..).unwrap_or_default();
+            let rest = rest.strip_prefix(name.as_bytes());
+            rest.is_some_and(|rest| rest.first().is_none_or(|&byte| byte == 0))
+        };
+        entries
+            .filter(is_named)
+            .find_map(|entry| self.parse(entry))
+            .filter(|section| !section.name.is_empty())
+    }
+
+    /// The name at `at` of the table of names.
+    fn name(&self, at: usize) -> &[u8] {
+        let rest = self.names.get(at..).unwrap_or_default();
+        let window = &rest[..rest.len().min(MAX_NAME + 1)];
+        let end = window.iter().position(|&byte| byte == 0);
+        // The last one may lack its end.
+        let end = end.or((window.len() <= MAX_NAME).then_some(window.len()));
+        &window[..end.unwrap_or(0)]
     }
 
     fn parse(&self, entry: &[u8]) -> Option<Section<'_>> {
         let field = |narrow, wide_at| address(entry, self.wide, narrow, wide_at);
-        let name = self.names.get(word(entry, 0)? as usize..);
-        let name = name.unwrap_or_default().split(|&byte| byte == 0).next();
         let size = field(20, 32)?;
         Some(Section {
-            name: name.unwrap_or_default(),
+            name: self.name(word(entry, 0)? as usize),
             address: field(12, 16)?,
             has_contents: size != 0 && word(entry, 4)? != SHT_NOBITS,
             compressed: field(8, 8)? & SHF_COMPRESSED != 0,
@@ -115,12 +140,12 @@ impl Section<'_> {
     ///
     /// # Errors
     /// When they cannot be read; compressed ones of a file of 32 bits never can.
-    pub fn contents(&self, file: &File, most: u64) -> Result<Vec<u8>, Unreadable> {
+    pub fn contents(&self, file: &impl Source, most: u64) -> Result<Vec<u8>, Unreadable> {
         if !self.has_contents {
             return Ok(Vec::new());
         }
         // Memory is only asked for when the file has something to fill it with.
-        let length = file.metadata().map_err(|_| Unreadable::Damaged)?.len();
+        let length = file.size().map_err(|_| Unreadable::Damaged)?;
         if self.size > most.min(length) {
             return Err(Unreadable::TooLarge);
         }
@@ -133,12 +158,12 @@ impl Section<'_> {
             if format.is_some_and(|format| format != ELFCOMPRESS_ZLIB) {
                 return Err(Unreadable::Compression);
             }
-            return decompressed(stored.get(COMPRESSION_HEADER..), size, most);
+            return decompressed(file, stored.get(COMPRESSION_HEADER..), size, most);
         }
         match stored.strip_prefix(OLD_MAGIC) {
             Some(rest) if self.name.starts_with(OLD_COMPRESSED) => {
                 let size = rest.first_chunk().map(|size| u64::from_be_bytes(*size));
-                decompressed(rest.get(8..), size, most)
+                decompressed(file, rest.get(8..), size, most)
             }
             _ => Ok(stored),
         }
@@ -147,6 +172,7 @@ impl Section<'_> {
 
 /// What zlib made `stored` of, which was `size` bytes.
 fn decompressed(
+    file: &impl Source,
     stored: Option<&[u8]>,
     size: Option<u64>,
     most: u64,
@@ -158,9 +184,19 @@ fn decompressed(
         return Err(Unreadable::TooLarge);
     }
     let mut contents = Vec::new();
-    flate2::read::ZlibDecoder::new(stored)
-        .take(size)
-        .read_to_end(&mut contents)
-        .map_err(|_| Unreadable::Damaged)?;
+    let mut decoder = flate2::read::ZlibDecoder::new(stored);
+    let mut left = size;
+    while left > 0 {
+        let piece = left.min(PIECE);
+        if !file.spend(piece) {
+            return Err(Unreadable::TooLarge);
+        }
+        let mut part = (&mut decoder).take(piece);
+        let read = part.read_to_end(&mut contents);
+        if read.map_err(|_| Unreadable::Damaged)? == 0 {
+            break;
+        }
+        left -= piece;
+    }
     Ok(contents)
 }

@@ -3,8 +3,7 @@
 //! No table of symbols is read as a whole: a look-up reads a few words, so a file that exports
 //! nothing of interest is dismissed after two or three reads however large it is.
 
-use std::fs::File;
-
+use super::budget::Source;
 use super::headers::{Headers, PT_DYNAMIC, Program, half, read, wide, word};
 use super::layout::Layout;
 use super::sections::Sections;
@@ -45,7 +44,7 @@ impl Symbols {
     /// `None` when `file` is not an ELF file of 64 bits and this machine's byte order, or its
     /// headers cannot be read.
     #[must_use]
-    pub fn read(file: &File) -> Option<Self> {
+    pub fn read(file: &impl Source) -> Option<Self> {
         let headers = Headers::read(file).filter(Headers::is_64_bit)?;
         let layout = Layout::of(&headers);
         let dynamic = headers.programs_of(PT_DYNAMIC).last();
@@ -57,7 +56,7 @@ impl Symbols {
 
     /// The address, as the file has it, of a symbol that it defines and exports.
     #[must_use]
-    pub fn symbol(&self, file: &File, name: &str) -> Option<u64> {
+    pub fn symbol(&self, file: &impl Source, name: &str) -> Option<u64> {
         let exported = self.exported.as_ref()?;
         match (exported.gnu_hash, exported.hash) {
             (Some(table), _) => exported.by_gnu_hash(file, table, name),
@@ -68,7 +67,7 @@ impl Symbols {
 
     /// The address, as the file has it, of a section that is loaded.
     #[must_use]
-    pub fn section(&self, file: &File, name: &str) -> Option<u64> {
+    pub fn section(&self, file: &impl Source, name: &str) -> Option<u64> {
         let sections = Sections::read(file, &self.headers)?;
         let address = sections.find(name)?.address;
         (address != 0).then_some(address)
@@ -76,7 +75,7 @@ impl Symbols {
 }
 
 impl Exported {
-    fn read(file: &File, dynamic: &Program, layout: &Layout) -> Option<Self> {
+    fn read(file: &impl Source, dynamic: &Program, layout: &Layout) -> Option<Self> {
         let size = dynamic.file_size.min(MAX_DYNAMIC * 16) as usize;
         let entries = read(file, dynamic.offset, size)?;
         let value = |tag| {
@@ -101,7 +100,7 @@ impl Exported {
 
     /// Looks `name` up in the table of `DT_GNU_HASH`: four words, a Bloom filter, buckets, and
     /// for each symbol its hash, of which the lowest bit ends the bucket.
-    fn by_gnu_hash(&self, file: &File, table: u64, name: &str) -> Option<u64> {
+    fn by_gnu_hash(&self, file: &impl Source, table: u64, name: &str) -> Option<u64> {
         let hash = name.bytes().fold(5381_u32, |hash, byte| {
             hash.wrapping_mul(33).wrapping_add(u32::from(byte))
         });
@@ -139,7 +138,7 @@ impl Exported {
 
     /// Looks `name` up in the table of `DT_HASH`: numbers of buckets and symbols, buckets, and
     /// for each symbol the next one of its bucket.
-    fn by_hash(&self, file: &File, table: u64, name: &str) -> Option<u64> {
+    fn by_hash(&self, file: &impl Source, table: u64, name: &str) -> Option<u64> {
         let hash = name.bytes().fold(0_u32, |hash, byte| {
             let hash = (hash << 4).wrapping_add(u32::from(byte));
             let high = hash & 0xf000_0000;
@@ -165,7 +164,7 @@ impl Exported {
     }
 
     /// The address of the symbol of this number if it has this name and is not of another file.
-    fn defined(&self, file: &File, symbol: u32, name: &str) -> Option<u64> {
+    fn defined(&self, file: &impl Source, symbol: u32, name: &str) -> Option<u64> {
         let at = self.symbols.checked_add(u64::from(symbol) * SYMBOL)?;
         let entry = read(file, at, SYMBOL as usize)?;
         let at = u64::from(word(&entry, 0)?);

@@ -1,16 +1,20 @@
 //! Real files, against what the dynamic linker and the linker say; and damaged ones.
 
+use std::cell::Cell;
 use std::fs::File;
+use std::io;
 use std::io::{Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 
 use super::headers::Program;
-use super::headers::{MAX_PROGRAMS, PT_LOAD, build_id, read};
-use super::sections::MAX_SECTIONS;
+use super::headers::{MAX_NOTES, MAX_PROGRAMS, PT_LOAD, build_id, read};
+use super::made::{self, MadeContent};
+use super::sections::{MAX_NAMES, MAX_SECTIONS};
 use super::*;
 
 /// The C library that this process runs with, and where it is mapped.
@@ -306,6 +310,114 @@ fn program_headers_have_a_bound() {
     file.write_all(&[0]).unwrap();
     let headers = Headers::read(&file).unwrap();
     assert_eq!(headers.programs().len(), MAX_PROGRAMS);
+}
+
+/// A file, and how much was read of it.
+struct Counted {
+    file: File,
+    reads: Cell<u32>,
+    bytes: Cell<u64>,
+}
+
+impl Counted {
+    fn new(file: File) -> Self {
+        Self {
+            file,
+            reads: Cell::new(0),
+            bytes: Cell::new(0),
+        }
+    }
+}
+
+impl Source for Counted {
+    fn fill(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        self.reads.set(self.reads.get() + 1);
+        self.bytes.set(self.bytes.get() + buffer.len() as u64);
+        self.file.fill(buffer, offset)
+    }
+
+    fn size(&self) -> io::Result<u64> {
+        self.file.size()
+    }
+}
+
+#[test]
+fn names_of_sections_that_never_end_cost_nothing() {
+    let sections = MAX_SECTIONS as u16;
+    let file = Counted::new(made::file_of_endless_names(sections, MAX_NAMES as usize));
+    let began = Instant::now();
+    let layout = Layout::read(&file).unwrap();
+    assert!(!layout.has_debug_info);
+    assert!(file.reads.get() <= 5, "{} reads", file.reads.get());
+    let most = MAX_NAMES + u64::from(sections) * 64 + 4096;
+    assert!(file.bytes.get() <= most, "{} bytes", file.bytes.get());
+    let headers = Headers::read(&file).unwrap();
+    let sections = Sections::read(&file, &headers).unwrap();
+    assert!(sections.iter().all(|section| section.name.is_empty()));
+    for _ in 0..100 {
+        assert_eq!(sections.find(".text"), None);
+        assert_eq!(sections.find("xxxx"), None);
+    }
+    // Each of them would be eight gigabytes if names were searched for their end.
+    assert!(began.elapsed() < Duration::from_secs(30));
+}
+
+#[test]
+fn a_section_is_found_by_its_whole_name() {
+    let names = [
+        ".tex",
+        ".text.hot",
+        ".text",
+        ".debug_info.of.a.file.with.a.name",
+    ];
+    let sections = names.map(|name| made::plain(name, MadeContent::Bytes(vec![1])));
+    let file = made::file(0, &sections);
+    let sections = Sections::read(&file, &Headers::read(&file).unwrap()).unwrap();
+    for name in [".tex", ".text.hot", ".text"] {
+        assert_eq!(sections.find(name).unwrap().name, name.as_bytes());
+    }
+    for name in [".te", ".text.", ".debug_info.of.a.file.with.a.name"] {
+        assert_eq!(sections.find(name), None, "{name}");
+    }
+}
+
+#[test]
+fn all_notes_of_a_file_have_one_bound() {
+    let file = Counted::new(made::file(MAX_PROGRAMS - 1, &[]));
+    let headers = Headers::read(&file).unwrap();
+    file.bytes.set(0);
+    assert_eq!(headers.build_id(&file), None);
+    assert!(file.bytes.get() <= MAX_NOTES, "{} bytes", file.bytes.get());
+}
+
+#[test]
+fn no_more_is_read_than_the_budget_permits() {
+    let hole = |name| made::plain(name, MadeContent::Hole(40 << 20));
+    let file = made::file(0, &[hole(".a"), hole(".b")]);
+    let budget = Budget::new(Duration::from_mins(10), 64 << 20);
+    let limited = budget.of(&file);
+    let sections = Sections::read(&limited, &Headers::read(&limited).unwrap()).unwrap();
+    let contents = |name| sections.find(name).unwrap().contents(&limited, 64 << 20);
+    assert_eq!(contents(".a").unwrap().len(), 40 << 20);
+    assert_eq!(contents(".b"), Err(Unreadable::Damaged));
+    assert!(budget.spent() <= 64 << 20);
+    let why = budget.why().unwrap();
+    assert_eq!(why, "more than 64 MiB of it would be read");
+    assert!(!budget.spend(0), "it stays used up");
+}
+
+#[test]
+fn a_budget_ends_and_does_not_run_while_it_is_paused() {
+    let budget = Budget::new(Duration::ZERO, 100);
+    std::thread::sleep(Duration::from_millis(1));
+    assert!(!budget.has_time());
+    assert_eq!(budget.why().unwrap(), "reading it takes more than 0ns");
+    let budget = Budget::new(Duration::from_mins(1), 100);
+    assert!(budget.spend(100) && budget.why().is_none());
+    assert!(!budget.spend(1));
+    let paused = Budget::new(Duration::from_millis(500), 100).pause();
+    std::thread::sleep(Duration::from_millis(600));
+    assert!(paused.resume().has_time());
 }
 
 /// Bytes of contents that are asked for of a damaged file.

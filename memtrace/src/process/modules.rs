@@ -2,26 +2,28 @@
 //!
 //! A file is opened once, when its first executable mapping is seen, and stays open. That is what
 //! lets its addresses be named after the process has exited or the file was deleted, in a chroot
-//! or another mount namespace, and it keeps the inode from being given to another file.
+//! or another mount namespace, and it keeps the inode from being given to another file. Its headers
+//! are read then, and its separate debug file is opened, so that nobody waits for a file later.
 //!
 //! Bounds: [`MAX_OPEN`] files are open, separate debug files included; those after that do not get
 //! symbols. [`MAX_KNOWN`] mapped files are remembered; beyond that, those that are not mapped any
-//! more are forgotten. The time that a file system needs to open a file or to read its headers is
-//! not bounded, which matters where a user's process serves it (FUSE).
+//! more are forgotten. For the time that opening takes see [`opener`](super::opener); whatever is
+//! read of a file after that is on this machine's own file systems, or in memory.
 
 use std::collections::HashMap;
-use std::ffi::{CStr, OsStr};
+use std::ffi::OsStr;
 use std::fmt::Write as _;
-use std::fs::{File, OpenOptions};
-use std::io::{self, Write as _};
-use std::os::fd::{AsRawFd, FromRawFd};
+use std::fs::File;
+use std::io::Write as _;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
-use crate::elf::{Headers, Layout};
+use super::opener::{self, NotOpened, Opener, Which};
+use crate::elf::{Budget, Headers, Layout};
 use crate::foreign;
 
 /// Files that are kept open. A process may usually open 1,024; the rest is left to the probes,
@@ -33,6 +35,9 @@ pub const MAX_KNOWN: usize = 16_384;
 
 /// Where distributions put debug information that they split off.
 const DEBUG_DIR: &str = "/usr/lib/debug";
+
+/// How long the headers of a file may be read, and how many bytes of them.
+const HEADERS: (Duration, u64) = (Duration::from_secs(1), 8 << 20);
 
 /// The most bytes of the kernel's shared object, which has two to four pages.
 const MAX_VDSO: u64 = 1 << 20;
@@ -46,9 +51,12 @@ pub struct Modules {
     /// By device and inode; several where one inode was mapped under several paths.
     known: HashMap<((u32, u32), u64), Vec<PathModule>>,
     count: usize,
+    opener: Opener,
     open: Arc<AtomicUsize>,
+    /// The kernel's shared object, with its size in memory, once it was asked for.
     vdso: OnceLock<Option<(u64, Arc<Module>)>>,
-    debug_dir: Arc<Path>,
+    /// Where separate debug files are, if there are any.
+    debug_dir: Option<PathBuf>,
 }
 
 /// The module of one path.
@@ -82,30 +90,45 @@ pub struct Module {
     path: Arc<str>,
     name: Arc<str>,
     /// Unset until an executable mapping is seen through which it could be opened.
-    file: OnceLock<Opened>,
-    layout: OnceLock<Option<Layout>>,
-    debug_file: OnceLock<Option<Opened>>,
-    open: Arc<AtomicUsize>,
-    debug_dir: Arc<Path>,
+    opened: OnceLock<Opened>,
+    /// Why it will not be opened, in words.
+    refused: OnceLock<String>,
+}
+
+/// An open file, and what was read of it when it was opened.
+#[derive(Debug)]
+struct Opened {
+    file: CountedFile,
+    layout: Option<Layout>,
+    debug_file: Option<CountedFile>,
 }
 
 impl Modules {
-    /// No files yet.
+    /// No files yet. They will be opened by a process of this same program: see
+    /// [`Opener::process`].
     #[must_use]
     pub fn new() -> Self {
-        Self::with_debug_dir(PathBuf::from(DEBUG_DIR))
+        // This program is a test then, which would run its tests.
+        let opener = if cfg!(test) {
+            Opener::here()
+        } else {
+            Opener::process()
+        };
+        Self::with(opener, Path::new(DEBUG_DIR))
     }
 
-    /// Looks for separate debug files in `debug_dir`, as `.build-id/ab/cdef.debug`, rather than
-    /// where distributions put them. It must be writable only by those who may run memtrace.
+    /// Opens files by `opener`. Looks for separate debug files in `debug_dir`, as
+    /// `.build-id/ab/cdef.debug`. It must be writable only by those who may run memtrace.
     #[must_use]
-    pub fn with_debug_dir(debug_dir: PathBuf) -> Self {
+    pub fn with(opener: Opener, debug_dir: &Path) -> Self {
+        let debug_dir = debug_dir.join(".build-id");
         Self {
             known: HashMap::new(),
             count: 0,
+            opener,
             open: Arc::default(),
             vdso: OnceLock::new(),
-            debug_dir: debug_dir.into(),
+            debug_dir: debug_dir.is_dir().then_some(debug_dir),
         }
     }
 
@@ -122,7 +145,7 @@ impl Modules {
             Arc::clone(&known.module)
         } else {
             let path = foreign::shown_path(mapped.path);
-            let module = Arc::new(Module::new(path, &self.open, &self.debug_dir));
+            let module = Arc::new(Module::new(path));
             known.push(PathModule {
                 path: mapped.path.into(),
                 module: Arc::clone(&module),
@@ -133,31 +156,91 @@ impl Modules {
             }
             module
         };
-        if mapped.executable
-            && module.file.get().is_none()
-            && let Some(opened) = Opened::mapped(mapped, &self.open)
-        {
-            module.file.get_or_init(|| opened);
+        if mapped.executable && module.opened.get().is_none() && module.refused.get().is_none() {
+            self.open(mapped, &module);
         }
         module
+    }
+
+    fn open(&mut self, mapped: &MappedFile<'_>, module: &Module) {
+        if self.open.load(Ordering::Relaxed) >= MAX_OPEN {
+            return;
+        }
+        let which = Which::Mapped {
+            pid: mapped.pid,
+            range: mapped.range,
+            inode: mapped.inode,
+        };
+        let path = PathBuf::from(OsStr::from_bytes(mapped.path));
+        match self.opener.open(which, path, Some(mapped.device)) {
+            Ok(file) => {
+                if let Some(opened) = self.opened(file) {
+                    module.opened.get_or_init(|| opened);
+                }
+            }
+            // Another process may have it too.
+            Err(NotOpened::NotThere) => {}
+            Err(NotOpened::Refused(why)) => {
+                module.refused.get_or_init(|| why);
+            }
+        }
+    }
+
+    /// Reads the headers of a file, and opens its debug file; `None` when too many are open.
+    fn opened(&mut self, file: File) -> Option<Opened> {
+        let file = CountedFile::new(file, &self.open)?;
+        let (time, bytes) = HEADERS;
+        let budget = Budget::new(time, bytes);
+        let layout = Layout::read(&budget.of(&file.file));
+        Some(Opened {
+            debug_file: layout
+                .as_ref()
+                .and_then(|layout| self.debug_file(layout, &budget)),
+            layout,
+            file,
+        })
+    }
+
+    /// The file that has this one's debug information and symbols, found by its build id, unless it
+    /// has its own.
+    fn debug_file(&mut self, layout: &Layout, budget: &Budget) -> Option<CountedFile> {
+        let directory = self.debug_dir.as_ref()?;
+        let id = layout.build_id.as_ref()?;
+        if layout.has_debug_info && !layout.has_debug_link {
+            return None;
+        }
+        let (first, rest) = id.split_first()?;
+        let mut path = format!("{first:02x}/");
+        for byte in rest {
+            // Writing to a string does not fail.
+            let _ = write!(path, "{byte:02x}");
+        }
+        let path = directory.join(path + ".debug");
+        let file = self.opener.open(Which::Own, path, None).ok()?;
+        let file = CountedFile::new(file, &self.open)?;
+        let limited = budget.of(&file.file);
+        let same = Headers::read(&limited)?.build_id(&limited).as_ref() == Some(id);
+        same.then_some(file)
     }
 
     /// The kernel's shared object, mapped from `start` to `end`. Every process sees the same
     /// bytes, so this process's own copy serves them all; but a process of 32 bits has another
     /// one, of which this process does not have a copy.
     #[must_use]
-    pub fn vdso(&self, start: u64, end: u64) -> Option<Arc<Module>> {
+    pub fn vdso(&mut self, start: u64, end: u64) -> Option<Arc<Module>> {
         if cfg!(target_pointer_width = "64") && end <= 1 << 32 {
             return None;
         }
-        let known = self.vdso.get_or_init(|| {
-            let (size, file) = own_vdso()?;
-            let module = Module::new("[vdso]".to_owned(), &self.open, &self.debug_dir);
-            let opened = Opened::new(file, &self.open)?;
-            module.file.get_or_init(|| opened);
-            Some((size, Arc::new(module)))
-        });
-        let (own_size, module) = known.as_ref()?;
+        if self.vdso.get().is_none() {
+            let own = own_vdso().and_then(|(size, file)| {
+                let module = Module::new("[vdso]".to_owned());
+                let opened = self.opened(file)?;
+                module.opened.get_or_init(|| opened);
+                Some((size, Arc::new(module)))
+            });
+            self.vdso.get_or_init(|| own);
+        }
+        let (own_size, module) = self.vdso.get()?.as_ref()?;
         (*own_size == end - start).then(|| Arc::clone(module))
     }
 
@@ -178,17 +261,14 @@ impl Default for Modules {
 }
 
 impl Module {
-    fn new(path: String, open: &Arc<AtomicUsize>, debug_dir: &Arc<Path>) -> Self {
+    fn new(path: String) -> Self {
         let name = path.rsplit('/').next().unwrap_or(&path);
         Self {
             id: NEXT.fetch_add(1, Ordering::Relaxed),
             name: name.into(),
             path: path.into(),
-            file: OnceLock::new(),
-            layout: OnceLock::new(),
-            debug_file: OnceLock::new(),
-            open: Arc::clone(open),
-            debug_dir: Arc::clone(debug_dir),
+            opened: OnceLock::new(),
+            refused: OnceLock::new(),
         }
     }
 
@@ -213,104 +293,51 @@ impl Module {
     /// The open file. `None` when it could not be opened, or has no executable mapping.
     #[must_use]
     pub fn file(&self) -> Option<&File> {
-        Some(&self.file.get()?.file)
+        Some(&self.opened.get()?.file.file)
+    }
+
+    /// Why [`file`](Self::file) is `None`, in words.
+    #[must_use]
+    pub fn why_not_open(&self) -> &str {
+        let known = self.refused.get().map(String::as_str);
+        known.unwrap_or("the file could not be opened")
     }
 
     /// How the file is laid out; `None` when it is not open or not an ELF file.
     pub(crate) fn layout(&self) -> Option<&Layout> {
-        let file = self.file()?;
-        self.layout.get_or_init(|| Layout::read(file)).as_ref()
+        self.opened.get()?.layout.as_ref()
     }
 
-    /// The file that has this one's debug information and symbols, found by its build id.
+    /// The file that has this one's debug information and symbols; `None` when it has them itself,
+    /// or there is none.
     pub(crate) fn debug_file(&self) -> Option<&File> {
-        let opened = self.debug_file.get_or_init(|| {
-            let id = self.layout()?.build_id.as_ref()?;
-            let (first, rest) = id.split_first()?;
-            let mut path = format!(".build-id/{first:02x}/");
-            for byte in rest {
-                // Writing to a string does not fail.
-                let _ = write!(path, "{byte:02x}");
-            }
-            let path = self.debug_dir.join(path + ".debug");
-            let opened = Opened::new(open_regular(&path).ok()?, &self.open)?;
-            let same = Headers::read(&opened.file)?.build_id(&opened.file).as_ref() == Some(id);
-            same.then_some(opened)
-        });
-        Some(&opened.as_ref()?.file)
+        Some(&self.opened.get()?.debug_file.as_ref()?.file)
     }
 }
 
 /// An open file that counts among the [`MAX_OPEN`].
 #[derive(Debug)]
-struct Opened {
+struct CountedFile {
     file: File,
     open: Arc<AtomicUsize>,
 }
 
-impl Opened {
+impl CountedFile {
     /// `None` when too many are open.
     fn new(file: File, open: &Arc<AtomicUsize>) -> Option<Self> {
         let before = open.fetch_add(1, Ordering::Relaxed);
-        let opened = Self {
+        let counted = Self {
             file,
             open: Arc::clone(open),
         };
-        (before < MAX_OPEN).then_some(opened)
-    }
-
-    /// Opens the file of a mapping: through the mapping itself, which also finds a deleted file,
-    /// one in another mount namespace and one below a chroot; or by its path, as the process sees
-    /// it and as this one does, if that still leads to the same inode.
-    fn mapped(mapped: &MappedFile<'_>, open: &Arc<AtomicUsize>) -> Option<Self> {
-        let MappedFile {
-            pid,
-            range: (start, end),
-            path,
-            inode,
-            ..
-        } = *mapped;
-        let by_path = |path: &Path| {
-            let file = open_regular(path).ok()?;
-            (file.metadata().ok()?.ino() == inode).then_some(file)
-        };
-        let path = Path::new(OsStr::from_bytes(path));
-        let file = open_regular(Path::new(&format!(
-            "/proc/{pid}/map_files/{start:x}-{end:x}"
-        )))
-        .ok()
-        .or_else(|| {
-            let root = PathBuf::from(format!("/proc/{pid}/root"));
-            by_path(&root.join(path.strip_prefix("/").ok()?))
-        })
-        .or_else(|| by_path(path))?;
-        Self::new(file, open)
+        (before < MAX_OPEN).then_some(counted)
     }
 }
 
-impl Drop for Opened {
+impl Drop for CountedFile {
     fn drop(&mut self) {
         self.open.fetch_sub(1, Ordering::Relaxed);
     }
-}
-
-/// Opens a regular file for reading and refuses anything else, without the side effects or the wait
-/// that opening a device or a pipe could have: its type is checked before it is opened.
-fn open_regular(path: &Path) -> io::Result<File> {
-    let place = OpenOptions::new()
-        .read(true)
-        .custom_flags(libc::O_PATH)
-        .open(path)?;
-    if !place.metadata()?.is_file() {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidInput,
-            "not a regular file",
-        ));
-    }
-    OpenOptions::new()
-        .read(true)
-        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
-        .open(format!("/proc/self/fd/{}", place.as_raw_fd()))
 }
 
 /// This process's copy of the kernel's shared object: its size in memory, and a file that holds it.
@@ -326,24 +353,15 @@ fn own_vdso() -> Option<(u64, File)> {
         .ok()?
         .read_exact_at(&mut image, start)
         .ok()?;
-    let mut file = memory_file(c"memtrace-vdso").ok()?;
+    let mut file = opener::memory_file(c"memtrace-vdso").ok()?;
     file.write_all(&image).ok()?;
     Some((size, file))
 }
 
-/// A file in memory.
-fn memory_file(name: &CStr) -> io::Result<File> {
-    // SAFETY: `name` is a valid C string that outlives the call, which touches no other memory.
-    let descriptor = unsafe { libc::memfd_create(name.as_ptr(), libc::MFD_CLOEXEC) };
-    if descriptor < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: the call has just created this descriptor, so nothing else owns it.
-    Ok(unsafe { File::from_raw_fd(descriptor) })
-}
-
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::MetadataExt as _;
+
     use super::*;
 
     fn mapped(path: &Path, inode: u64) -> MappedFile<'_> {
@@ -396,16 +414,9 @@ mod tests {
             .unwrap();
         assert!(made.success());
         for path in [Path::new("/dev/zero"), dir.path(), &pipe] {
-            assert_eq!(
-                open_regular(path).unwrap_err().kind(),
-                io::ErrorKind::InvalidInput
-            );
-            assert!(
-                Modules::new()
-                    .see(&mapped(path, inode(path)))
-                    .file()
-                    .is_none()
-            );
+            let module = Modules::new().see(&mapped(path, inode(path)));
+            assert!(module.file().is_none());
+            assert_eq!(module.why_not_open(), "it is not a regular file");
         }
     }
 
@@ -414,11 +425,11 @@ mod tests {
         let exe = std::env::current_exe().unwrap();
         let open = Arc::new(AtomicUsize::new(MAX_OPEN - 1));
         let file = || File::open(&exe).unwrap();
-        let last = Opened::new(file(), &open);
+        let last = CountedFile::new(file(), &open);
         assert!(last.is_some());
-        assert!(Opened::new(file(), &open).is_none());
+        assert!(CountedFile::new(file(), &open).is_none());
         drop(last);
-        assert!(Opened::new(file(), &open).is_some());
+        assert!(CountedFile::new(file(), &open).is_some());
     }
 
     #[test]
@@ -438,7 +449,7 @@ mod tests {
 
     #[test]
     fn the_vdso_is_an_elf_file() {
-        let modules = Modules::new();
+        let mut modules = Modules::new();
         let Some((size, _)) = own_vdso() else {
             crate::skipped::skipped("this kernel gives no vDSO");
             return;

@@ -10,15 +10,14 @@
 //! - time: [`PATIENCE`] for one query of at most [`MAX_ADDRESSES`] addresses;
 //! - a reply is at most [`MAX_MESSAGE`] bytes.
 //!
-//! A helper that oversteps is killed, the query is answered as [`Lost`], and the next one starts
-//! another helper. After [`MAX_LOST`] of them nothing more is asked, so the whole trace waits for
-//! `PATIENCE * MAX_LOST` at most.
+//! A helper that oversteps is killed and not waited for ([`child`]), the query is answered as
+//! [`Lost`], and the next one starts another helper. After [`MAX_LOST`] of them, or when queries
+//! that were lost have taken [`MAX_WAIT`], nothing more is asked.
 
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::CommandExt;
-use std::process::{Child, Command, ExitCode, Stdio};
+use std::process::{Command, ExitCode};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
@@ -26,6 +25,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::engine::{Engine, Query, Reply};
+use crate::process::child::{self, Servant};
 
 /// The only argument of a helper; not one that a user gives.
 pub const ARGUMENT: &str = "__symbolize";
@@ -42,6 +42,9 @@ pub const MAX_ADDRESSES: usize = 256;
 /// Helpers that may be lost.
 pub const MAX_LOST: u32 = 16;
 
+/// How long queries that were lost may take, together.
+pub const MAX_WAIT: Duration = Duration::from_secs(20);
+
 /// Bytes of one message.
 pub const MAX_MESSAGE: u32 = 16 << 20;
 
@@ -53,6 +56,7 @@ pub struct Lost;
 pub struct Helper {
     place: Place,
     lost: u32,
+    waited: Duration,
 }
 
 enum Place {
@@ -67,8 +71,9 @@ enum Place {
 
 /// A process that answers, and the socket to it.
 struct HelperProcess {
-    child: Child,
     socket: UnixStream,
+    /// Ends it when this is dropped.
+    _servant: Servant,
 }
 
 /// A thread that answers, and the channels to it.
@@ -81,11 +86,7 @@ impl Helper {
     /// A process of this same program, whose `main` calls [`serve`] when [`is_requested`].
     #[must_use]
     pub fn process() -> Self {
-        Self::command(|| {
-            let mut command = Command::new("/proc/self/exe");
-            command.arg(ARGUMENT);
-            command
-        })
+        Self::command(|| Servant::command(ARGUMENT))
     }
 
     /// A process that ends up in [`serve`].
@@ -96,6 +97,7 @@ impl Helper {
                 running: None,
             },
             lost: 0,
+            waited: Duration::ZERO,
         }
     }
 
@@ -105,6 +107,7 @@ impl Helper {
         Self {
             place: Place::Thread { running: None },
             lost: 0,
+            waited: Duration::ZERO,
         }
     }
 
@@ -114,23 +117,31 @@ impl Helper {
     ///
     /// When a reply does not come in time; see the module.
     pub fn ask(&mut self, query: &Query) -> Result<Reply, Lost> {
-        if self.lost >= MAX_LOST {
+        if self.is_spent() {
             return Err(Lost);
         }
+        let began = Instant::now();
         let asked = match &mut self.place {
             Place::Process { start, running } => ask_process(start, running, query),
             Place::Thread { running } => ask_thread(running, query),
         };
         asked.map_err(|error| {
             self.lost += 1;
+            self.waited += began.elapsed();
             log::debug!("the symbolizer's helper was lost: {error}");
-            if self.lost == MAX_LOST {
+            if self.is_spent() {
                 log::warn!(
-                    "reading symbols failed {MAX_LOST} times; from now on no functions are named"
+                    "reading symbols failed {} times; from now on no functions are named",
+                    self.lost
                 );
             }
             Lost
         })
+    }
+
+    /// Whether too much was lost to ask again.
+    fn is_spent(&self) -> bool {
+        self.lost >= MAX_LOST || self.waited >= MAX_WAIT
     }
 }
 
@@ -167,17 +178,12 @@ fn ask_thread(running: &mut Option<HelperThread>, query: &Query) -> io::Result<R
 }
 
 impl HelperProcess {
-    fn start(mut command: Command) -> io::Result<Self> {
+    fn start(command: Command) -> io::Result<Self> {
         let (socket, theirs) = UnixStream::pair()?;
-        let child = command
-            .env_clear()
-            .stdin(Stdio::from(std::os::fd::OwnedFd::from(theirs)))
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            // A Ctrl-C on the terminal is meant for memtrace, which still has stacks to name then.
-            .process_group(0)
-            .spawn()?;
-        Ok(Self { child, socket })
+        Ok(Self {
+            socket,
+            _servant: Servant::start(command, theirs.into())?,
+        })
     }
 
     fn ask(&mut self, query: &Query) -> io::Result<Reply> {
@@ -189,14 +195,6 @@ impl HelperProcess {
             deadline,
         })?
         .ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
-    }
-}
-
-impl Drop for HelperProcess {
-    fn drop(&mut self) {
-        // This fails only when the helper has already ended.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 
@@ -238,8 +236,7 @@ impl Read for Until<'_> {
 /// Whether this process was started to be a helper. Must be asked before anything else.
 #[must_use]
 pub fn is_requested() -> bool {
-    let mut arguments = std::env::args_os().skip(1);
-    arguments.next().is_some_and(|first| first == ARGUMENT) && arguments.next().is_none()
+    child::is_requested(ARGUMENT)
 }
 
 /// Answers queries on standard input until it is closed.
@@ -252,9 +249,8 @@ pub fn serve() -> ExitCode {
 }
 
 fn try_serve() -> io::Result<()> {
-    limit(libc::RLIMIT_DATA, MAX_DATA)?;
-    // What it parses may be secret, and must not be left in a file.
-    limit(libc::RLIMIT_CORE, 0)?;
+    child::begin()?;
+    child::limit(libc::RLIMIT_DATA, MAX_DATA)?;
     let mut socket = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
     let mut engine = Engine::default();
     while let Some(query) = receive::<Query>(&mut socket)? {
@@ -270,18 +266,6 @@ fn try_serve() -> io::Result<()> {
 fn alarm(after: Duration) {
     // SAFETY: takes no pointers; the signal keeps its default action, which runs no code here.
     unsafe { libc::alarm(after.as_secs() as libc::c_uint) };
-}
-
-fn limit(resource: libc::__rlimit_resource_t, most: u64) -> io::Result<()> {
-    let limit = libc::rlimit {
-        rlim_cur: most,
-        rlim_max: most,
-    };
-    // SAFETY: `limit` is a valid rlimit for the whole call, which only reads it.
-    match unsafe { libc::setrlimit(resource, &raw const limit) } {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
-    }
 }
 
 /// Writes a message: its length in four bytes, then JSON.

@@ -12,6 +12,7 @@ use super::engine::{Query, Reply};
 use super::helper::{self, Helper, Lost};
 use crate::process::maps::AddressSpace;
 use crate::process::modules::Modules;
+use crate::process::opener::Opener;
 use crate::profile::{Frame, Unknown};
 
 /// A symbolizer that parses in a process of its own, as memtrace does. The process is this test
@@ -352,7 +353,7 @@ fn a_separate_debug_file_is_found_by_build_id() {
         run("objcopy", &["--only-keep-debug", compress], &debug);
         run("strip", &[], &path);
         let address = map(&path) + offset;
-        let mut modules = Modules::with_debug_dir(dir.path().to_owned());
+        let mut modules = Modules::with(Opener::here(), dir.path());
         let space = AddressSpace::read(std::process::id(), &mut modules).unwrap();
         let frames = isolated().symbolize(&space, &[address]);
         assert_eq!(names(&frames), ["victim"], "{compress}");

@@ -149,6 +149,11 @@ impl Library {
     /// Keeps a table that was built, or why there is none.
     pub(super) fn record(&mut self, built: Built) {
         let table = match built.table {
+            Ok((_, Some(table)))
+                if self.store.waiting_rows() + table.rows.len() > MOST_ROWS as usize =>
+            {
+                TableState::Refused("there was no room for its tables".to_owned())
+            }
             Ok((identity, Some(table))) => TableState::Built(self.store.add(identity, table)),
             Ok((identity, None)) => match self.store.find(&identity) {
                 Some(id) => TableState::Built(id),
@@ -188,7 +193,7 @@ impl Library {
                 path: Arc::clone(module.path()),
                 build_id: None,
                 table: if module.file().is_none() {
-                    TableState::Refused("the file could not be opened".to_owned())
+                    TableState::Refused(module.why_not_open().to_owned())
                 } else if ask(false) {
                     TableState::Building
                 } else {

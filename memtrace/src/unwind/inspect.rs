@@ -2,15 +2,17 @@
 
 use std::fs::File;
 
+use super::builder;
 use super::rows;
 use super::sections::Input;
 pub use super::table::{Refused, RowSource, UnwindTable};
 
 /// Builds the table of `file`, which is what a trace would build of it where there is no separate
-/// debug file.
+/// debug file, within the same budget.
 ///
 /// # Errors
 /// When there is none, in words.
 pub fn table_of(file: &File) -> Result<UnwindTable, Refused> {
-    rows::build(&Input::read(file, None)?)
+    let budget = builder::budget();
+    rows::build(&Input::read(file, None, &budget)?, &budget)
 }

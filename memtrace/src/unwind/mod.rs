@@ -11,6 +11,7 @@ mod cache;
 mod files;
 mod format;
 pub mod inspect;
+mod queue;
 mod ranges;
 mod rows;
 mod sections;

@@ -1,13 +1,12 @@
 //! Makes a file's unwind table of its `.eh_frame` and `.debug_frame`.
 //!
 //! The file is foreign: every part has a bound, what is damaged is left out and counted, and the
-//! time is bounded too. Memory is a few times the size of the sections.
+//! time is that of the file's budget. Memory is a few times the size of the sections.
 
 mod caller;
 
 use std::collections::HashMap;
 use std::hash::Hash;
-use std::time::{Duration, Instant};
 
 use gimli::{
     CieOrFde, CommonInformationEntry, DebugFrame, EhFrame, EndianSlice, LittleEndian,
@@ -21,6 +20,7 @@ use self::caller::{Base, Caller};
 use super::arch::Bytes;
 use super::sections::Input;
 use super::table::{Refused, RowSource, UnwindTable};
+use crate::elf::Budget;
 
 /// Entries that many functions share are evaluated again for each: longer ones are left out.
 /// Compilers write some twenty bytes.
@@ -29,19 +29,28 @@ const MAX_COMMON_ENTRY: usize = 4096;
 /// Common entries that are remembered.
 const MAX_COMMON_ENTRIES: usize = 65_536;
 
-/// For how long one file is worked on; a library with a million functions takes a fifth of a
-/// second.
-const MAX_TIME: Duration = Duration::from_secs(5);
+/// A function with a longer entry is left out: it is evaluated in one go. Compilers write some
+/// hundred bytes, for the largest functions some thousand.
+const MAX_FUNCTION_ENTRY: usize = 1 << 20;
 
-/// Functions after which the clock is looked at.
-const CLOCK_EVERY: u64 = 1024;
+/// What the smallest entry costs, in bytes.
+const LEAST_WORK: usize = 32;
+
+/// Rows before those that change nothing are left out.
+const MOST_ENTRIES: usize = 2 * MAX_ROWS as usize;
+
+/// Bytes of entries after which the clock is looked at: some ten milliseconds at the very worst.
+const CLOCK_EVERY: usize = 64 << 10;
+
+/// Rows of one function after which the clock is looked at.
+const CLOCK_EVERY_ROWS: usize = 1 << 16;
 
 /// Builds a file's table.
 ///
 /// # Errors
 /// When there are more rows than can be, or it takes too long, in words.
-pub fn build(input: &Input) -> Result<UnwindTable, Refused> {
-    let mut rows = Rows::new(input);
+pub fn build(input: &Input, budget: &Budget) -> Result<UnwindTable, Refused> {
+    let mut rows = Rows::new(input, budget);
     let mut source = RowSource::None;
     if let Some(section) = &input.eh_frame {
         let frames = EhFrame::from(EndianSlice::new(&section.bytes, LittleEndian));
@@ -49,7 +58,7 @@ pub fn build(input: &Input) -> Result<UnwindTable, Refused> {
         if rows.follows_other {
             // Hardly any file has such a row. All have to be read with that in mind.
             rows.entries.clear();
-            (rows.functions, rows.damaged) = (0, 0);
+            rows.damaged = 0;
             rows.add_section(&frames, &[])?;
         }
         rows.sort();
@@ -81,15 +90,16 @@ struct Rows<'input> {
     entries: Vec<Row>,
     rules: Vec<Rule>,
     numbers: HashMap<Rule, u16>,
-    functions: u64,
+    /// Bytes of entries that were evaluated since the clock was looked at.
+    work: usize,
     damaged: u64,
-    end: Instant,
+    budget: &'input Budget,
     /// Whether to say of each row what became of the other register: some row needs it.
     follows_other: bool,
 }
 
 impl<'input> Rows<'input> {
-    fn new(input: &'input Input) -> Self {
+    fn new(input: &'input Input, budget: &'input Budget) -> Self {
         let first = input.code.iter().map(|&(start, _)| start).min();
         Self {
             input,
@@ -97,9 +107,9 @@ impl<'input> Rows<'input> {
             entries: Vec::new(),
             rules: Vec::new(),
             numbers: HashMap::new(),
-            functions: 0,
+            work: 0,
             damaged: 0,
-            end: Instant::now() + MAX_TIME,
+            budget,
             follows_other: false,
         }
     }
@@ -117,6 +127,7 @@ impl<'input> Rows<'input> {
             HashMap::new();
         let mut entries = frames.entries(bases);
         loop {
+            self.look_at_clock(LEAST_WORK)?;
             let entry = match entries.next() {
                 Ok(Some(CieOrFde::Fde(entry))) => entry,
                 Ok(Some(CieOrFde::Cie(_))) => continue,
@@ -127,12 +138,6 @@ impl<'input> Rows<'input> {
                     return Ok(());
                 }
             };
-            self.functions += 1;
-            if self.functions.is_multiple_of(CLOCK_EVERY) && Instant::now() > self.end {
-                return Err(Refused(
-                    "reading its unwind information takes too long".to_owned(),
-                ));
-            }
             if common.len() >= MAX_COMMON_ENTRIES {
                 common.clear();
             }
@@ -142,17 +147,39 @@ impl<'input> Rows<'input> {
                     .or_insert_with(|| frames.cie_from_offset(bases, offset));
                 known.clone()
             });
+            let size = function.as_ref().map_or(0, |function| {
+                function.entry_len() + function.cie().entry_len()
+            });
+            self.look_at_clock(size)?;
             let added = function
                 .ok()
-                .filter(|function| function.cie().entry_len() <= MAX_COMMON_ENTRY)
+                .filter(|function| {
+                    function.cie().entry_len() <= MAX_COMMON_ENTRY
+                        && function.entry_len() <= MAX_FUNCTION_ENTRY
+                })
                 .and_then(|function| self.add_function(frames, &function, &mut context, covered));
             if added.is_none() {
                 self.damaged += 1;
+                self.has_budget()?;
             }
-            if self.entries.len() > 2 * MAX_ROWS as usize {
+            if self.entries.len() >= MOST_ENTRIES {
                 return Err(too_many_rows());
             }
         }
+    }
+
+    /// Counts what one function costs, and looks at the clock after some.
+    fn look_at_clock(&mut self, work: usize) -> Result<(), Refused> {
+        self.work += work;
+        if self.work >= CLOCK_EVERY {
+            self.work = 0;
+            self.budget.has_time();
+        }
+        self.has_budget()
+    }
+
+    fn has_budget(&self) -> Result<(), Refused> {
+        self.budget.why().map_or(Ok(()), |why| Err(Refused(why)))
     }
 
     /// Adds the rows of one function; `None` when they are damaged, and then none.
@@ -192,6 +219,12 @@ impl<'input> Rows<'input> {
                     let caller = Caller::of(frames, row, is_signal, self.input.architecture);
                     let row = self.row(pc, caller);
                     self.entries.push(row);
+                    let rows = self.entries.len() - before;
+                    let is_late = rows.is_multiple_of(CLOCK_EVERY_ROWS) && !self.budget.has_time();
+                    if is_late || self.entries.len() >= MOST_ENTRIES {
+                        // Whoever asked for this function finds out why.
+                        return None;
+                    }
                 }
                 Ok(None) => break,
                 Err(_) => {

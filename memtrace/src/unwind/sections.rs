@@ -1,6 +1,6 @@
 //! What of an ELF file its unwind table is built from.
 //!
-//! The file is foreign: each section has a bound, and what cannot be read is said in words.
+//! The file is foreign: it is read within a budget, and what cannot be read is said in words.
 
 use std::fs::File;
 
@@ -9,10 +9,13 @@ use sha2::{Digest as _, Sha256};
 
 use super::arch::{self, Architecture};
 use super::table::{Refused, TableIdentity};
-use crate::elf::{Headers, PT_GNU_EH_FRAME, PT_LOAD, Sections, Unreadable};
+use crate::elf::{Budget, Headers, PT_GNU_EH_FRAME, PT_LOAD, Sections, Source, Unreadable};
 
-/// Bytes of a section; the largest libraries that are known have a sixth of this.
-const MAX_SECTION: u64 = 128 << 20;
+/// Bytes of a section; the largest libraries that are known have a third of this.
+const MAX_SECTION: u64 = 64 << 20;
+
+/// Bytes that are hashed before the clock is looked at.
+const PIECE: usize = 1 << 20;
 
 /// Segments of code; programs have one or two.
 const MAX_SEGMENTS: usize = 64;
@@ -40,11 +43,18 @@ pub(super) struct Section {
 
 impl Input {
     /// Reads what matters of `file`, and where that has neither section, `.debug_frame` of
-    /// `debug_file`.
+    /// `debug_file`, and no more than `budget` permits.
     ///
     /// # Errors
     /// When it is not an ELF file of this processor, or cannot be read, in words.
-    pub fn read(file: &File, debug_file: Option<&File>) -> Result<Self, Refused> {
+    pub fn read(file: &File, debug_file: Option<&File>, budget: &Budget) -> Result<Self, Refused> {
+        let debug_file = debug_file.map(|file| budget.of(file));
+        // Where the budget was the reason, what could not be read for lack of it is not.
+        Self::parse(&budget.of(file), debug_file.as_ref())
+            .map_err(|refused| budget.why().map_or(refused, Refused))
+    }
+
+    fn parse<S: Source>(file: &S, debug_file: Option<&S>) -> Result<Self, Refused> {
         let headers = Headers::read(file)
             .filter(Headers::is_64_bit)
             .ok_or_else(|| {
@@ -122,12 +132,18 @@ impl Input {
 
     /// A name for the table: SHA-256 over the build id and everything that the table is built from.
     /// A file can claim any build id; only files with the same table have the same identity.
-    #[must_use]
-    pub fn identity(&self) -> TableIdentity {
+    ///
+    /// # Errors
+    /// When `budget` does not have the time.
+    pub fn identity(&self, budget: &Budget) -> Result<TableIdentity, Refused> {
         let mut hash = Sha256::new();
         let mut part = |bytes: &[u8]| {
             hash.update((bytes.len() as u64).to_le_bytes());
-            hash.update(bytes);
+            for piece in bytes.chunks(PIECE) {
+                if budget.has_time() {
+                    hash.update(piece);
+                }
+            }
         };
         part(self.build_id().unwrap_or_default());
         part(&self.architecture.machine.to_le_bytes());
@@ -143,13 +159,27 @@ impl Input {
             part(&address.to_le_bytes());
             part(bytes);
         }
-        hash.finalize().into()
+        budget
+            .why()
+            .map_or_else(|| Ok(hash.finalize().into()), |why| Err(Refused(why)))
+    }
+
+    /// Bytes of its sections.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        let sections = [&self.eh_frame, &self.debug_frame];
+        let sizes = sections.into_iter().flatten();
+        sizes.map(|section| section.bytes.len() as u64).sum()
     }
 }
 
 /// A section's contents, with its address; `None` where there is none, or an empty one, as in debug
 /// files.
-fn section(file: &File, sections: &Sections, name: &str) -> Result<Option<Section>, Refused> {
+fn section(
+    file: &impl Source,
+    sections: &Sections,
+    name: &str,
+) -> Result<Option<Section>, Refused> {
     let old = name.replacen('.', ".z", 1);
     let Some(section) = sections.find(name).or_else(|| sections.find(&old)) else {
         return Ok(None);
@@ -170,7 +200,7 @@ fn section(file: &File, sections: &Sections, name: &str) -> Result<Option<Sectio
 }
 
 /// `.debug_frame` of a separate debug file.
-fn separate_debug_frame(file: &File) -> Option<Section> {
+fn separate_debug_frame(file: &impl Source) -> Option<Section> {
     let headers = Headers::read(file).filter(Headers::is_64_bit)?;
     let sections = Sections::read(file, &headers)?;
     section(file, &sections, ".debug_frame").ok()?

@@ -86,6 +86,17 @@ impl Store {
         tables.map(|table| u64::from(table.facts.rows)).sum()
     }
 
+    /// Rows of tables that are not written yet, which are in memory meanwhile.
+    #[must_use]
+    pub fn waiting_rows(&self) -> usize {
+        let tables = self.tables.iter();
+        let waiting = tables.filter_map(|table| match &table.rows {
+            Placement::Waiting(table) => Some(table.rows.len()),
+            _ => None,
+        });
+        waiting.sum()
+    }
+
     /// What the rows' addresses are counted from.
     #[must_use]
     pub fn base(&self, id: TableId) -> u64 {

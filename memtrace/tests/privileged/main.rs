@@ -16,6 +16,7 @@ mod crowds;
 mod lifecycle;
 mod python;
 mod refusals;
+mod served;
 mod servers;
 mod symbols;
 mod unwind;

@@ -2,6 +2,7 @@ use std::fs::File;
 use std::io::Read as _;
 use std::os::unix::fs::FileExt as _;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use gimli::{CfaRule, Register, RegisterRule, UnwindSection as _};
 use memtrace_common::unwind::{
@@ -12,6 +13,7 @@ use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 
 use super::*;
+use crate::unwind::builder::budget;
 
 /// Libraries and programs of most machines; those that are not there are left out.
 const FILES: [&str; 7] = [
@@ -28,7 +30,7 @@ fn input(path: &str) -> Option<Input> {
     let file = File::open(path)
         .inspect_err(|_| crate::skipped::skipped(&format!("there is no {path}")))
         .ok()?;
-    Some(Input::read(&file, None).expect("an ELF file"))
+    Some(Input::read(&file, None, &budget()).expect("an ELF file"))
 }
 
 /// The row that holds at an address, as the kernel side finds it.
@@ -130,7 +132,7 @@ fn agrees(input: &Input, table: &UnwindTable, address: u64) -> Result<(), TestCa
 fn rows_say_what_gimli_says_at_any_address() {
     for path in FILES {
         let Some(input) = input(path) else { continue };
-        let table = build(&input).expect("a table");
+        let table = build(&input, &budget()).expect("a table");
         assert_eq!(table.damaged, 0, "{path}");
         let code = input.code.clone();
         let anywhere = (any::<prop::sample::Index>(), any::<prop::sample::Index>());
@@ -156,7 +158,7 @@ fn rows_say_what_gimli_says_at_any_address() {
 fn tables_are_sorted_and_each_row_matters() {
     for path in FILES {
         let Some(input) = input(path) else { continue };
-        let UnwindTable { rows, rules, .. } = build(&input).expect("a table");
+        let UnwindTable { rows, rules, .. } = build(&input, &budget()).expect("a table");
         assert!(rows.is_sorted_by(|row, next| row.pc < next.pc), "{path}");
         let same = rows
             .windows(2)
@@ -186,7 +188,7 @@ fn count(table: &UnwindTable, kind: u16) -> usize {
 #[test]
 fn a_c_library_has_all_special_rules() {
     let Some(libc) = input(FILES[3]) else { return };
-    let table = build(&libc).expect("a table");
+    let table = build(&libc, &budget()).expect("a table");
     assert_eq!(table.source, RowSource::EhFrame);
     assert!(count(&table, CFA_SIGNAL) >= 1, "__restore_rt");
     assert!(count(&table, CFA_PLT) >= 1, "its linkage table");
@@ -194,7 +196,7 @@ fn a_c_library_has_all_special_rules() {
     let Some(linker) = input(FILES[5]) else {
         return;
     };
-    let table = build(&linker).expect("a table");
+    let table = build(&linker, &budget()).expect("a table");
     let base = |rule: &Rule| rule.flags & RULE_BASE_OTHER != 0;
     assert!(table.rules.iter().any(base), "_dl_runtime_resolve");
 }
@@ -228,8 +230,8 @@ fn frames_that_are_large_or_aligned_have_rules() {
             .args(extra)
             .status();
         assert!(built.unwrap().success());
-        let input = Input::read(&File::open(&object).unwrap(), None).unwrap();
-        let table = build(&input).unwrap();
+        let input = Input::read(&File::open(&object).unwrap(), None, &budget()).unwrap();
+        let table = build(&input, &budget()).unwrap();
         assert_eq!(table.source, source_of);
         let large = |rule: &Rule| rule.cfa_offset > 200_000;
         assert!(table.rules.iter().any(large), "{:?}", table.rules);
@@ -252,7 +254,61 @@ fn start_of(path: &str, most: usize) -> Vec<u8> {
 fn read(bytes: &[u8]) -> Result<Input, Refused> {
     let file = tempfile::tempfile().unwrap();
     file.write_all_at(bytes, 0).unwrap();
-    Input::read(&file, None)
+    Input::read(&file, None, &budget())
+}
+
+/// `.eh_frame` of one common entry with these instructions, and functions with these.
+fn frames(common: &[u8], functions: usize, instructions: &[u8]) -> Vec<u8> {
+    let entry = |body: &[u8]| [&(body.len() as u32).to_le_bytes()[..], body].concat();
+    // Version 1, "zR", an address moves by 1, registers by -8, the return address is in 16, and
+    // addresses are four bytes.
+    let augmented = b"\x01zR\0\x01\x78\x10\x01\x0b\x0c\x07\x08\x90\x01";
+    let common = entry(&[&[0; 4][..], augmented, common].concat());
+    let mut section = common.clone();
+    for number in 0..functions {
+        let back = section.len() as u32 + 4;
+        let start = 0x10 * number as u32;
+        let numbers = [back, start, 0x80000].map(u32::to_le_bytes).concat();
+        section.extend(entry(&[&numbers[..], &[0], instructions].concat()));
+    }
+    section
+}
+
+#[test]
+fn time_is_bounded_whatever_a_file_makes_of_it() {
+    // The longest that compilers could have meant, evaluated for each function anew; and one
+    // function with more rows than its code has bytes.
+    let stack = [0x0a, 0x0b].repeat(2000);
+    let rows = [0x0e, 8, 0x40, 0x0e, 16, 0x40].repeat(100_000);
+    for section in [
+        frames(&stack, 200_000, &[]),
+        frames(&[], 40, &rows),
+        frames(&[], 40, &[0x0a, 0x0b].repeat(400_000)),
+    ] {
+        let input = Input::of_sections(vec![(0, 0x100_0000)], section, Vec::new());
+        let few = Budget::new(Duration::from_millis(100), 0);
+        let began = Instant::now();
+        let refused = build(&input, &few).expect_err("it takes long");
+        assert_eq!(refused.0, "reading it takes more than 100ms");
+        // A processor may not be free; all of it would take minutes.
+        assert!(
+            began.elapsed() < Duration::from_secs(10),
+            "{:?}",
+            began.elapsed()
+        );
+    }
+}
+
+#[test]
+fn a_function_whose_entry_is_too_long_is_left_out() {
+    let long = [0].repeat(MAX_FUNCTION_ENTRY + 1);
+    let input = Input::of_sections(vec![(0, 0x100_0000)], frames(&[], 1, &long), Vec::new());
+    let table = build(&input, &budget()).unwrap();
+    assert_eq!((table.rows.len(), table.damaged), (0, 1));
+    let short = [0].repeat(1000);
+    let input = Input::of_sections(vec![(0, 0x100_0000)], frames(&[], 1, &short), Vec::new());
+    let table = build(&input, &budget()).unwrap();
+    assert_eq!((table.rows.len(), table.damaged), (2, 0));
 }
 
 proptest! {
@@ -275,7 +331,7 @@ proptest! {
             }
         }
         if let Ok(input) = read(&bytes)
-            && let Ok(table) = build(&input)
+            && let Ok(table) = build(&input, &budget())
         {
             prop_assert!(table.rows.len() <= 2 * bytes.len());
             prop_assert!(table.rows.is_sorted_by(|row, next| row.pc < next.pc));
@@ -286,7 +342,7 @@ proptest! {
     fn any_section_is_survived(bytes in proptest::collection::vec(any::<u8>(), 0..2000)) {
         let code = vec![(0x1000, 0x8000_0000)];
         let input = Input::of_sections(code, bytes.clone(), bytes);
-        if let Ok(table) = build(&input) {
+        if let Ok(table) = build(&input, &budget()) {
             prop_assert!(table.rows.len() <= 8000);
         }
     }

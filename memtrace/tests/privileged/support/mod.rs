@@ -3,6 +3,7 @@
 pub mod fixture;
 pub mod interpreters;
 pub mod report;
+pub mod served;
 pub mod trace;
 
 use std::os::unix::process::CommandExt as _;
