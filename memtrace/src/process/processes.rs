@@ -12,6 +12,7 @@ use memtrace_common::record::Origin;
 use super::maps::AddressSpace;
 use super::modules::Modules;
 use crate::clock;
+use crate::foreign::without_padding;
 
 /// Bytes of /proc/PID/cmdline that are kept.
 const MAX_CMDLINE: u64 = 4096;
@@ -429,7 +430,7 @@ fn read_cmdline(pid: u32) -> Arc<[Vec<u8>]> {
         // What was read before an error is as good as it gets.
         let _ = file.take(MAX_CMDLINE).read_to_end(&mut bytes);
     }
-    let bytes = bytes.strip_suffix(b"\0").unwrap_or(&bytes);
+    let bytes = without_padding(&bytes);
     if bytes.is_empty() {
         return Arc::default();
     }
