@@ -20,6 +20,7 @@ use tokio::io::unix::AsyncFd;
 
 use crate::process::pidfd::PidFd;
 use crate::profile::CommandExit;
+use crate::signals;
 
 /// A command that waits at the gate.
 pub struct Held {
@@ -121,6 +122,8 @@ impl Running {
 /// Runs in the child: reports that it is there, and waits. An error ends the child without exec.
 fn wait_at_gate([at_gate, gate, said]: [RawFd; 3]) -> io::Result<()> {
     let mut byte = 0u8;
+    // memtrace's signals are not COMMAND's.
+    signals::restore();
     // SAFETY: system calls on descriptors that this process has, and on memory of its own.
     unsafe {
         // Otherwise the child would hold the gate's other end open, and never see memtrace die.
@@ -271,6 +274,44 @@ mod tests {
         println!("\nheld {}", held.pid());
         // SAFETY: no pointers are passed; the process is this one.
         unsafe { libc::kill(libc::getpid(), libc::SIGKILL) };
+    }
+
+    /// Not a test itself: the process that the next test runs, which listens for signals.
+    #[test]
+    #[ignore = "run by a_held_command_is_not_memtrace_to_signals"]
+    fn holder_that_listens() {
+        let Ok(mark) = std::env::var("MEMTRACE_TEST_MARK") else {
+            return;
+        };
+        signals::install(|| ()).unwrap();
+        let held = Held::spawn(&command(&["cp", "/proc/self/status", &mark])).unwrap();
+        let status = std::fs::read_to_string(format!("/proc/{}/status", held.pid())).unwrap();
+        std::fs::write(format!("{mark}.held"), status).unwrap();
+        exit_of(held);
+    }
+
+    #[test]
+    fn a_held_command_is_not_memtrace_to_signals() {
+        let folder = tempfile::tempdir().unwrap();
+        let mark = folder.path().join("mark");
+        let status = Command::new(std::env::current_exe().unwrap())
+            .args(["--ignored", "--exact"])
+            .arg("command::tests::holder_that_listens")
+            .env("MEMTRACE_TEST_MARK", &mark)
+            .stdout(std::process::Stdio::null())
+            .status()
+            .unwrap();
+        assert!(status.success());
+        let ends = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP];
+        let ends: u64 = ends.iter().map(|signal| 1 << (signal - 1)).sum();
+        for path in [mark.with_extension("held"), mark] {
+            let status = std::fs::read_to_string(&path).unwrap();
+            for field in ["SigBlk:", "SigIgn:", "SigCgt:"] {
+                let value = status.lines().find_map(|line| line.strip_prefix(field));
+                let set = u64::from_str_radix(value.unwrap().trim(), 16).unwrap();
+                assert_eq!(set & ends, 0, "{field} in {}", path.display());
+            }
+        }
     }
 
     #[test]

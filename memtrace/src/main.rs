@@ -1,14 +1,23 @@
 //! The `memtrace` command.
 
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use log::LevelFilter;
-use memtrace::{cli, helper, run};
+use memtrace::signals::Interrupted;
+use memtrace::{cli, hear_signals, helper, run};
 
 fn main() -> ExitCode {
     // Foreign files are parsed in a process of its own, which is this program again.
     if helper::is_requested() {
         return helper::serve();
+    }
+    if let Err(error) = hear_signals() {
+        say(&format!(
+            "cannot listen for signals, so Ctrl-C would lose the trace: {error}; see whether too \
+             many files are open"
+        ));
+        return ExitCode::from(2);
     }
     let options = match cli::parse() {
         Ok(options) => options,
@@ -28,8 +37,14 @@ fn main() -> ExitCode {
     match run(&options) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("memtrace: {error:#}");
-            ExitCode::from(2)
+            say(&format!("{error:#}"));
+            let interrupted = error.downcast_ref::<Interrupted>();
+            ExitCode::from(interrupted.map_or(2, |signal| signal.exit_status()))
         }
     }
+}
+
+/// Writes to standard error, which may be a terminal that has been closed.
+fn say(message: &str) {
+    let _ = writeln!(std::io::stderr(), "memtrace: {message}");
 }

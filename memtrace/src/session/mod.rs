@@ -6,7 +6,6 @@
 
 mod ending;
 mod priority;
-mod signals;
 mod source;
 
 use std::io::Write as _;
@@ -32,6 +31,7 @@ use crate::preflight;
 use crate::probe::Probe;
 use crate::process::pidfd::PidFd;
 use crate::process::processes::Processes;
+use crate::signals;
 use crate::summarize::{Moment, Progress, Run, Snapshot};
 use crate::targets::Targets;
 use crate::unwind::{Library, Unwinder};
@@ -95,7 +95,6 @@ impl Session<Attached> {
     /// # Errors
     /// When the kernel does not permit it, or what is to be traced is not there.
     pub fn start(options: &TraceOptions, plan: &Plan, notes: Vec<String>) -> Result<Self> {
-        // Before anything is attached, so that Ctrl-C never leaves a half-made report.
         let ending = Ending::new()?;
         let mut processes = Processes::new();
         let mut library = Library::new(plan.unwind.value);
@@ -106,6 +105,7 @@ impl Session<Attached> {
                 }
             }
             library.wait(PREPARATION);
+            signals::check()?;
         }
         let (pids, command) = match &options.target {
             Target::Attach { pids, load } => {
@@ -124,6 +124,7 @@ impl Session<Attached> {
         // Only errors of attaching are explained: a missing COMMAND is not the kernel's fault.
         let settings = plan.settings(options, library.rows_wanted());
         let probe = Probe::attach(settings).map_err(|error| preflight::explain(error, options))?;
+        signals::check()?;
         let tables = probe.tables().clone();
         let source = Attached::new(probe)?;
         let tracker = Tracker::new(plan.loaders(), tables.clone());
@@ -151,6 +152,8 @@ impl Session<Attached> {
         }
         // The processes that were found get their unwind tables before the trace is announced.
         while session.drain() == BATCH {}
+        // From here on a signal ends the trace, with a report.
+        signals::check()?;
         announce(&pids, found);
         if let Some(command) = command {
             let ends = matches!(options.target, Target::Attach { .. });
@@ -270,9 +273,7 @@ impl<S: Source> Session<S> {
     /// # Errors
     /// When the kernel does not tell how COMMAND ended.
     pub async fn finish(mut self, why: Why) -> Result<Snapshot> {
-        if why == Why::Interrupted {
-            self.ending.wait_for_command().await?;
-        }
+        self.ending.wait_for_command(why).await?;
         let duration_ns = clock::monotonic_ns().saturating_sub(self.run.started_ns);
         let Self {
             mut source,
@@ -281,7 +282,6 @@ impl<S: Source> Session<S> {
             run,
             ..
         } = self;
-        // From here on a second Ctrl-C ends memtrace at once.
         let command_exit = ending.over();
         let start = Instant::now();
         // Names are read while the processes are still there.

@@ -17,5 +17,6 @@ mod lifecycle;
 mod python;
 mod refusals;
 mod servers;
+mod signals;
 mod symbols;
 mod unwind;
