@@ -19,6 +19,7 @@ pub mod format;
 mod frames;
 mod group;
 pub mod json;
+pub mod json_gz;
 pub mod text;
 mod words;
 
