@@ -43,6 +43,7 @@ use anyhow::{Context as _, Result};
 pub use crate::options::Options;
 use crate::plan::Plan;
 use crate::preflight::Facts;
+use crate::report::Destinations;
 use crate::session::{Session, Step};
 use crate::summarize::Snapshot;
 pub use crate::symbolize::helper;
@@ -55,7 +56,7 @@ use crate::views::{Audience, View};
 /// # Errors
 /// When the system has no descriptors left.
 pub fn hear_signals() -> std::io::Result<()> {
-    signals::install(|| ())
+    signals::install(report::remove_unfinished)
 }
 
 /// Traces as `options` say and writes the reports. For the exit code, see `--help`.
@@ -69,13 +70,14 @@ pub fn run(options: &Options) -> Result<ExitCode> {
         Ok(plan) => (Some(plan), Vec::new()),
         Err(missing) => (None, missing),
     };
-    let notes = preflight::check(&options.trace, &options.output, &facts, &missing)?;
+    let destinations = Destinations::open(&options.output, facts.owns_all());
+    let (notes, destinations) = preflight::check(&options.trace, destinations, &facts, &missing)?;
     let plan = plan.context("this machine has nothing that copies can be seen by")?;
     signals::check()?;
     let profile = trace(options, &plan, notes)?.profile();
     profile::sums::check(&profile)
         .context("memtrace has miscounted, which is a fault of its own")?;
-    report::render(&profile, &options.output)?;
+    report::render(&profile, &options.output, &destinations)?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -16,6 +16,7 @@ mod crowds;
 mod lifecycle;
 mod python;
 mod refusals;
+mod reports;
 mod servers;
 mod signals;
 mod symbols;
