@@ -43,7 +43,7 @@ Examples:
     sudo memtrace -p 4242 -d 10s --by file --top 50
 
 Press Ctrl-C once to finish and see the report, twice to leave at once.
-Exit status: 0 done, 2 an error.";
+Exit status: 0 done, 2 an error, 130 left at once or before tracing began.";
 
 /// The arguments as they were typed.
 #[derive(Debug, Parser)]
@@ -62,7 +62,8 @@ pub struct Cli {
     /// May be given several times, and takes several ids separated by commas or white space, such
     /// as the output of pgrep. With COMMAND, tracing lasts while COMMAND runs; else until Ctrl-C,
     /// the end of --duration, or the end of the last process.
-    #[arg(short, long = "pid", value_name = "PID", value_parser = parse_pids, action = ArgAction::Append)]
+    #[arg(short, long = "pid", value_name = "PID", value_parser = parse_pids, action = ArgAction::Append,
+        allow_negative_numbers = true)]
     pids: Vec<Pids>,
 
     /// Trace only the processes that are named, not their descendants
@@ -70,7 +71,7 @@ pub struct Cli {
     no_follow: bool,
 
     /// Stop after this time: 500ms, 30s, 5m, "1m 30s"
-    #[arg(short, long, value_name = "TIME", value_parser = parse_duration)]
+    #[arg(short, long, value_name = "TIME", value_parser = parse_duration, allow_hyphen_values = true)]
     duration: Option<Duration>,
 
     #[command(flatten)]
@@ -127,7 +128,7 @@ struct Reports {
     by: By,
 
     /// Rows in each table of the text report
-    #[arg(long, value_name = "N", default_value = "20", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", default_value = "20", value_parser = parse_rows, allow_hyphen_values = true)]
     top: u32,
 }
 
@@ -282,8 +283,22 @@ fn parse_pid(text: &str) -> Result<u32, String> {
     }
 }
 
+fn parse_rows(text: &str) -> Result<u32, String> {
+    match text.parse() {
+        Ok(0) => Err("a table has at least one row; give 1 or more".to_owned()),
+        Ok(rows) => Ok(rows),
+        Err(_) => Err("it is not a number of rows, such as 50".to_owned()),
+    }
+}
+
 fn parse_duration(text: &str) -> Result<Duration, String> {
     const LONGEST: Duration = Duration::from_hours(365 * 24);
+    if let Some(time) = text.strip_prefix('-').filter(|rest| !rest.is_empty()) {
+        return Err(match parse_duration(time) {
+            Ok(_) => format!("a trace cannot end before it begins; for that time write {time}"),
+            Err(_) => "it is another option; give a time such as 30s before that".to_owned(),
+        });
+    }
     if text.parse::<f64>().is_ok_and(|number| number > 0.0) {
         return Err(format!("it has no unit; for seconds write {text}s"));
     }

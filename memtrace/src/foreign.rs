@@ -3,9 +3,14 @@
 //!
 //! Whoever writes a traced program chooses them. On a terminal they must not move the cursor,
 //! change colours, reorder the line or hide, and they must not be longer than what a reader can
-//! use. [`shown`], [`shown_path`], [`function_name`] and [`escaped`] are for bytes on their way
-//! into a profile; [`escape`] is for text on its way out of one, and changes nothing that the
-//! others have made.
+//! use. [`shown`], [`shown_name`], [`shown_path`], [`function_name`] and [`escaped`] are for bytes
+//! on their way into a profile; [`escape`] is for text on its way out of one, and changes nothing
+//! that the others have made.
+//!
+//! What memtrace itself puts in place of a name is in square brackets: `[lost]`, `[unknown]`. So that
+//! nothing foreign passes for that, a foreign name or path that begins with a bracket is shown
+//! with that bracket spelled out: `\u{5b}lost]`. Only mappings have names in brackets, which the
+//! kernel gives them.
 //!
 //! This module uses nothing else of memtrace, so that a profile and its reports can use it.
 
@@ -23,6 +28,10 @@ pub const CUT: char = '…';
 
 /// Bytes of the longest mangled name that is demangled. A longer one is shown as it is, cut.
 const MAX_MANGLED: usize = 4096;
+
+/// How mangled names begin: those of C++ and of Rust, and those of functions that a compiler makes
+/// for global objects.
+const MANGLED: [&str; 5] = ["_Z", "__Z", "___Z", "_GLOBAL_", "_R"];
 
 /// Bytes of the longest character but one: so far a character reaches that begins within a bound.
 const BEYOND: usize = 3;
@@ -51,9 +60,23 @@ pub fn escape(text: &str) -> Cow<'_, str> {
 /// spelled out. When that is longer than `limit` bytes, its beginning, and [`CUT`] after it.
 #[must_use]
 pub fn shown(bytes: &[u8], limit: usize) -> String {
+    cut(escaped(window(bytes, limit)), limit)
+}
+
+/// A name as [`shown`] shows text within [`MAX_NAME`], and never like one that memtrace gives.
+#[must_use]
+pub fn shown_name(bytes: &[u8]) -> String {
+    cut(not_ours(escaped(window(bytes, MAX_NAME))), MAX_NAME)
+}
+
+/// As much of `bytes` as can be seen of them within `limit`.
+fn window(bytes: &[u8], limit: usize) -> &[u8] {
     // As text it is never shorter than it was, so nothing that is shown comes from further on.
-    let window = &bytes[..bytes.len().min(limit.saturating_add(BEYOND))];
-    let mut text = escaped(window);
+    &bytes[..bytes.len().min(limit.saturating_add(BEYOND))]
+}
+
+/// `text`, or of one that is longer than `limit` bytes its beginning, and [`CUT`] after it.
+fn cut(mut text: String, limit: usize) -> String {
     if text.len() > limit {
         text.truncate(text.floor_char_boundary(limit));
         text.push(CUT);
@@ -62,10 +85,13 @@ pub fn shown(bytes: &[u8], limit: usize) -> String {
 }
 
 /// A path as [`shown`] shows text, but of one that is longer than [`MAX_PATH`] bytes the end,
-/// since a file's name is there, and [`CUT`] before it.
+/// since a file's name is there, and [`CUT`] before it. It never looks like what memtrace puts in
+/// place of one.
 #[must_use]
 pub fn shown_path(path: &[u8]) -> String {
-    let text = escaped(&path[path.len().saturating_sub(MAX_PATH + BEYOND)..]);
+    let text = not_ours(escaped(
+        &path[path.len().saturating_sub(MAX_PATH + BEYOND)..],
+    ));
     if text.len() <= MAX_PATH {
         return text;
     }
@@ -81,12 +107,32 @@ pub fn shown_path(path: &[u8]) -> String {
 pub fn function_name(name: &str) -> String {
     let demangled = (name.len() <= MAX_MANGLED).then(|| demangled(name));
     let name = demangled.flatten().map_or(Cow::Borrowed(name), Cow::Owned);
-    shown(name.as_bytes(), MAX_NAME)
+    shown_name(name.as_bytes())
+}
+
+/// Spells out the bracket that a name begins with.
+fn not_ours(name: String) -> String {
+    match name.strip_prefix('[') {
+        Some(rest) => format!("\\u{{5b}}{rest}"),
+        None => name,
+    }
+}
+
+/// The arguments of a program, each ended by a NUL, without empty ones at the end: servers that
+/// show in their arguments what they are doing fill up the rest of the room with NULs.
+#[must_use]
+pub fn without_padding(arguments: &[u8]) -> &[u8] {
+    let padding = arguments.iter().rev().take_while(|&&byte| byte == 0);
+    &arguments[..arguments.len() - padding.count()]
 }
 
 /// A little more than the first [`MAX_NAME`] bytes of what a mangled name means; `None` when it is
 /// not one.
 fn demangled(name: &str) -> Option<String> {
+    // Both demanglers take more than compilers write: one makes `float` of the C function `f`.
+    if !MANGLED.iter().any(|prefix| name.starts_with(prefix)) {
+        return None;
+    }
     let mut out = Bounded::default();
     if let Ok(symbol) = rustc_demangle::try_demangle(name) {
         // An error means that the bound was met. What was written until then is kept.
@@ -223,6 +269,83 @@ mod tests {
         assert_eq!(function_name("_int_malloc"), "_int_malloc");
         assert_eq!(function_name("_Zbroken"), "_Zbroken");
         assert_eq!(function_name("plain"), "plain");
+        assert_eq!(
+            function_name("___Z3foov_block_invoke"),
+            "invocation function for block in foo()"
+        );
+    }
+
+    #[test]
+    fn what_is_not_mangled_keeps_its_name() {
+        // All of these mean something to a demangler.
+        let short = [
+            "f",
+            "i",
+            "w",
+            "v",
+            "x",
+            "Pi",
+            "Ri",
+            "rd",
+            "ro",
+            "PKc",
+            "St",
+            "Dn",
+            "Sa",
+            "Ss",
+            "z",
+            "FvvE",
+            "ZN3foo3barE",
+            "ZN4core3ptr4read17h0123456789abcdefE",
+            "RNvC6_123foo3bar",
+        ];
+        for name in short {
+            assert_eq!(function_name(name), name);
+        }
+        for first in b'!'..=b'~' {
+            let one = char::from(first).to_string();
+            if first != b'[' {
+                assert_eq!(function_name(&one), one);
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_foreign_looks_like_what_memtrace_says_itself() {
+        for name in [
+            "[lost]",
+            "[pending]",
+            "[unknown]",
+            "[no stack]",
+            "[unrecorded]",
+            "[",
+        ] {
+            let expected = format!("\\u{{5b}}{}", &name[1..]);
+            assert_eq!(function_name(name), expected);
+            assert_eq!(shown_name(name.as_bytes()), expected);
+            assert_eq!(shown_path(name.as_bytes()), expected);
+            assert_eq!(escape(&expected), expected);
+        }
+        // A mangled name that means something in brackets, and one that has them elsewhere.
+        assert!(!function_name("_ZDC1a1bE").starts_with('['));
+        assert_eq!(function_name("_Z1fB5cxx11v"), "f[abi:cxx11]()");
+        assert_eq!(shown_path(b"/tmp/[lost]"), "/tmp/[lost]");
+        // Of a mapping that the kernel names.
+        assert_eq!(shown(b"[heap]", 100), "[heap]");
+        let long = format!("[{}", "x".repeat(MAX_NAME));
+        assert!(shown_name(long.as_bytes()).len() <= MAX_NAME + CUT.len_utf8());
+    }
+
+    #[test]
+    fn padding_is_not_shown() {
+        assert_eq!(without_padding(b"a\0b\0"), b"a\0b");
+        assert_eq!(
+            without_padding(b"postgres: writer\0\0\0\0"),
+            b"postgres: writer"
+        );
+        assert_eq!(without_padding(b"a\0\0b\0\0"), b"a\0\0b");
+        assert_eq!(without_padding(b"\0\0"), b"");
+        assert_eq!(without_padding(b""), b"");
     }
 
     #[test]
@@ -328,7 +451,7 @@ mod tests {
             unit in any_text(), times in 0_usize..200, name in any_text(),
         ) {
             let path = unit.repeat(times) + &name;
-            let whole = escape(&path).into_owned();
+            let whole = not_ours(escape(&path).into_owned());
             let once = shown_path(path.as_bytes());
             prop_assert!(once.len() <= MAX_PATH + CUT.len_utf8());
             prop_assert_eq!(&shown_path(once.as_bytes()), &once);
@@ -350,8 +473,9 @@ mod tests {
             ],
         ) {
             let once = function_name(&name);
-            prop_assert!(!once.contains(acts_or_hides));
+            prop_assert!(!once.contains(acts_or_hides) && !once.starts_with('['));
             prop_assert!(once.len() <= MAX_NAME + CUT.len_utf8());
+            prop_assert_eq!(&shown_name(once.as_bytes()), &once);
         }
     }
 }

@@ -24,6 +24,7 @@ mod process;
 pub mod profile;
 mod report;
 mod session;
+pub mod signals;
 mod summarize;
 mod symbolize;
 mod targets;
@@ -43,6 +44,7 @@ pub use crate::options::Options;
 use crate::plan::Plan;
 use crate::preflight::Facts;
 pub use crate::process::opener;
+use crate::report::Destinations;
 use crate::session::{Session, Step};
 use crate::summarize::Snapshot;
 pub use crate::symbolize::helper;
@@ -50,23 +52,33 @@ pub use crate::unwind::inspect as unwind_tables;
 use crate::views::progress::Progress;
 use crate::views::{Audience, View};
 
+/// Listens for the signals that end memtrace. Must be called before anything else.
+///
+/// # Errors
+/// When the system has no descriptors left.
+pub fn hear_signals() -> std::io::Result<()> {
+    signals::install(report::remove_unfinished)
+}
+
 /// Traces as `options` say and writes the reports. For the exit code, see `--help`.
 ///
 /// # Errors
 /// When the machine does not permit it, the target is not there, or a report cannot be written;
-/// each error says what to do.
+/// each error says what to do. [`signals::Interrupted`] when a signal came before tracing began.
 pub fn run(options: &Options) -> Result<ExitCode> {
     let facts = Facts::gather(options.trace.target.pids());
     let (plan, missing) = match Plan::of(&options.trace, options.verbosity, &facts) {
         Ok(plan) => (Some(plan), Vec::new()),
         Err(missing) => (None, missing),
     };
-    let notes = preflight::check(&options.trace, &options.output, &facts, &missing)?;
+    let destinations = Destinations::open(&options.output, facts.owns_all());
+    let (notes, destinations) = preflight::check(&options.trace, destinations, &facts, &missing)?;
     let plan = plan.context("this machine has nothing that copies can be seen by")?;
+    signals::check()?;
     let profile = trace(options, &plan, notes)?.profile();
     profile::sums::check(&profile)
         .context("memtrace has miscounted, which is a fault of its own")?;
-    report::render(&profile, &options.output)?;
+    report::render(&profile, &options.output, &destinations)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -77,7 +89,12 @@ fn trace(options: &Options, plan: &Plan, notes: Vec<String>) -> Result<Snapshot>
         .build()
         .context("cannot start the event loop")?;
     runtime.block_on(async {
-        let mut session = Session::start(&options.trace, plan, notes)?;
+        let started = Session::start(&options.trace, plan, notes);
+        if started.is_err() {
+            // The kernel gives up loading a program for a signal, and says something else.
+            signals::check()?;
+        }
+        let mut session = started?;
         let progress = Progress::on_terminal().map(|line| Box::new(line) as Box<dyn View>);
         let mut audience = Audience::new(progress.into_iter().collect());
         let ended = loop {

@@ -1,9 +1,11 @@
 //! The `memtrace` command.
 
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use log::LevelFilter;
-use memtrace::{cli, helper, opener, run};
+use memtrace::signals::Interrupted;
+use memtrace::{cli, hear_signals, helper, opener, run};
 
 fn main() -> ExitCode {
     // Foreign files are parsed in a process of its own, which is this program again.
@@ -13,6 +15,13 @@ fn main() -> ExitCode {
     // They are opened in another one, since a file system may not answer.
     if opener::is_requested() {
         return opener::serve();
+    }
+    if let Err(error) = hear_signals() {
+        say(&format!(
+            "cannot listen for signals, so Ctrl-C would lose the trace: {error}; see whether too \
+             many files are open"
+        ));
+        return ExitCode::from(2);
     }
     let options = match cli::parse() {
         Ok(options) => options,
@@ -32,8 +41,14 @@ fn main() -> ExitCode {
     match run(&options) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("memtrace: {error:#}");
-            ExitCode::from(2)
+            say(&format!("{error:#}"));
+            let interrupted = error.downcast_ref::<Interrupted>();
+            ExitCode::from(interrupted.map_or(2, |signal| signal.exit_status()))
         }
     }
+}
+
+/// Writes to standard error, which may be a terminal that has been closed.
+fn say(message: &str) {
+    let _ = writeln!(std::io::stderr(), "memtrace: {message}");
 }

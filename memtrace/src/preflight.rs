@@ -10,14 +10,15 @@
 //! newer one. Lockdown permits everything that this backend does; it is mentioned where the kernel
 //! refuses something nevertheless.
 
-use std::io::ErrorKind;
+use std::path::PathBuf;
 
 use log::info;
 
-use crate::options::{Output, TraceOptions};
-use crate::report::check_writable;
+use crate::options::TraceOptions;
+use crate::report::{Destinations, Refusal};
 
 mod facts;
+mod outputs;
 mod problem;
 mod refused;
 
@@ -28,17 +29,17 @@ use self::refused::explain_load_error;
 
 /// Checks that the trace can be made and its reports can be written. `planned` lists what is in the
 /// way of a plan. Returns what the user should know even so, a sentence each, for
-/// [`Profile::warnings`](crate::profile::Profile::warnings).
+/// [`Profile::warnings`](crate::profile::Profile::warnings); and where the reports go.
 ///
 /// # Errors
 ///
 /// Everything that is wrong, so that it can be put right in one go.
 pub fn check(
     trace: &TraceOptions,
-    output: &Output,
+    destinations: Result<Destinations, Vec<(Option<PathBuf>, Refusal)>>,
     facts: &Facts,
     planned: &[Problem],
-) -> Result<Vec<String>, Problems> {
+) -> Result<(Vec<String>, Destinations), Problems> {
     info!(
         "kernel {}, lockdown {}",
         facts.kernel,
@@ -47,11 +48,15 @@ pub fn check(
     let mut problems = planned.to_vec();
     problems.extend(machine_problems(facts));
     problems.extend(pid_problems(facts));
-    problems.extend(file_problems(output));
-    if problems.is_empty() {
-        Ok(notes(facts, trace))
-    } else {
-        Err(Problems(problems))
+    problems.extend(outputs::command_problem(&trace.target));
+    match destinations {
+        Ok(destinations) if problems.is_empty() => Ok((notes(facts, trace), destinations)),
+        Ok(_) => Err(Problems(problems)),
+        Err(refused) => {
+            let refused = refused.iter();
+            problems.extend(refused.map(|(path, why)| outputs::output_problem(path.as_ref(), why)));
+            Err(Problems(problems))
+        }
     }
 }
 
@@ -191,24 +196,6 @@ fn pid_problem(pid: u32, state: &PidState, facts: &Facts) -> Option<Problem> {
             "run memtrace as root; where /proc is mounted with hidepid, remount it without",
         ),
     })
-}
-
-fn file_problems(output: &Output) -> Vec<Problem> {
-    let check = |file: &crate::options::FileReport| {
-        let error = check_writable(&file.path).err()?;
-        // The error's own text names a temporary file that nobody asked for.
-        let why = match error.kind() {
-            ErrorKind::NotFound => "there is no such directory".to_owned(),
-            kind => kind.to_string(),
-        };
-        Some(problem(
-            format!("no report can be written to '{}'", file.path.display()),
-            format!("{why}; needed: a directory that can be written to"),
-            "the figures of the trace would be lost",
-            "name another file, or make its directory",
-        ))
-    };
-    output.files.iter().filter_map(check).collect()
 }
 
 /// What does not prevent a trace but limits its report.

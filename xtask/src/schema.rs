@@ -43,16 +43,19 @@ const INTRODUCTION: &str = "\
 
 <!-- Made by `cargo xtask schema` from the comments in memtrace/src/profile/. Change those. -->
 
-`memtrace -f json` and `memtrace -o FILE.json` write one object, a [Profile](#profile). The schema
-changes only by adding: fields, and names of causes, languages and the like. So readers should pass
-over fields that they do not know, and show names that they do not know as they are. Unless said
-otherwise, counts are pages or faults, and sizes are bytes. `null` means: not known.
+`memtrace -f json` and `memtrace -o FILE.json` write one object, a [Profile](#profile); `json.gz` is
+the same, compressed by gzip. The schema changes only by adding: fields, and names of causes,
+languages and the like. So readers should pass over fields that they do not know, and show names
+that they do not know as they are. Unless said otherwise, counts are pages or faults, and sizes are
+bytes. `null` means: not known.
 
 Sums hold: `copied_pages` of the whole is the sum over processes, over call sites, over causes and
 over origins. What was lost is part of them, in call sites named `[lost]`.
 
 Names of functions, files and processes come from the traced programs and may be made to deceive:
-whoever shows them must escape them.
+whoever shows them must escape them. Names of functions, types and source files that begin with a
+square bracket are memtrace's own, such as `[lost]` and `[unknown]`: of a foreign name that begins
+so, the bracket is spelled out (`\\u{5b}lost]`).
 ";
 
 /// Write docs/report-schema.md from the comments on the report's types.

@@ -139,7 +139,7 @@ fn what_is_wrong_is_said_with_what_to_do() {
     insta::assert_snapshot!(refused(&["--", ""]), @"error: the COMMAND after -- is empty; name a program to run");
     insta::assert_snapshot!(refused(&["-p", "x"]), @"error: invalid value 'x' for '--pid <PID>': 'x' is not a process id, a number such as 4242");
     insta::assert_snapshot!(refused(&["-p", "0"]), @"error: invalid value '0' for '--pid <PID>': 0 is no process that can be traced; it stands for the idle CPU");
-    insta::assert_snapshot!(refused(&["-p", "-1"]), @"error: unexpected argument '-1' found");
+    insta::assert_snapshot!(refused(&["-p", "-1"]), @"error: invalid value '-1' for '--pid <PID>': '-1' is not a process id, a number such as 4242");
     insta::assert_snapshot!(refused(&["-p", "4294967295"]), @"error: invalid value '4294967295' for '--pid <PID>': '4294967295' is not a process id, a number such as 4242");
     insta::assert_snapshot!(refused(&["-p", "\x1b[31m"]), @r"error: invalid value '' for '--pid <PID>': '\u{1b}[31m' is not a process id, a number such as 4242");
     insta::assert_snapshot!(refused(&["-p", ""]), @"error: invalid value '' for '--pid <PID>': no process id in it; did the command that should print it find nothing?");
@@ -148,9 +148,13 @@ fn what_is_wrong_is_said_with_what_to_do() {
     insta::assert_snapshot!(refused(&["-p1", "-d", "30"]), @"error: invalid value '30' for '--duration <TIME>': it has no unit; for seconds write 30s");
     insta::assert_snapshot!(refused(&["-p1", "-d", "soon"]), @r#"error: invalid value 'soon' for '--duration <TIME>': it is not a time such as 500ms, 30s, 5m or "1m 30s""#);
     insta::assert_snapshot!(refused(&["-p1", "-d", "2y"]), @"error: invalid value '2y' for '--duration <TIME>': a trace lasts a year at most");
-    insta::assert_snapshot!(refused(&["-p1", "-o", "out"]), @"error: cannot write a report to 'out': its name has no extension, which says the report's format; supported are .json (schema memtrace/1) and .txt");
-    insta::assert_snapshot!(refused(&["-p1", "-o", "flame.svg"]), @"error: cannot write a report to 'flame.svg': '.svg' is not a report format of this version; supported are .json (schema memtrace/1) and .txt");
-    insta::assert_snapshot!(refused(&["-p1", "--top", "0"]), @"error: invalid value '0' for '--top <N>': 0 is not in 1..=4294967295");
+    insta::assert_snapshot!(refused(&["-p1", "-o", "out"]), @"error: cannot write a report to 'out': its name has no extension, which says the report's format; supported are .json (schema memtrace/1), .json.gz (the same, compressed by gzip) and .txt");
+    insta::assert_snapshot!(refused(&["-p1", "-o", "flame.svg"]), @"error: cannot write a report to 'flame.svg': '.svg' is not a report format of this version; supported are .json (schema memtrace/1), .json.gz (the same, compressed by gzip) and .txt");
+    insta::assert_snapshot!(refused(&["-p1", "--top", "0"]), @"error: invalid value '0' for '--top <N>': a table has at least one row; give 1 or more");
+    insta::assert_snapshot!(refused(&["-p1", "--top", "-1"]), @"error: invalid value '-1' for '--top <N>': it is not a number of rows, such as 50");
+    insta::assert_snapshot!(refused(&["-p1", "--top", "many"]), @"error: invalid value 'many' for '--top <N>': it is not a number of rows, such as 50");
+    insta::assert_snapshot!(refused(&["-p1", "-d", "-5s"]), @"error: invalid value '-5s' for '--duration <TIME>': a trace cannot end before it begins; for that time write 5s");
+    insta::assert_snapshot!(refused(&["-d", "-p1"]), @"error: invalid value '-p1' for '--duration <TIME>': it is another option; give a time such as 30s before that");
     insta::assert_snapshot!(refused(&["-p1", "--backend", "fentry"]), @"error: this version of memtrace has no fentry backend; use --backend tracepoint, or auto, which takes the best there is");
     insta::assert_snapshot!(refused(&["-p1", "--by", "weight"]), @"
     error: invalid value 'weight' for '--by <BY>'
@@ -165,6 +169,7 @@ fn a_terminal_is_not_given_what_it_cannot_show() {
     (binary.name, binary.extension, binary.is_binary) = ("raw", "raw", true);
     insta::assert_snapshot!(stdout(binary, true).unwrap_err(), @"a raw report is not text, so a terminal cannot show it; redirect standard output to a file, or name one: -o FILE.raw");
     assert_eq!(stdout(binary, false), Ok(binary));
+    insta::assert_snapshot!(stdout(Format::JSON_GZ, true).unwrap_err(), @"a json.gz report is not text, so a terminal cannot show it; redirect standard output to a file, or name one: -o FILE.json.gz");
     for &format in Format::ALL.iter().filter(|format| !format.is_binary) {
         assert_eq!(stdout(format, true), Ok(format));
     }
@@ -183,8 +188,8 @@ fn help_names_every_value_and_what_it_means() {
     }
     for part in [
         "-o, --output <FILE>",
-        "the format: .json or .txt",
-        "- json: For programs: schema memtrace/1",
+        "the format: .json, .json.gz or .txt",
+        "- json:    For programs: schema memtrace/1",
         "--by <BY>",
         "- file:     The source file, or the program or library",
         "--unwind <MODE>",

@@ -159,6 +159,13 @@ impl Facts {
         has(capability) || capability != Capability::SysPtrace && has(Capability::SysAdmin)
     }
 
+    /// Whether memtrace may do with any file what its owner may (`CAP_FOWNER`).
+    #[must_use]
+    pub fn owns_all(&self) -> bool {
+        const CAP_FOWNER: u32 = 3;
+        self.capabilities >> CAP_FOWNER & 1 == 1
+    }
+
     /// The capabilities that are there and of use: `CAP_BPF and ...`, or `none of use`.
     pub(super) fn useful_capabilities(&self) -> String {
         let names: Vec<_> = Capability::ALL

@@ -5,7 +5,9 @@ use anyhow::Context as _;
 
 use super::facts::Own;
 use super::*;
-use crate::options::{Backend, By, FileReport, Format, Python, Target, TextOptions, Unwind};
+use crate::options::{
+    Backend, By, FileReport, Format, Output, Python, Target, TextOptions, Unwind,
+};
 use crate::probe::backend::Backend as _;
 use crate::probe::backend::tracepoint::Tracepoint;
 
@@ -194,20 +196,78 @@ fn each_problem_of_a_process_has_its_own_message() {
     ");
 }
 
+/// What is said of a report to `path`.
+fn refused(path: impl Into<PathBuf>) -> String {
+    let output = Output {
+        files: vec![FileReport {
+            path: path.into(),
+            format: Format::JSON,
+        }],
+        ..output()
+    };
+    let refused = Destinations::open(&output, true).map(drop).unwrap_err();
+    let (path, why) = &refused[0];
+    outputs::output_problem(path.as_ref(), why).to_string()
+}
+
 #[test]
 fn a_report_that_cannot_be_written_is_known_before_the_trace() {
-    let mut output = output();
-    let path = "/no/such/directory/report.json".into();
-    output.files = vec![FileReport {
-        path,
-        format: Format::JSON,
-    }];
-    let text = only(&file_problems(&output));
-    assert!(text.starts_with("no report can be written to '/no/such/directory/report.json'\n"));
+    insta::assert_snapshot!(refused("/no/such/directory/report.json"), @"
+    no report can be written to '/no/such/directory/report.json'
+      found:  there is no such directory; needed: a directory that can be written to
+      effect: the figures of the trace would be lost
+      remedy: name another file, or make its directory
+    ");
+    insta::assert_snapshot!(refused("/"), @"
+    no report can be written to '/'
+      found:  it is a directory; needed: the name of a file
+      effect: the figures of the trace would be lost
+      remedy: name a file in it: '/memtrace.json'
+    ");
+    insta::assert_snapshot!(refused("/dev/full"), @"
+    no report can be written to '/dev/full'
+      found:  it accepts nothing: No space left on device (os error 28); needed: one that can be written to
+      effect: the figures of the trace would be lost
+      remedy: name another file
+    ");
+    let long = refused(format!("/tmp/{}.json", "n".repeat(300)));
     assert!(
-        text.contains("found:  there is no such directory; needed:"),
-        "{text}"
+        long.contains("found:  the name has 305 bytes, more than the file system permits; needed:"),
+        "{long}"
     );
+}
+
+/// What is said of a command.
+fn cannot_run(program: &str) -> String {
+    let command = vec![program.into()];
+    let problem = outputs::command_problem(&Target::Launch { command });
+    problem.unwrap().to_string()
+}
+
+#[test]
+fn a_command_that_cannot_be_run_is_known_before_the_trace() {
+    insta::assert_snapshot!(cannot_run("no-such-program-anywhere"), @"
+    `no-such-program-anywhere` cannot be run
+      found:  it is in no folder of PATH; needed: a program
+      effect: there is nothing to trace
+      remedy: check its name, install it, or give its path: ./NAME for one in this folder
+    ");
+    insta::assert_snapshot!(cannot_run("/etc/passwd"), @"
+    `/etc/passwd` cannot be run
+      found:  it may not be executed; needed: a program
+      effect: there is nothing to trace
+      remedy: make it executable (chmod +x), or run it by its interpreter: -- python3 FILE
+    ");
+    let load = Target::Attach {
+        pids: vec![1],
+        load: Some(vec!["/no/wrk".into()]),
+    };
+    insta::assert_snapshot!(outputs::command_problem(&load).unwrap(), @"
+    `/no/wrk` cannot be run
+      found:  there is no such file; needed: a program
+      effect: there is no load, which the trace would last for
+      remedy: check its name, or install it
+    ");
 }
 
 #[test]

@@ -25,6 +25,7 @@ pub use self::shared::SharedArray;
 pub use self::tables::Tables;
 use self::tables::array;
 use crate::options::{Python, Unwind};
+use crate::signals;
 
 /// How often the search for processes is repeated while it still finds some.
 const MAX_PASSES: usize = 1000;
@@ -71,6 +72,7 @@ impl Probe {
         let kernel = KernelTypes::of_running_kernel()?;
         settings.backend.check_kernel(&kernel)?;
         let btf = Btf::from_sys_fs().context("cannot read the kernel's BTF")?;
+        signals::check()?;
         let mut ebpf =
             load(&kernel, settings, &btf).context("cannot load memtrace's BPF object")?;
         drop(kernel);
@@ -105,6 +107,7 @@ impl Probe {
         }
         let mut before = 0;
         for pass in 1..=MAX_PASSES {
+            signals::check()?;
             self.find()?;
             let now = self.found.read(0).unwrap_or(0);
             debug!(

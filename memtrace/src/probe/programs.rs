@@ -5,9 +5,12 @@ use aya::programs::{BtfTracePoint, Program, ProgramError};
 use aya::{Btf, Ebpf};
 use log::debug;
 
+use crate::signals;
+
 /// Loads programs for the tracepoints of these names, which are also the programs' own.
 pub fn load_tracepoints(ebpf: &mut Ebpf, btf: &Btf, names: &[&str]) -> Result<()> {
     for name in names {
+        signals::check()?;
         let program: &mut BtfTracePoint = program(ebpf, name)?;
         program
             .load(name, btf)
@@ -19,6 +22,7 @@ pub fn load_tracepoints(ebpf: &mut Ebpf, btf: &Btf, names: &[&str]) -> Result<()
 /// Attaches what [`load_tracepoints`] has loaded.
 pub fn attach_tracepoints(ebpf: &mut Ebpf, names: &[&str]) -> Result<()> {
     for name in names {
+        signals::check()?;
         let program: &mut BtfTracePoint = program(ebpf, name)?;
         program
             .attach()

@@ -20,6 +20,7 @@ use super::ended::Ended;
 use super::maps::AddressSpace;
 use super::modules::Modules;
 use crate::clock;
+use crate::foreign::without_padding;
 use crate::probe::SharedArray;
 use crate::profile::InterpreterSeen;
 
@@ -789,14 +790,9 @@ fn read_cmdline(pid: u32) -> Arc<[Vec<u8>]> {
         // What was read before an error is as good as it gets.
         let _ = file.take(MAX_CMDLINE).read_to_end(&mut bytes);
     }
-    let bytes = bytes.strip_suffix(b"\0").unwrap_or(&bytes);
+    let bytes = without_padding(&bytes);
     if bytes.is_empty() {
         return Arc::default();
     }
-    let mut arguments: Vec<_> = bytes.split(|&byte| byte == 0).map(<[u8]>::to_vec).collect();
-    // Servers that write what they do over their arguments fill up the rest.
-    while arguments.last().is_some_and(Vec::is_empty) {
-        arguments.pop();
-    }
-    arguments.into()
+    bytes.split(|&byte| byte == 0).map(<[u8]>::to_vec).collect()
 }

@@ -3,36 +3,56 @@
 use std::io::{self, Read};
 
 use anyhow::{Context as _, Result, bail, ensure};
+use flate2::read::MultiGzDecoder;
 use serde::Deserialize;
 
 use super::{Profile, SCHEMA, sums};
 use crate::distribution;
 
-/// Bytes of the largest report that is read. One of 10,000 stacks has a ninth of that.
+/// Bytes of the largest report that is read, as they are and unpacked. One of 10,000 stacks has a
+/// ninth of that.
 pub const LARGEST_REPORT: u64 = 512 << 20;
 
 /// Buckets that all histograms of a report may have together. One of 10,000 call sites has a tenth
 /// of that; without a bound a small report could unpack to any size.
 const MOST_BUCKETS: u64 = 16 << 20;
 
-/// Reads a report that was written as JSON, by this version or another of the same schema. What a
-/// later version added is left out, except for names of causes, languages and the like, which are
-/// kept ([`Other`](super::Other)).
+/// How a file begins that gzip made. No JSON begins so.
+const GZIP: [u8; 2] = [0x1f, 0x8b];
+
+const UNREADABLE: &str = "the report cannot be read";
+
+/// Reads a report that was written as JSON, compressed by gzip or not, by this version or another
+/// of the same schema. What a later version added is left out, except for names of causes,
+/// languages and the like, which are kept ([`Other`](super::Other)).
 ///
 /// # Errors
 ///
-/// When it is not such a report, is larger than [`LARGEST_REPORT`], cannot be read, or does not add
-/// up. Memory and time are bounded by its size whatever it is.
+/// When it is not such a report, is larger than [`LARGEST_REPORT`], unpacked or not, cannot be
+/// read, or does not add up. Memory and time are bounded by that whatever it is.
 pub fn read(from: impl Read) -> Result<Profile> {
     read_at_most(LARGEST_REPORT, from)
 }
 
 /// [`read`], with another bound.
 pub(super) fn read_at_most(largest: u64, from: impl Read) -> Result<Profile> {
+    // Of what was compressed, neither what is read nor what it unpacks to is more than that.
+    let mut from = from.take(largest + 1);
     let mut text = Vec::new();
-    from.take(largest + 1)
+    from.by_ref()
+        .take(GZIP.len() as u64)
         .read_to_end(&mut text)
-        .context("the report cannot be read")?;
+        .context(UNREADABLE)?;
+    if text == GZIP {
+        let packed = MultiGzDecoder::new(GZIP.as_slice().chain(from));
+        text.clear();
+        packed
+            .take(largest + 1)
+            .read_to_end(&mut text)
+            .context("the report cannot be unpacked; it was cut or damaged: use the original")?;
+    } else {
+        from.read_to_end(&mut text).context(UNREADABLE)?;
+    }
     ensure!(
         text.len() as u64 <= largest,
         "the report is larger than {} MiB, the most that memtrace reads; make one of a shorter \

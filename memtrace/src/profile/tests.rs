@@ -1,4 +1,5 @@
 use std::fs;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
@@ -138,6 +139,58 @@ fn a_report_that_is_too_large_is_not_read_to_its_end() {
     let endless = std::io::repeat(b' ');
     let error = read::read_at_most(1 << 20, endless).unwrap_err();
     assert!(error.to_string().contains("larger than 1 MiB"), "{error}");
+}
+
+/// Compressed as gzip does it.
+fn packed(text: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    encoder.write_all(text).unwrap();
+    encoder.finish().unwrap()
+}
+
+#[test]
+fn a_compressed_report_is_read_whatever_it_is_called() {
+    let text = json(&sample());
+    let whole = packed(text.as_bytes());
+    assert_eq!(json(&read(&whole[..]).unwrap()), text);
+    // As `cat a.gz b.gz` makes it.
+    let (first, second) = text.as_bytes().split_at(1000);
+    let joined = [packed(first), packed(second)].concat();
+    assert_eq!(json(&read(&joined[..]).unwrap()), text);
+    let refused = |bytes: &[u8]| format!("{:#}", read(bytes).unwrap_err());
+    for damaged in [
+        &whole[..2],
+        &whole[..whole.len() / 2],
+        &whole[..whole.len() - 1],
+    ] {
+        let error = refused(damaged);
+        assert!(
+            error.contains("cannot be unpacked; it was cut or damaged"),
+            "{error}"
+        );
+    }
+    let error = refused(&[whole.as_slice(), b"more"].concat());
+    assert!(error.contains("cannot be unpacked"), "{error}");
+    let error = refused(&packed(b"no JSON"));
+    assert!(error.contains("not a whole report"), "{error}");
+    // Packed twice is not a report.
+    let error = refused(&packed(&whole));
+    assert!(error.contains("not a whole report"), "{error}");
+}
+
+#[test]
+fn a_small_report_may_not_unpack_to_any_size() {
+    let bomb = packed(&vec![b' '; 64 << 20]);
+    assert!(bomb.len() < 1 << 20);
+    let error = read::read_at_most(1 << 20, &bomb[..]).unwrap_err();
+    assert!(error.to_string().contains("larger than 1 MiB"), "{error}");
+    // Members without contents never get larger, and still come to an end.
+    let nothing = packed(b"").repeat(10_000);
+    let error = read::read_at_most(1 << 20, &nothing[..]).unwrap_err();
+    assert!(
+        format!("{error:#}").contains("not a whole report"),
+        "{error:#}"
+    );
 }
 
 #[test]

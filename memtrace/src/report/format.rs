@@ -5,7 +5,7 @@ use std::path::Path;
 use clap::ValueEnum;
 use clap::builder::PossibleValue;
 
-use super::{Output, Report, json, text};
+use super::{Output, Report, json, json_gz, text};
 
 /// A report format. To add one, write its file and add a line to [`Format::ALL`]: options, help and
 /// errors follow.
@@ -27,11 +27,13 @@ pub struct Format {
 
 impl Format {
     /// Every format, the default first.
-    pub const ALL: &[Self] = &[text::FORMAT, json::FORMAT];
+    pub const ALL: &[Self] = &[text::FORMAT, json::FORMAT, json_gz::FORMAT];
     /// For people.
     pub const TEXT: Self = text::FORMAT;
     /// Schema `memtrace/1`.
     pub const JSON: Self = json::FORMAT;
+    /// Schema `memtrace/1`, compressed.
+    pub const JSON_GZ: Self = json_gz::FORMAT;
 
     /// What writes it to a file.
     #[must_use]
@@ -136,6 +138,15 @@ mod tests {
     }
 
     #[test]
+    fn of_two_extensions_that_fit_the_longer_counts() {
+        let of = |path| Format::of_file(Path::new(path)).map(|format| format.name);
+        assert_eq!(of("a.json"), Ok("json"));
+        assert_eq!(of("a.json.gz"), Ok("json.gz"));
+        assert_eq!(of("a.b.JSON.GZ"), Ok("json.gz"));
+        assert!(of("a.gz").is_err() && of("json.gz").is_err());
+    }
+
+    #[test]
     fn a_name_that_is_only_an_extension_says_no_format() {
         for path in [".json", "json", "dir.json/report", "..", "/", ""] {
             let error = Format::of_file(Path::new(path)).unwrap_err();
@@ -148,6 +159,9 @@ mod tests {
     #[test]
     fn the_default_is_the_first() {
         assert_eq!(Format::ALL[0], Format::TEXT);
-        assert_eq!(Format::extensions("or", Format::with_dot), ".json or .txt");
+        assert_eq!(
+            Format::extensions("or", Format::with_dot),
+            ".json, .json.gz or .txt"
+        );
     }
 }

@@ -558,6 +558,25 @@ mod tests {
     }
 
     #[test]
+    fn what_cannot_be_seen_is_spelled_out_as_in_the_text() {
+        let hidden = [0xad, 0x61c, 0x180e, 0xfff9, 0xfffa, 0xfffb]
+            .into_iter()
+            .chain(0xe0000..=0xe007f)
+            .map(|code| char::from_u32(code).unwrap());
+        let hidden: String = hidden.collect();
+        // As a report may have it that was not written by memtrace.
+        let mut profile = sample();
+        profile.call_sites[0].site.function = hidden.as_str().into();
+        profile.processes[0].comm.clone_from(&hidden);
+        let text = written(&profile);
+        assert!(!text.contains(|c| acts_or_hides(c) && c != '\n'));
+        let value: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(value["processes"][0]["comm"], hidden);
+        let text = crate::foreign::escape(&hidden).into_owned();
+        assert!(hidden.chars().all(acts_or_hides) && !text.contains(acts_or_hides));
+    }
+
+    #[test]
     fn a_profile_of_nothing_has_no_null_where_a_number_belongs() {
         let mut profile = sample();
         profile.call_sites.clear();

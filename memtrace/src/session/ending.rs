@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 
-use super::signals::StopSignals;
 use crate::command::Running;
 use crate::profile::CommandExit;
+use crate::signals::Arrival;
 
-/// How long COMMAND is waited for after Ctrl-C, which reaches it too.
+/// How long COMMAND is waited for when it is about to end.
 const COMMAND_GRACE: Duration = Duration::from_secs(1);
 
 /// Why a trace ended.
@@ -40,7 +40,7 @@ impl Why {
 
 /// Waits for what ends a trace.
 pub struct Ending {
-    stop: StopSignals,
+    stop: Arrival,
     command: Option<Pin<Box<dyn Future<Output = io::Result<CommandExit>>>>>,
     /// Whether COMMAND is the load, so that the trace ends with it.
     ends_with_command: bool,
@@ -48,11 +48,10 @@ pub struct Ending {
 }
 
 impl Ending {
-    /// Listens for signals from now on, so that Ctrl-C never leaves a half-made report. Must be
-    /// called in the event loop.
+    /// Nothing but a signal ends the trace yet. Must be called in the event loop.
     pub fn new() -> Result<Self> {
         Ok(Self {
-            stop: StopSignals::new()?,
+            stop: Arrival::new().context("cannot listen for signals")?,
             command: None,
             ends_with_command: false,
             command_exit: None,
@@ -87,9 +86,17 @@ impl Ending {
         }
     }
 
-    /// After Ctrl-C, which reaches COMMAND too: waits a little for it.
-    pub async fn wait_for_command(&mut self) -> Result<()> {
-        if let Some(command) = self.command.take()
+    /// Waits a little for COMMAND where it is about to end: after Ctrl-C, which reaches it too, and
+    /// when every traced process has ended and it was one of them. Its exit is traced before the
+    /// kernel tells whoever waits for it.
+    pub async fn wait_for_command(&mut self, why: Why) -> Result<()> {
+        let is_ending = match why {
+            Why::Interrupted => true,
+            Why::NoProcess => !self.ends_with_command,
+            Why::Duration | Why::Command => false,
+        };
+        if is_ending
+            && let Some(command) = self.command.take()
             && let Ok(exit) = tokio::time::timeout(COMMAND_GRACE, command).await
         {
             self.command_exit = Some(exit?);
@@ -97,9 +104,8 @@ impl Ending {
         Ok(())
     }
 
-    /// Lets a second signal end memtrace at once; returns how COMMAND ended, where it has.
+    /// How COMMAND ended, where it has.
     pub fn over(self) -> Option<CommandExit> {
-        self.stop.restore();
         self.command_exit
     }
 }

@@ -7,7 +7,6 @@
 mod drain;
 mod ending;
 mod priority;
-mod signals;
 mod source;
 
 use std::io::Write as _;
@@ -33,6 +32,7 @@ use crate::preflight;
 use crate::probe::Probe;
 use crate::process::pidfd::PidFd;
 use crate::process::processes::Processes;
+use crate::signals;
 use crate::summarize::{Moment, Progress, Run, Snapshot};
 use crate::targets::Targets;
 use crate::unwind::{Library, Unwinder};
@@ -93,7 +93,6 @@ impl Session<Attached> {
     /// # Errors
     /// When the kernel does not permit it, or what is to be traced is not there.
     pub fn start(options: &TraceOptions, plan: &Plan, notes: Vec<String>) -> Result<Self> {
-        // Before anything is attached, so that Ctrl-C never leaves a half-made report.
         let ending = Ending::new()?;
         let mut processes = Processes::new();
         let mut library = Library::new(plan.unwind.value);
@@ -104,6 +103,7 @@ impl Session<Attached> {
                 }
             }
             library.wait(PREPARATION);
+            signals::check()?;
         }
         let (pids, command) = match &options.target {
             Target::Attach { pids, load } => {
@@ -122,6 +122,7 @@ impl Session<Attached> {
         // Only errors of attaching are explained: a missing COMMAND is not the kernel's fault.
         let settings = plan.settings(options, library.rows_wanted());
         let probe = Probe::attach(settings).map_err(|error| preflight::explain(error, options))?;
+        signals::check()?;
         let tables = probe.tables().clone();
         let tracker = Tracker::new(plan.loaders(), tables.clone());
         let unwinder = Unwinder::new(library, tables.clone());
@@ -151,6 +152,8 @@ impl Session<Attached> {
         }
         // The processes that were found get their unwind tables before the trace is announced.
         session.catch_up();
+        // From here on a signal ends the trace, with a report.
+        signals::check()?;
         announce(&pids, found);
         if let Some(command) = command {
             let ends = matches!(options.target, Target::Attach { .. });
@@ -287,9 +290,7 @@ impl<S: Source> Session<S> {
     /// # Errors
     /// When the kernel does not tell how COMMAND ended.
     pub async fn finish(mut self, why: Why) -> Result<Snapshot> {
-        if why == Why::Interrupted {
-            self.ending.wait_for_command().await?;
-        }
+        self.ending.wait_for_command(why).await?;
         self.source.stop(why);
         let start = Instant::now();
         // Names are read while the processes are still there.
@@ -309,7 +310,6 @@ impl<S: Source> Session<S> {
             run,
             ..
         } = self;
-        // From here on a second Ctrl-C ends memtrace at once.
         let command_exit = ending.over();
         intake.targets.catch_up(u64::MAX);
         intake.targets.update_counters();

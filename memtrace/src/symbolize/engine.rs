@@ -149,11 +149,11 @@ fn functions(symbol: &Sym<'_>) -> Vec<NamedFunction> {
 
 fn named(function: &str, place: Option<&CodeInfo<'_>>) -> NamedFunction {
     NamedFunction {
-        function: foreign::function_name(if function.is_empty() {
-            "[unnamed]"
+        function: if function.is_empty() {
+            "[unnamed]".to_owned()
         } else {
-            function
-        }),
+            foreign::function_name(function)
+        },
         file: place
             .map(|place| foreign::shown_path(place.to_path().as_os_str().as_encoded_bytes())),
         line: place.and_then(|place| place.line).filter(|&line| line != 0),

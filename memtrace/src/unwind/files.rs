@@ -12,6 +12,7 @@ use crate::options::Unwind;
 use crate::process::maps::AddressSpace;
 use crate::process::modules::Module;
 use crate::profile::{ModuleUnwind, UnwoundBy};
+use crate::signals;
 
 /// The fewest rows that there is room for, of 8 bytes each: programs that are started later need
 /// some too.
@@ -107,10 +108,10 @@ impl Library {
         }
     }
 
-    /// Waits until what was asked for is built, at most for `longest`.
+    /// Waits until what was asked for is built, at most for `longest`, or until a signal arrives.
     pub fn wait(&mut self, longest: Duration) {
         let end = Instant::now() + longest;
-        while self.is_building() && Instant::now() < end {
+        while self.is_building() && Instant::now() < end && signals::check().is_ok() {
             std::thread::sleep(POLL);
             while let Some(built) = self.try_next() {
                 self.record(built);

@@ -1,10 +1,10 @@
 //! How a trace begins and ends, and what it leaves behind.
 
-use std::collections::BTreeSet;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::support::{
-    Fixture, Report, Trace, Truth, eventually, fixture, privileged, requires, signal,
+    BpfObjects, Fixture, Report, Trace, Truth, fixture, privileged, requires, signal, trace,
 };
 
 #[test]
@@ -129,6 +129,26 @@ fn without_a_pid_the_command_is_traced() {
 }
 
 #[test]
+fn a_command_that_ends_at_once_has_its_exit_status() {
+    requires!(privileged());
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("report.json");
+    for run in 0..50 {
+        let status = Command::new(trace::path())
+            .args(["--unwind", "off", "--python", "off", "--output"])
+            .arg(&path)
+            .args(["--", "sh", "-c", &format!("exit {run}")])
+            .output()
+            .expect("memtrace runs")
+            .status;
+        assert!(status.success(), "run {run}: {status}");
+        let report = Report::read(&std::fs::read_to_string(&path).expect("a report"));
+        let exit = report.0.command_exit.map(|exit| exit.status);
+        assert_eq!(exit, Some(Some(run)), "run {run}");
+    }
+}
+
+#[test]
 fn a_memtrace_that_was_stopped_loses_records_and_no_counts() {
     let mut fixture = requires!(Fixture::start(&[
         "storm", "--forks", "4", "--pages", "100000"
@@ -155,60 +175,16 @@ fn a_memtrace_that_was_stopped_loses_records_and_no_counts() {
     assert_eq!(lost.map(|site| site.pages).sum::<u64>(), totals.lost.faults);
 }
 
-/// `bpf(2)` commands that list what is loaded, with the name of the number in /proc/PID/fdinfo.
-const LISTS: [(libc::c_int, &str); 3] = [(11, "prog_id"), (12, "map_id"), (31, "link_id")];
-
 #[test]
 fn a_killed_memtrace_leaves_nothing_attached() {
     let fixture = requires!(Fixture::start(&["fork-child", "--pages", "1000"]));
     let mut trace = Trace::attach(fixture.pid);
-    let held = LISTS.map(|(_, field)| ids_held_by(trace.pid(), field));
+    let held = BpfObjects::held_by(trace.pid());
     assert!(
-        !held[0].is_empty(),
+        held.has_programs(),
         "memtrace holds programs while it traces"
     );
     signal(trace.pid(), libc::SIGKILL);
     trace.ended();
-    for ((command, field), held) in LISTS.into_iter().zip(held) {
-        eventually(&format!("the kernel frees {field} {held:?}"), || {
-            held.is_disjoint(&ids_in_kernel(command)).then_some(())
-        });
-    }
-}
-
-/// The numbers of BPF objects that a process has descriptors of.
-fn ids_held_by(pid: u32, field: &str) -> BTreeSet<u32> {
-    std::fs::read_dir(format!("/proc/{pid}/fdinfo"))
-        .expect("memtrace runs")
-        .filter_map(|entry| std::fs::read_to_string(entry.ok()?.path()).ok())
-        .filter_map(|text| {
-            let number = text
-                .lines()
-                .find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
-            number?.trim().parse().ok()
-        })
-        .collect()
-}
-
-/// The numbers of all BPF objects of one sort.
-fn ids_in_kernel(command: libc::c_int) -> BTreeSet<u32> {
-    let mut ids = BTreeSet::new();
-    // start_id, next_id, open_flags.
-    let mut attribute = [0_u32; 4];
-    loop {
-        // SAFETY: the attribute is as long as stated, and the call only writes next_id.
-        let found = unsafe {
-            libc::syscall(
-                libc::SYS_bpf,
-                command,
-                attribute.as_mut_ptr(),
-                size_of_val(&attribute),
-            )
-        };
-        if found < 0 {
-            return ids;
-        }
-        ids.insert(attribute[1]);
-        attribute[0] = attribute[1];
-    }
+    held.are_freed();
 }

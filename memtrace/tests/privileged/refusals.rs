@@ -103,7 +103,27 @@ fn an_output_of_an_unknown_format() {
 #[test]
 fn a_command_that_does_not_exist() {
     requires!(privileged());
-    let message = refused(&["--", "/no/such/program"], &["/no/such/program"]);
+    let message = refused(
+        &["--", "/no/such/program"],
+        &["/no/such/program", "remedy:"],
+    );
     // The kernel has nothing to do with it.
     assert!(!message.contains("kernel"), "{message}");
+}
+
+#[test]
+fn a_script_whose_interpreter_does_not_exist() {
+    requires!(privileged());
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let script = folder.path().join("script");
+    std::fs::write(&script, "#!/no/such/python3\n").expect("a file");
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(&script, mode).expect("it is the test's own");
+    let script = script.display().to_string();
+    let words = [
+        script.as_str(),
+        "its first line names /no/such/python3",
+        "remedy:",
+    ];
+    refused(&["--", &script], &words);
 }

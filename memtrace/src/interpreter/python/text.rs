@@ -9,7 +9,7 @@ use std::fmt::Write as _;
 
 use memtrace_common::interpreter::python::{FREE_THREADED, Layout};
 
-use crate::foreign::{MAX_NAME, MAX_PATH, shown, shown_path};
+use crate::foreign::{MAX_NAME, MAX_PATH, shown_name, shown_path};
 use crate::process::memory::ReadMemory;
 
 /// `tp_flags`: a subclass of `bytes`, or itself.
@@ -90,7 +90,7 @@ impl Text {
     /// Fit to show as a name.
     #[must_use]
     pub fn as_name(&self) -> String {
-        self.marked(shown(self.text.as_bytes(), MAX_NAME))
+        self.marked(shown_name(self.text.as_bytes()))
     }
 
     /// Fit to show as a path.

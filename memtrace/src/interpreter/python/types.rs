@@ -4,7 +4,7 @@ use memtrace_common::interpreter::python::{FREE_THREADED, Layout};
 
 use super::dict;
 use super::text::{Text, has_type_flag};
-use crate::foreign::{MAX_NAME, shown};
+use crate::foreign::{MAX_NAME, shown_name};
 use crate::interpreter::NoTypeName;
 use crate::process::memory::ReadMemory;
 
@@ -49,7 +49,7 @@ fn static_name(address: u64, layout: &Layout, memory: &dyn ReadMemory) -> Option
     let name = memory.word(address.checked_add(u64::from(layout.type_name))?)?;
     let name = memory.c_string(name, MAX_NAME + 1)?;
     let name = name.strip_prefix(b"builtins.").unwrap_or(&name);
-    (!name.is_empty()).then(|| shown(name, MAX_NAME))
+    (!name.is_empty()).then(|| shown_name(name))
 }
 
 /// The name that a class has, and that of its module.
@@ -68,7 +68,7 @@ fn heap_name(address: u64, layout: &Layout, memory: &dyn ReadMemory) -> Option<S
     };
     Some(match module() {
         Some(module) if !module.is_empty() && module != "builtins" => {
-            shown(format!("{module}.{qualified}").as_bytes(), MAX_NAME)
+            shown_name(format!("{module}.{qualified}").as_bytes())
         }
         _ => qualified,
     })

@@ -1,5 +1,6 @@
 //! Finds the programs, runs them together, and compares what they say.
 
+mod bpf;
 pub mod fixture;
 pub mod interpreters;
 pub mod report;
@@ -11,6 +12,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+pub use bpf::BpfObjects;
 pub use fixture::{Fixture, Truth};
 pub use interpreters::Python;
 pub use report::Report;

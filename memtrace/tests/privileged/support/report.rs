@@ -15,7 +15,12 @@ pub struct Report(pub Profile);
 impl Report {
     /// Reads a JSON report, and checks its sums.
     pub fn read(text: &str) -> Self {
-        let profile = profile::read(text.as_bytes()).expect("a report by the schema");
+        Self::read_bytes(text.as_bytes())
+    }
+
+    /// Does what [`Report::read`] does, for a report that may be compressed.
+    pub fn read_bytes(bytes: &[u8]) -> Self {
+        let profile = profile::read(bytes).expect("a report by the schema");
         let report = Self(profile);
         report.sums_hold();
         report

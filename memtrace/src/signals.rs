@@ -1,0 +1,268 @@
+//! The signals that ask memtrace to end, heard from its first instruction to its last.
+//!
+//! The first one (Ctrl-C, SIGTERM, SIGHUP) asks it to finish. Before tracing has begun there is
+//! nothing to finish, and [`check`] makes an error of it; while tracing, [`Arrival`] wakes the
+//! session, and the trace ends with a report. The second one ends the process at once, whatever it
+//! is doing, from within the handler.
+//!
+//! Two kinds of signals only ever ask to finish and never count as a second. A closing terminal is
+//! told with SIGHUP by the shell and by the kernel both. `timeout` signals its child twice, once
+//! alone and once with its process group.
+//!
+//! Handlers are inherited at fork, so whoever forks without exec calls [`restore`] in the child.
+
+use std::fmt;
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::ptr;
+use std::sync::atomic::{AtomicI32, AtomicPtr, Ordering};
+
+use libc::{c_int, c_void, siginfo_t};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+/// The signals that ask memtrace to end.
+const SIGNALS: [c_int; 3] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP];
+
+/// What a shell adds to a signal's number to make an exit status of it.
+const SIGNALLED: c_int = 128;
+
+/// The program that says the same thing twice, as `/proc/PID/comm` has it.
+const SAYS_IT_TWICE: &[u8] = b"timeout\n";
+
+/// The priority of what must run before everything else.
+const FIRST_OF_ALL: c_int = -20;
+
+/// The signal that arrived first; 0 before.
+static FIRST: AtomicI32 = AtomicI32::new(0);
+
+/// An eventfd that can be read from when a signal has arrived; -1 before [`install`]. It is never
+/// closed.
+static WAKE: AtomicI32 = AtomicI32::new(-1);
+
+/// The process that the handlers are for. A child between fork and exec has them too.
+static OWNER: AtomicI32 = AtomicI32::new(0);
+
+/// A `fn()` that is called before the second signal ends the process; null before [`install`].
+static BEFORE_LEAVING: AtomicPtr<c_void> = AtomicPtr::new(ptr::null_mut());
+
+/// A signal asked memtrace to end before it had begun to trace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Interrupted {
+    signal: c_int,
+}
+
+impl Interrupted {
+    /// The exit status that a process has which this signal ends.
+    #[must_use]
+    pub fn exit_status(self) -> u8 {
+        (SIGNALLED + self.signal) as u8
+    }
+}
+
+impl fmt::Display for Interrupted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("interrupted before tracing began")
+    }
+}
+
+impl std::error::Error for Interrupted {}
+
+/// Listens from now on. `before_leaving` is called when the second signal ends the process; it may
+/// do only what a signal handler may do.
+///
+/// SIGHUP is left alone where it is ignored already, which is what `nohup` does.
+///
+/// # Errors
+/// When the system has no descriptors left.
+pub fn install(before_leaving: fn()) -> io::Result<()> {
+    // SAFETY: takes no pointers.
+    let wake = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
+    if wake < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    WAKE.store(wake, Ordering::SeqCst);
+    BEFORE_LEAVING.store(before_leaving as *mut c_void, Ordering::SeqCst);
+    OWNER.store(std::process::id().cast_signed(), Ordering::SeqCst);
+    for signal in SIGNALS {
+        if signal != libc::SIGHUP || !is_ignored(signal)? {
+            listen(signal)?;
+        }
+    }
+    // Whoever started memtrace may have blocked them.
+    let set = all();
+    // SAFETY: the set is initialised and lives through the call.
+    unsafe { libc::pthread_sigmask(libc::SIG_UNBLOCK, &raw const set, ptr::null_mut()) };
+    Ok(())
+}
+
+/// Fails when a signal has arrived: between any two steps on the way to a trace.
+///
+/// # Errors
+/// [`Interrupted`].
+pub fn check() -> Result<(), Interrupted> {
+    match FIRST.load(Ordering::SeqCst) {
+        0 => Ok(()),
+        signal => Err(Interrupted { signal }),
+    }
+}
+
+/// Gives the signals back their default actions, in a child that has not called exec yet. May be
+/// called there: it makes nothing but system calls.
+pub fn restore() {
+    for signal in SIGNALS {
+        if matches!(is_ignored(signal), Ok(false)) {
+            // SAFETY: the default action is a valid one.
+            unsafe { libc::signal(signal, libc::SIG_DFL) };
+        }
+    }
+}
+
+/// Waits for a signal.
+pub struct Arrival(Option<AsyncFd<BorrowedFd<'static>>>);
+
+impl Arrival {
+    /// Must be called in the event loop. Without [`install`] none arrives.
+    ///
+    /// # Errors
+    /// When the event loop cannot listen.
+    pub fn new() -> io::Result<Self> {
+        let wake = WAKE.load(Ordering::SeqCst);
+        if wake < 0 {
+            return Ok(Self(None));
+        }
+        // SAFETY: the descriptor is open, and is never closed.
+        let wake = unsafe { BorrowedFd::borrow_raw(wake) };
+        // SAFETY: it is always the same descriptor.
+        let wake = unsafe { AsyncFd::register_with_interest(wake, Interest::READABLE) }?;
+        Ok(Self(Some(wake)))
+    }
+
+    /// Waits until one has arrived. It is not used up: from then on this returns at once.
+    pub async fn received(&self) {
+        if let Some(wake) = &self.0
+            && let Ok(mut ready) = wake.readable().await
+        {
+            ready.retain_ready();
+            return;
+        }
+        std::future::pending::<()>().await;
+    }
+}
+
+fn is_ignored(signal: c_int) -> io::Result<bool> {
+    // SAFETY: all bits zero is a valid sigaction.
+    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    // SAFETY: only reads what is set now, into a valid place.
+    if unsafe { libc::sigaction(signal, ptr::null(), &raw mut action) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(action.sa_sigaction == libc::SIG_IGN)
+}
+
+fn listen(signal: c_int) -> io::Result<()> {
+    let action = libc::sigaction {
+        sa_sigaction: on_signal as extern "C" fn(c_int, *mut siginfo_t, *mut c_void) as usize,
+        // The first is handled whole before this thread handles the second.
+        sa_mask: all(),
+        // No call elsewhere in memtrace must know of signals.
+        sa_flags: libc::SA_SIGINFO | libc::SA_RESTART,
+        sa_restorer: None,
+    };
+    // SAFETY: the handler does only what a handler may do, and the action is valid.
+    match unsafe { libc::sigaction(signal, &raw const action, ptr::null_mut()) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// The set of all of [`SIGNALS`].
+fn all() -> libc::sigset_t {
+    // SAFETY: all bits zero is a valid set, and both functions are given a valid one.
+    unsafe {
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut set);
+        for signal in SIGNALS {
+            libc::sigaddset(&raw mut set, signal);
+        }
+        set
+    }
+}
+
+/// The handler. It makes system calls and uses atomics, and nothing else.
+extern "C" fn on_signal(signal: c_int, info: *mut siginfo_t, _: *mut c_void) {
+    // SAFETY: takes no pointers.
+    if unsafe { libc::getpid() } != OWNER.load(Ordering::SeqCst) {
+        // A child that has not called exec yet: it is not memtrace, and the signal ends it.
+        leave(signal);
+    }
+    let first = FIRST.compare_exchange(0, signal, Ordering::SeqCst, Ordering::SeqCst);
+    if first.is_err() {
+        // SAFETY: with SA_SIGINFO the kernel passes a valid siginfo.
+        let (code, sender) = unsafe { ((*info).si_code, (*info).si_pid()) };
+        let from_process = code == libc::SI_USER || code == libc::SI_TKILL;
+        if signal == libc::SIGHUP || from_process && says_it_twice(sender) {
+            return;
+        }
+        let hook = BEFORE_LEAVING.load(Ordering::SeqCst);
+        if !hook.is_null() {
+            // SAFETY: only `install` writes it, from a `fn()`.
+            let hook: fn() = unsafe { std::mem::transmute::<*mut c_void, fn()>(hook) };
+            hook();
+        }
+        leave(signal);
+    }
+    let (one, wake) = (1_u64, WAKE.load(Ordering::SeqCst));
+    // SAFETY: the place of errno is this thread's own. The interrupted code may be about to read
+    // it, so it is put back. The buffer is as long as stated.
+    unsafe {
+        let errno = libc::__errno_location();
+        let before = *errno;
+        libc::write(wake, (&raw const one).cast(), size_of_val(&one));
+        *errno = before;
+    }
+}
+
+/// Whether a process is one that signals its child twice.
+fn says_it_twice(pid: libc::pid_t) -> bool {
+    // "/proc/", ten digits, "/comm" and a NUL, written from the end.
+    let mut path = [0_u8; 24];
+    let mut at = path.len() - 6;
+    path[at..at + 5].copy_from_slice(b"/comm");
+    let mut left = pid.unsigned_abs();
+    loop {
+        at -= 1;
+        path[at] = b'0' + (left % 10) as u8;
+        left /= 10;
+        if left == 0 {
+            break;
+        }
+    }
+    at -= 6;
+    path[at..at + 6].copy_from_slice(b"/proc/");
+    let mut name = [0_u8; 16];
+    // SAFETY: the path ends with a NUL, the buffer is as long as stated, and the place of errno is
+    // this thread's own and is put back.
+    let read = unsafe {
+        let errno = libc::__errno_location();
+        let before = *errno;
+        let file = libc::open(path[at..].as_ptr().cast(), libc::O_RDONLY | libc::O_CLOEXEC);
+        let read = libc::read(file, name.as_mut_ptr().cast(), name.len());
+        libc::close(file);
+        *errno = before;
+        read
+    };
+    usize::try_from(read).is_ok_and(|read| name[..read] == *SAYS_IT_TWICE)
+}
+
+/// Ends the process now. On a busy machine that would take its time: the kernel detaches BPF
+/// programs meanwhile.
+fn leave(signal: c_int) -> ! {
+    // SAFETY: takes no pointers. Whether it is permitted does not matter.
+    unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, FIRST_OF_ALL) };
+    // SAFETY: takes no pointers, runs no code of this process, and does not return.
+    unsafe { libc::_exit(SIGNALLED + signal) }
+}
+
+#[cfg(test)]
+mod tests;
