@@ -30,6 +30,8 @@ globals! {
     TASK_START_BOOTTIME,
     /// `u32`: offset in `task_struct` of the thread's own pointer, on x86-64 `thread.fsbase`.
     TASK_THREAD_POINTER,
+    /// `u32`: offset of `mm_struct.hugetlb_usage`; 0 in a kernel without hugetlb pages.
+    MM_HUGETLB_USAGE,
     /// `u32`: offset in `pt_regs` of the instruction, on x86-64 `ip`.
     REGS_IP,
     /// `u32`: offset in `pt_regs` of the frame pointer, on x86-64 `bp`.

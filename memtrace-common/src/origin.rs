@@ -24,6 +24,8 @@ pub const RSS_ANON: u32 = 1 << 4;
 pub const RSS_FILE: u32 = 1 << 5;
 /// Mark: a page came back from swap.
 pub const SWAPPED_IN: u32 = 1 << 6;
+/// Mark: the process's count of hugetlb pages changed.
+pub const HUGETLB: u32 = 1 << 7;
 
 /// What a fault did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,8 +38,9 @@ pub enum Outcome {
     Zero,
     /// A page that was absent is now there.
     FirstTouch,
-    /// Another thread had been faster.
-    Aborted,
+    /// It gave the process no page and copied none: another thread had settled it, or the kernel
+    /// had, which moves pages and hides them for a while.
+    SettledElsewhere,
 }
 
 /// Decides what a fault did whose marks are `marks`. Bits that are not marks are ignored.
@@ -46,16 +49,19 @@ pub enum Outcome {
 pub const fn outcome(marks: u32) -> Outcome {
     let present = marks & PRESENT != 0;
     let anon = marks & RSS_ANON != 0;
+    // An absent page that comes is counted somewhere.
+    let came = marks & (RSS_ANON | RSS_FILE | SWAPPED_IN | HUGETLB) != 0;
     if marks & ALLOCATED == 0 {
         return match (present, anon) {
             // Only the huge zero page is replaced without an allocation that can be told.
             (true, true) => Outcome::Zero,
             (true, false) => Outcome::Reuse,
-            (false, _) => Outcome::FirstTouch,
+            (false, _) if came => Outcome::FirstTouch,
+            (false, _) => Outcome::SettledElsewhere,
         };
     }
     if marks & FREED != 0 {
-        return Outcome::Aborted;
+        return Outcome::SettledElsewhere;
     }
     if marks & ZEROED != 0 {
         return if present {
@@ -75,11 +81,14 @@ pub const fn outcome(marks: u32) -> Outcome {
         return Outcome::Copied(Origin::Fork);
     }
     // An absent page that is not zeroed holds a file's contents: private to the process when it
-    // counts as anonymous, the shared page itself when it does not.
+    // counts as anonymous, the shared page itself when it does not. Where nothing is counted, it is
+    // in the page cache, and another thread had mapped it.
     if anon {
         Outcome::Copied(Origin::File)
-    } else {
+    } else if came {
         Outcome::FirstTouch
+    } else {
+        Outcome::SettledElsewhere
     }
 }
 
@@ -102,7 +111,7 @@ mod tests {
     );
 
     /// Every combination of marks.
-    const COMBINATIONS: u32 = 1 << 7;
+    const COMBINATIONS: u32 = 1 << 8;
 
     /// One row of the table.
     #[derive(Debug)]
@@ -118,6 +127,8 @@ mod tests {
     enum Counts {
         /// All these marks are there.
         All(u32),
+        /// One of these marks is there.
+        OneOf(u32),
         /// Anything.
         Any,
         /// What no row above with the same marks asks for.
@@ -148,6 +159,8 @@ mod tests {
                     "any" => Counts::Any,
                     "other, none" => Counts::Rest,
                     "anonymous" => Counts::All(RSS_ANON),
+                    "file, hugetlb" => Counts::OneOf(RSS_FILE | HUGETLB),
+                    "one of them" => Counts::OneOf(RSS_ANON | RSS_FILE | SWAPPED_IN | HUGETLB),
                     "anonymous and file" => Counts::All(RSS_ANON | RSS_FILE),
                     "swap, before the allocation" => Counts::All(SWAPPED_IN),
                     other => panic!("{other:?} in {line}"),
@@ -158,7 +171,7 @@ mod tests {
                     _ if outcome.starts_with("`zero`") => Outcome::Zero,
                     _ if outcome.starts_with("`reuse`") => Outcome::Reuse,
                     _ if outcome.starts_with("`first_touch`") => Outcome::FirstTouch,
-                    _ if outcome.starts_with("aborted") => Outcome::Aborted,
+                    _ if outcome.starts_with("`settled_elsewhere`") => Outcome::SettledElsewhere,
                     other => panic!("{other:?} in {line}"),
                 },
             }
@@ -171,6 +184,7 @@ mod tests {
             self.marks.iter().all(has)
                 && match self.counts {
                     Counts::All(counts) => marks & counts == counts,
+                    Counts::OneOf(counts) => marks & counts != 0,
                     Counts::Any | Counts::Rest => true,
                 }
         }
@@ -203,7 +217,7 @@ mod tests {
     #[test]
     fn every_row_of_the_document_is_what_decides_some_fault() {
         let table = table();
-        assert_eq!(table.len(), 11, "rows");
+        assert_eq!(table.len(), 13, "rows");
         for (n, row) in table.iter().enumerate() {
             let decides = |marks| table.iter().position(|row| row.fits(marks)) == Some(n);
             assert!((0..COMBINATIONS).any(decides), "{row:?} decides nothing");

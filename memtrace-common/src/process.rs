@@ -109,7 +109,9 @@ pub struct Counters {
     /// Those of the copied pages whose fault was not seen to end, so that latency and stack are not
     /// known.
     pub no_end: u64,
-    /// Write-protection faults settled without a new page.
+    /// Write-protection faults settled without a new page. In a process of several threads these
+    /// are also faults on a page that another thread had just made writable: no event tells them
+    /// apart.
     pub reuse: u64,
     /// The zero page, replaced by a page of zeroes.
     pub zero: u64,
@@ -118,8 +120,9 @@ pub struct Counters {
     /// Write faults that split a huge mapping. Only some backends see them: `backend` in
     /// memtrace-ebpf says which. 0 with the others, and the loader then reports it as not known.
     pub split: u64,
-    /// Faults for which a page was allocated and given back: another thread had copied it first.
-    pub aborted: u64,
+    /// Faults that gave the process no page and copied none, because another thread had settled
+    /// them, or the kernel had.
+    pub settled_elsewhere: u64,
     /// Stacks whose record found no room in the ring buffer.
     pub lost_stacks: u64,
 }
@@ -135,7 +138,7 @@ impl Counters {
         zero: 0,
         first_touch: 0,
         split: 0,
-        aborted: 0,
+        settled_elsewhere: 0,
         lost_stacks: 0,
     };
 

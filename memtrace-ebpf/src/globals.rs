@@ -39,6 +39,7 @@ globals! {
     TASK_GROUP_LEADER: u32,
     TASK_START_BOOTTIME: u32,
     TASK_THREAD_POINTER: u32,
+    MM_HUGETLB_USAGE: u32,
     REGS_IP: u32,
     REGS_FP: u32,
     REGS_SP: u32,

@@ -74,7 +74,8 @@ pub struct Window {
     pub faults: u64,
     /// What is known so far.
     pub marks: u32,
-    _pad: u32,
+    /// The hugetlb pages of the process when it began, for a fault on an absent page.
+    pub hugetlb_pages: u32,
 }
 
 impl Window {
@@ -86,7 +87,7 @@ impl Window {
         page: 0,
         faults: 0,
         marks: 0,
-        _pad: 0,
+        hugetlb_pages: 0,
     };
 }
 

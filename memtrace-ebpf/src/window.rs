@@ -15,7 +15,7 @@ use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
 use aya_log_ebpf::trace;
 use memtrace_common::config::UNWIND_OFF;
 use memtrace_common::origin::{
-    ALLOCATED, FREED, Outcome, PRESENT, RSS_ANON, RSS_FILE, SWAPPED_IN, ZEROED, outcome,
+    ALLOCATED, FREED, HUGETLB, Outcome, PRESENT, RSS_ANON, RSS_FILE, SWAPPED_IN, ZEROED, outcome,
 };
 use memtrace_common::process::{ProcessSlot, SLOT_LIVE};
 use memtrace_common::record::{Cause, FAULT_NO_END, FaultRecord, Origin, RecordKind};
@@ -88,6 +88,9 @@ pub fn open(thread: *mut Thread, task: Task, opening: Opening) {
         window.marks = marks;
         window.page = 0;
         window.faults = task.faults();
+        if !opening.present {
+            window.hugetlb_pages = task.hugetlb_pages();
+        }
         window.opened_ns = bpf_ktime_get_ns();
     }
 }
@@ -140,6 +143,9 @@ pub fn rss_changed(thread: *mut Thread, task: Task, mm: u64, count: Resident) {
     match count {
         Resident::Anonymous => window.marks |= RSS_ANON,
         Resident::File | Resident::Shared => window.marks |= RSS_FILE,
+        // What is present does not come back from swap: on its way to a new page the kernel wrote
+        // another page of this process there.
+        Resident::Swap if window.marks & PRESENT != 0 => {}
         Resident::Swap => {
             // The page allocated so far was for what swap gave back. A copy needs another.
             window.page = 0;
@@ -150,14 +156,18 @@ pub fn rss_changed(thread: *mut Thread, task: Task, mm: u64, count: Resident) {
 
 /// A fault on `address` ended: counts it. A copy must then be sent.
 #[inline(always)]
-pub fn close(thread: *mut Thread, address: u64) -> Option<Copied> {
+pub fn close(thread: *mut Thread, task: Task, address: u64) -> Option<Copied> {
     // SAFETY: callers pass a live value; only its own thread writes the window.
     let window = unsafe { &mut (*thread).window };
     if window.marks & OPEN == 0 || (window.address ^ address) >> PAGE_SHIFT != 0 {
         return None;
     }
-    let marks = window.marks;
+    let mut marks = window.marks;
     window.marks = 0;
+    // Pages of hugetlb come without any other event.
+    if marks & (PRESENT | ALLOCATED) == 0 && task.hugetlb_pages() != window.hugetlb_pages {
+        marks |= HUGETLB;
+    }
     let process = live_process(thread)?;
     let origin = settle(process, marks)?;
     // SAFETY: the helper has no preconditions.
@@ -292,7 +302,9 @@ fn settle(process: *mut ProcessSlot, marks: u32) -> Option<Origin> {
             Outcome::Reuse => atomic::add(&raw mut (*counters).reuse, 1),
             Outcome::Zero => atomic::add(&raw mut (*counters).zero, 1),
             Outcome::FirstTouch => atomic::add(&raw mut (*counters).first_touch, 1),
-            Outcome::Aborted => atomic::add(&raw mut (*counters).aborted, 1),
+            Outcome::SettledElsewhere => {
+                atomic::add(&raw mut (*counters).settled_elsewhere, 1);
+            }
         }
     }
     None

@@ -130,7 +130,7 @@ fn fault_end(ctx: PerfEventContext) -> Option<()> {
     let (task, thread) = thread::current()?;
     // SAFETY: the context is the kernel's, and has the address of a page fault there.
     let address = unsafe { (*ctx.ctx).addr };
-    let copied = window::close(thread, address)?;
+    let copied = window::close(thread, task, address)?;
     let registers = if copied.by_kernel() {
         task.user_registers()
     } else {

@@ -44,6 +44,11 @@ pub fn load(kernel: &KernelTypes, settings: Settings, btf: &Btf) -> Result<Ebpf>
             config::TASK_THREAD_POINTER,
             task(&["thread"])? + kernel.offset("thread_struct", &["fsbase"])?,
         ),
+        (
+            config::MM_HUGETLB_USAGE,
+            // Not there in a kernel without hugetlb pages.
+            kernel.offset("mm_struct", &["hugetlb_usage"]).unwrap_or(0),
+        ),
         (config::REGS_SP, kernel.offset("pt_regs", &["sp"])?),
         (config::REGS_OTHER, kernel.offset("pt_regs", &["bx"])?),
         (config::REGS_IP, kernel.offset("pt_regs", &["ip"])?),

@@ -125,7 +125,8 @@ pub struct Unchanged {
 /// Write faults that copied nothing; `None` where the backend cannot see the kind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NotCopied {
-    /// Write-protection faults settled without a new page.
+    /// Write-protection faults settled without a new page. In a process of several threads, also
+    /// faults on a page that another thread had just made writable.
     pub reuse: Option<u64>,
     /// The zero page, replaced.
     pub zero: Option<u64>,
@@ -133,6 +134,10 @@ pub struct NotCopied {
     pub first_touch: Option<u64>,
     /// Huge mappings split by a write.
     pub split: Option<u64>,
+    /// Faults that gave the process no page: another thread had settled them, or the kernel, which
+    /// moves pages and hides them for a while. Reports of earlier versions do not have it.
+    #[serde(default)]
+    pub settled_elsewhere: Option<u64>,
 }
 
 /// What the kernel side had to drop.

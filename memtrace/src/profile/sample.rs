@@ -85,6 +85,7 @@ pub(crate) fn sample() -> Profile {
                 zero: Some(678),
                 first_touch: Some(90_123),
                 split: None,
+                settled_elsewhere: Some(27),
             },
             // The pages of the worker that has died could not be compared.
             unchanged: compared(4_117, 5_000, 6_000, 698),
@@ -260,6 +261,7 @@ fn process(pid: u32, parent: u32, comm: &str, forked: Option<f64>, exited: Optio
             zero: Some(113),
             first_touch: Some(15_020),
             split: None,
+            settled_elsewhere: Some(9),
         },
         lost_faults: 0,
         unchanged: None,

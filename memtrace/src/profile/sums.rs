@@ -402,8 +402,10 @@ impl Checker {
                 zero,
                 first_touch,
                 split,
+                settled_elsewhere,
             } = faults;
-            for faults in [reuse, zero, first_touch, split].into_iter().flatten() {
+            let all = [reuse, zero, first_touch, split, settled_elsewhere];
+            for faults in all.into_iter().flatten() {
                 if faults >= BEYOND_BELIEF {
                     self.wrong(|| format!("faults that copied nothing are {faults}"));
                 }

@@ -241,7 +241,8 @@ mod tests {
               "reuse": 12345,
               "zero": 678,
               "first_touch": 90123,
-              "split": null
+              "split": null,
+              "settled_elsewhere": 27
             },
             "lost": {
               "faults": 0,
@@ -283,7 +284,8 @@ mod tests {
                 "reuse": 226,
                 "zero": 113,
                 "first_touch": 15020,
-                "split": null
+                "split": null,
+                "settled_elsewhere": 9
               },
               "lost_faults": 0,
               "unchanged": null,
@@ -324,7 +326,8 @@ mod tests {
                 "reuse": 229,
                 "zero": 113,
                 "first_touch": 15020,
-                "split": null
+                "split": null,
+                "settled_elsewhere": 9
               },
               "lost_faults": 0,
               "unchanged": {

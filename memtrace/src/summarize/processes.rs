@@ -61,6 +61,7 @@ fn process(facts: &ProcessFacts, by_cause: ByCause, run: &Run) -> Process {
         zero,
         first_touch,
         split,
+        settled_elsewhere,
         ..
     } = facts.counters;
     let copied_pages = fork + ksm + file + hugetlb;
@@ -88,6 +89,7 @@ fn process(facts: &ProcessFacts, by_cause: ByCause, run: &Run) -> Process {
             zero: Some(zero),
             first_touch: Some(first_touch),
             split: run.sees_splits.then_some(split),
+            settled_elsewhere: Some(settled_elsewhere),
         },
         lost_faults: 0,
         unchanged: None,
@@ -111,6 +113,7 @@ pub fn totals(
             zero: Some(0),
             first_touch: Some(0),
             split: run.sees_splits.then_some(0),
+            settled_elsewhere: Some(0),
         },
         ..Totals::default()
     };
@@ -167,4 +170,5 @@ fn add_not_copied(sum: &mut NotCopied, more: NotCopied) {
     add(&mut sum.zero, more.zero);
     add(&mut sum.first_touch, more.first_touch);
     add(&mut sum.split, more.split);
+    add(&mut sum.settled_elsewhere, more.settled_elsewhere);
 }

@@ -228,8 +228,9 @@ fn faults(not_copied: &NotCopied) -> Option<u64> {
         zero,
         first_touch,
         split,
+        settled_elsewhere,
     } = *not_copied;
-    let seen = [reuse, zero, first_touch, split];
+    let seen = [reuse, zero, first_touch, split, settled_elsewhere];
     seen.iter()
         .any(Option::is_some)
         .then(|| seen.into_iter().flatten().sum())

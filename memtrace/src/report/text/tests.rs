@@ -248,6 +248,7 @@ fn text_at_80_columns() {
       zero            678  the zero page was replaced by an empty page
       first touch  90,123  an absent page was filled for the first time
       split             -  not visible to the tracepoint backend
+      elsewhere        27  another thread or the kernel had settled it
 
     What the tracepoint backend cannot see
       - Pages that another process writes through ptrace, /proc/PID/mem or
@@ -294,8 +295,8 @@ fn text_at_120_columns() {
 
     Processes  2 of 6; times are since tracing began
        PID  COMMAND          FORKED  EXITED    COPIED  PAGES  SHARE               ONLY READ  UNCHANGED  NOT COPIED
-      4243  gunicorn: worke  before       -  12.5 MiB  3,210  46.1% █████▌            78.2%      84.0%      15,362
-      4244  gunicorn: worke  before       -  11.4 MiB  2,923  42.0% █████             82.1%      80.6%      15,365
+      4243  gunicorn: worke  before       -  12.5 MiB  3,210  46.1% █████▌            78.2%      84.0%      15,371
+      4244  gunicorn: worke  before       -  11.4 MiB  2,923  42.0% █████             82.1%      80.6%      15,374
       ... 4 processes more: 3.2 MiB, 829 pages (11.9%)
       CPython 3.11 in 4242, 4243, 4244, 4245
       CPython 3.15 in 4247, frames missing: its layout is not known to this memtrace
@@ -346,6 +347,7 @@ fn text_at_120_columns() {
       zero            678  the zero page was replaced by an empty page
       first touch  90,123  an absent page was filled for the first time
       split             -  not visible to the tracepoint backend
+      elsewhere        27  another thread or the kernel had settled it
 
     What the tracepoint backend cannot see
       - Pages that another process writes through ptrace, /proc/PID/mem or process_vm_writev, and pages
@@ -449,6 +451,7 @@ fn text_with_losses_says_so_first() {
       zero            678  the zero page was replaced by an empty page
       first touch  90,123  an absent page was filled for the first time
       split             -  not visible to the tracepoint backend
+      elsewhere        27  another thread or the kernel had settled it
 
     What the tracepoint backend cannot see
       - Pages that another process writes through ptrace, /proc/PID/mem or
@@ -537,7 +540,7 @@ fn text_of_a_trace_that_copied_nothing() {
 
     Processes
        PID  COMMAND   COPIED  PAGES  SHARE           NOT COPIED
-      4242  gunicorn     0 B      0   0.0%               15,359
+      4242  gunicorn     0 B      0   0.0%               15,368
       CPython 3.11 in 4242
 
     Write faults that copied nothing
@@ -545,6 +548,7 @@ fn text_of_a_trace_that_copied_nothing() {
       zero            678  the zero page was replaced by an empty page
       first touch  90,123  an absent page was filled for the first time
       split             -  not visible to the tracepoint backend
+      elsewhere        27  another thread or the kernel had settled it
 
     What the tracepoint backend cannot see
       - Pages that another process writes through ptrace, /proc/PID/mem or
@@ -817,8 +821,8 @@ fn columns_without_anything_to_say_are_not_there() {
     insta::assert_snapshot!(table.split("\n\n").next().unwrap(), @"
     2 of 6
      PID  COMMAND            COPIED  PAGES  SHARE             ONLY READ  NOT COPIED
-    4243  gunicorn: worke  12.5 MiB  3,210  46.1% ████▋           78.2%      15,362
-    4244  gunicorn: worke  11.4 MiB  2,923  42.0% ████▎           82.1%      15,365
+    4243  gunicorn: worke  12.5 MiB  3,210  46.1% ████▋           78.2%      15,371
+    4244  gunicorn: worke  11.4 MiB  2,923  42.0% ████▎           82.1%      15,374
     ... 4 processes more: 3.2 MiB, 829 pages (11.9%)
     ");
 }

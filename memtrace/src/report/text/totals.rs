@@ -186,7 +186,7 @@ fn table(
 pub(super) fn not_copied(profile: &Profile, screen: Screen, out: &mut dyn Write) -> io::Result<()> {
     let faults = profile.totals.not_copied;
     heading(screen, out, "Write faults that copied nothing", "")?;
-    let rows = [
+    let mut rows = vec![
         (
             "reuse",
             faults.reuse,
@@ -208,12 +208,15 @@ pub(super) fn not_copied(profile: &Profile, screen: Screen, out: &mut dyn Write)
             "a huge page was split; small pages follow",
         ),
     ];
-    let figures = rows.map(|(_, faults, _)| faults.map_or_else(|| "-".to_owned(), count));
-    let widest = figures
-        .iter()
-        .map(|figure| width(figure))
-        .max()
-        .unwrap_or(0);
+    // Reports of earlier versions do not say, whatever the backend.
+    if faults.settled_elsewhere.is_some() {
+        let meaning = "another thread or the kernel had settled it";
+        rows.push(("elsewhere", faults.settled_elsewhere, meaning));
+    }
+    let figure = |faults: Option<u64>| faults.map_or_else(|| "-".to_owned(), count);
+    let figures: Vec<_> = rows.iter().map(|&(_, faults, _)| figure(faults)).collect();
+    let widest = figures.iter().map(|figure| width(figure)).max();
+    let widest = widest.unwrap_or(0);
     for ((name, faults, meaning), figure) in rows.into_iter().zip(figures) {
         let meaning = match faults {
             Some(_) => meaning.to_owned(),
