@@ -153,7 +153,7 @@ impl Counters {
             zero,
             first_touch,
             split,
-            aborted,
+            settled_elsewhere,
             lost_stacks,
         } = other;
         for (sum, more) in self.copied.iter_mut().zip(copied) {
@@ -168,7 +168,7 @@ impl Counters {
             (&mut self.zero, zero),
             (&mut self.first_touch, first_touch),
             (&mut self.split, split),
-            (&mut self.aborted, aborted),
+            (&mut self.settled_elsewhere, settled_elsewhere),
             (&mut self.lost_stacks, lost_stacks),
         ] {
             *sum += more;
