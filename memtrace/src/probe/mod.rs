@@ -20,7 +20,7 @@ use memtrace_common::process::{Health, MAX_PROCESSES};
 use self::backend::Backend;
 pub use self::btf::KernelTypes;
 use self::load::load;
-use self::programs::{attach_tracepoints, load_tracepoints, program, refused};
+use self::programs::{attach_tracepoints, load_tracepoints, program, timed};
 pub use self::shared::SharedArray;
 pub use self::tables::Tables;
 use self::tables::array;
@@ -79,9 +79,7 @@ impl Probe {
         load_tracepoints(&mut ebpf, &btf, &LINEAGE)?;
         attach_tracepoints(&mut ebpf, &LINEAGE)?;
         let finder: &mut Iter = program(&mut ebpf, "find_processes")?;
-        finder
-            .load("task", &btf)
-            .map_err(|error| refused("find_processes", error))?;
+        timed("find_processes", || finder.load("task", &btf))?;
         drop(btf);
         give_memory_back();
         Ok(Self {

@@ -242,6 +242,15 @@ impl Processes {
         id
     }
 
+    /// A process that was held back is let go now.
+    pub fn begins_now(&mut self, pid: u32, now_ns: u64) {
+        let ids = self.by_slot.values();
+        let held = ids.filter(|&&id| self.list[id].facts.pid == pid).max();
+        if let Some(&id) = held {
+            self.list[id].facts.times.started_ns = now_ns;
+        }
+    }
+
     /// Drops what was known about the program that a process replaced.
     pub fn execed(&mut self, id: ProcessId, entry: &ProcessSlot) {
         // Its children still run the old program, whose mappings it can no longer show; the process

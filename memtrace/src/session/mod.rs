@@ -95,6 +95,9 @@ impl Session<Attached> {
     /// # Errors
     /// When the kernel does not permit it, or what is to be traced is not there.
     pub fn start(options: &TraceOptions, plan: &Plan, notes: Vec<String>) -> Result<Self> {
+        // First, so that attaching does not wait for whoever else wants the CPUs.
+        priority::stay_ahead();
+        let start = Instant::now();
         // Before anything is attached, so that Ctrl-C never leaves a half-made report.
         let ending = Ending::new()?;
         let mut processes = Processes::new();
@@ -131,7 +134,6 @@ impl Session<Attached> {
         let table = tables.processes;
         let targets = Targets::new(processes, tracker, unwinder, options.unchanged, table);
         let intake = Intake::new(targets, Naming::new(plan.unwind.value));
-        priority::stay_ahead();
         let run = Run {
             host: host::describe(plan),
             command: host::command_line(&options.target),
@@ -152,7 +154,16 @@ impl Session<Attached> {
         // The processes that were found get their unwind tables before the trace is announced.
         while session.drain() == BATCH {}
         announce(&pids, found);
+        // Until here everything is memtrace's own: reading files, looking at processes, attaching.
+        let cpu_ms = clock::process_cpu().as_millis();
+        info!(
+            "attached in {} ms, {cpu_ms} ms of CPU time",
+            start.elapsed().as_millis()
+        );
         if let Some(command) = command {
+            // It has waited for memtrace until now.
+            let processes = &mut session.intake.targets.processes;
+            processes.begins_now(command.pid(), clock::monotonic_ns());
             let ends = matches!(options.target, Target::Attach { .. });
             session.ending.with_command(command.release()?, ends);
         }
