@@ -15,7 +15,7 @@ use aya::programs::Iter;
 use aya::{Btf, Ebpf};
 use aya_log::EbpfLogger;
 use log::debug;
-use memtrace_common::process::{Health, MAX_PROCESSES};
+use memtrace_common::process::{Health, Search};
 
 use self::backend::Backend;
 pub use self::btf::KernelTypes;
@@ -60,9 +60,32 @@ pub struct Settings {
 pub struct Probe {
     /// `None` once detached.
     ebpf: Option<Ebpf>,
-    found: SharedArray<u64>,
+    search: SharedArray<Search>,
     tables: Tables,
     health: SharedArray<Health>,
+    /// What there was no room for when the search was over, as against [`Health`].
+    refused: Refused,
+}
+
+/// What the search for processes came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// Processes that are traced.
+    pub processes: usize,
+    /// Those of the named pids that are not.
+    pub missing: Vec<u32>,
+    /// Processes that there was no room for.
+    pub refused: u64,
+}
+
+/// What there is no room for at the end of the search.
+#[derive(Clone, Copy, Debug, Default)]
+struct Refused {
+    processes: u64,
+    threads: u64,
+    /// What [`Health`] said when the last pass began: whoever was lost until then was there for the
+    /// pass, or has ended.
+    before: Health,
 }
 
 impl Probe {
@@ -83,40 +106,55 @@ impl Probe {
         drop(btf);
         give_memory_back();
         Ok(Self {
-            found: array(&ebpf, "FOUND", 1)?,
+            search: array(&ebpf, "SEARCH", 1)?,
             tables: Tables::of(&ebpf, settings.rows)?,
             health: array(&ebpf, "HEALTH", 1)?,
+            refused: Refused::default(),
             ebpf: Some(ebpf),
         })
     }
 
     /// Traces `pids` from now on, and with [`Settings::follow`] their descendants, present and
-    /// future. Returns how many processes were found.
-    pub fn trace(&mut self, pids: &[u32]) -> Result<usize> {
+    /// future.
+    pub fn trace(&mut self, pids: &[u32]) -> Result<Found> {
         let map = self
             .ebpf()?
             .map_mut("ROOTS")
             .context("the BPF object has no map `ROOTS`")?;
         let mut roots: HashMap<_, u32, u32> = HashMap::try_from(map)?;
         for pid in pids {
-            roots.insert(pid, 1, 0).context("too many pids")?;
+            roots
+                .insert(pid, 1, 0)
+                .with_context(|| format!("cannot tell the BPF side of process {pid}"))?;
         }
-        let mut before = 0;
+        let mut before = Search::default();
         for pass in 1..=MAX_PASSES {
+            let health = self.health.read(0).unwrap_or_default();
             self.find()?;
-            let now = self.found.read(0).unwrap_or(0);
-            debug!(
-                "pass {pass} over the system's threads: {} taken",
-                now - before
-            );
-            if now == before {
-                return Ok((0..MAX_PROCESSES)
-                    .filter(|&slot| self.tables.processes.is_used(slot))
-                    .count());
+            let now = self.search.read(0).unwrap_or_default();
+            let taken = now.taken - before.taken;
+            debug!("pass {pass} over the system's threads: {taken} taken");
+            if taken == 0 {
+                self.refused = Refused {
+                    processes: now.processes_refused - before.processes_refused,
+                    threads: now.threads_refused - before.threads_refused,
+                    before: health,
+                };
+                return Ok(self.found(pids));
             }
             before = now;
         }
         bail!("processes are forked faster than they can be found")
+    }
+
+    fn found(&self, pids: &[u32]) -> Found {
+        let traced = self.tables.processes.pids();
+        let missing = pids.iter().filter(|pid| !traced.contains(pid));
+        Found {
+            processes: traced.len(),
+            missing: missing.copied().collect(),
+            refused: self.refused.processes,
+        }
     }
 
     /// One pass of the kernel over all threads.
@@ -148,7 +186,17 @@ impl Probe {
     /// What went wrong on the BPF side.
     #[must_use]
     pub fn health(&self) -> Health {
-        self.health.read(0).unwrap_or_default()
+        let health = self.health.read(0).unwrap_or_default();
+        let Refused {
+            processes,
+            threads,
+            before,
+        } = self.refused;
+        Health {
+            processes_lost: health.processes_lost - before.processes_lost + processes,
+            threads_lost: health.threads_lost - before.threads_lost + threads,
+            ..health
+        }
     }
 
     /// A reader of what the programs log, for [`Settings::log`].

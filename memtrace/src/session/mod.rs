@@ -9,12 +9,13 @@ mod priority;
 mod signals;
 mod source;
 
-use std::io::Write as _;
+use std::io::{self, Write as _};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Error, Result, bail, ensure};
 use log::{debug, info};
+use memtrace_common::process::MAX_PROCESSES;
 use tokio::time::{Interval, MissedTickBehavior};
 
 use self::ending::Ending;
@@ -29,7 +30,7 @@ use crate::interpreter::tracker::Tracker;
 use crate::options::{Target, TraceOptions};
 use crate::plan::Plan;
 use crate::preflight;
-use crate::probe::Probe;
+use crate::probe::{Found, Probe};
 use crate::process::pidfd::PidFd;
 use crate::process::processes::Processes;
 use crate::summarize::{Moment, Progress, Run, Snapshot};
@@ -56,6 +57,9 @@ const RECORDS_LATE: Duration = Duration::from_secs(1);
 
 /// How long programs that began before the detachment may still run.
 const SETTLE: Duration = Duration::from_millis(5);
+
+/// How long a process that is ending may take for it.
+const ENDING: Duration = Duration::from_millis(100);
 
 /// The longest wait for the unwind tables of the processes that will be traced.
 const PREPARATION: Duration = Duration::from_secs(2);
@@ -120,21 +124,18 @@ impl Session<Attached> {
                 (vec![held.pid()], Some(held))
             }
         };
-        let alive = pids
-            .iter()
-            .map(|&pid| PidFd::open(pid))
-            .collect::<Result<Vec<_>>>()?;
+        let alive = watched(&pids)?;
         // Only errors of attaching are explained: a missing COMMAND is not the kernel's fault.
         let settings = plan.settings(options, library.rows_wanted());
         let probe = Probe::attach(settings).map_err(|error| preflight::explain(error, options))?;
         let tables = probe.tables().clone();
-        let source = Attached::new(probe)?;
+        let mut source = Attached::new(probe)?;
         let tracker = Tracker::new(plan.loaders(), tables.clone());
         let unwinder = Unwinder::new(library, tables.clone());
         let table = tables.processes;
         let targets = Targets::new(processes, tracker, unwinder, options.unchanged, table);
         let intake = Intake::new(targets, Naming::new(plan.unwind.value));
-        let run = Run {
+        let mut run = Run {
             host: host::describe(plan),
             command: host::command_line(&options.target),
             started_at: clock::now_rfc3339(),
@@ -142,18 +143,13 @@ impl Session<Attached> {
             sees_splits: plan.backend.value.sees().split,
             notes,
         };
+        let found = source.trace(&pids)?;
+        check_found(&found, &alive)?;
+        run.notes.extend(limit_met(&found));
         let mut session = Self::new(source, intake, ending, run);
-        let found = session.source.trace(&pids)?;
-        for pid in &alive {
-            ensure!(
-                !pid.has_ended(),
-                "process {} ended while memtrace attached to it, so there is nothing to trace",
-                pid.pid()
-            );
-        }
         // The processes that were found get their unwind tables before the trace is announced.
         while session.drain() == BATCH {}
-        announce(&pids, found);
+        announce(&pids, found.processes);
         // Until here everything is memtrace's own: reading files, looking at processes, attaching.
         let cpu_ms = clock::process_cpu().as_millis();
         info!(
@@ -331,6 +327,79 @@ async fn until(due: Option<Instant>) {
     }
 }
 
+/// The processes that are named, so that their ends are seen.
+fn watched(pids: &[u32]) -> Result<Vec<PidFd>> {
+    let named = pids.len();
+    ensure!(
+        named <= MAX_PROCESSES as usize,
+        "{named} processes are named, and memtrace traces {MAX_PROCESSES} at once, so the others \
+         would be missing from the report; name fewer of them"
+    );
+    let has_no_room = |error: &Error| {
+        let error = error.root_cause().downcast_ref::<io::Error>();
+        error.is_some_and(|error| error.raw_os_error() == Some(libc::EMFILE))
+    };
+    let opened: Result<Vec<_>> = pids.iter().map(|&pid| PidFd::open(pid)).collect();
+    opened.map_err(|error| {
+        if has_no_room(&error) {
+            error.context(format!(
+                "{named} processes are named, for each of which memtrace has to keep a file open; \
+                 name fewer, or raise the limit with `ulimit -n`"
+            ))
+        } else {
+            error
+        }
+    })
+}
+
+/// Checks that all processes that were named are traced.
+fn check_found(found: &Found, named: &[PidFd]) -> Result<()> {
+    // One that the search did not see because it is ending has ended soon.
+    let soon = Instant::now() + ENDING;
+    loop {
+        let ended = named.iter().find(|pid| pid.has_ended());
+        if let Some(pid) = ended {
+            bail!(
+                "process {} ended while memtrace attached to it, so there is nothing to trace",
+                pid.pid()
+            );
+        }
+        let Some(pid) = found.missing.first() else {
+            return Ok(());
+        };
+        if Instant::now() < soon {
+            std::thread::sleep(SETTLE);
+        } else if found.refused > 0 {
+            bail!(
+                "process {pid} cannot be traced: {MAX_PROCESSES} processes, which is how many \
+                 memtrace traces at once, were found before it; name fewer processes, or leave out \
+                 their descendants with --no-follow"
+            );
+        } else {
+            bail!(
+                "the kernel does not show process {pid} to memtrace, so nothing that it copies \
+                 would be counted; name its descendants instead, or run memtrace where the kernel \
+                 shows it: as root outside of containers"
+            );
+        }
+    }
+}
+
+/// What is said, at once and in the report, when there are more processes than can be traced.
+fn limit_met(found: &Found) -> Option<String> {
+    if found.refused == 0 {
+        return None;
+    }
+    let text = format!(
+        "More than {MAX_PROCESSES} processes are to be traced, which is the most at once: {} of \
+         them, and what these fork, are not traced.",
+        found.refused
+    );
+    // Standard error may be closed; the trace does not depend on it.
+    let _ = writeln!(io::stderr(), "memtrace: {text}");
+    Some(text)
+}
+
 fn announce(pids: &[u32], found: usize) {
     let pids: Vec<String> = pids.iter().map(u32::to_string).collect();
     let descendants = match found.saturating_sub(pids.len()) {
@@ -343,7 +412,7 @@ fn announce(pids: &[u32], found: usize) {
         pids.join(", ")
     );
     // Standard error may be closed; the trace does not depend on it.
-    let _ = std::io::stderr().write_all(text.as_bytes());
+    let _ = io::stderr().write_all(text.as_bytes());
 }
 
 #[cfg(test)]

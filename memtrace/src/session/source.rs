@@ -9,7 +9,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use crate::collect::{Collector, Event};
-use crate::probe::Probe;
+use crate::probe::{Found, Probe};
 
 /// What a session needs from the BPF side.
 pub trait Source {
@@ -56,8 +56,8 @@ impl Attached {
         })
     }
 
-    /// Traces `pids` from now on; returns how many processes were found.
-    pub fn trace(&mut self, pids: &[u32]) -> Result<usize> {
+    /// Traces `pids` from now on; returns what was found.
+    pub fn trace(&mut self, pids: &[u32]) -> Result<Found> {
         self.probe.trace(pids)
     }
 }
