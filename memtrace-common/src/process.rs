@@ -180,16 +180,30 @@ impl Counters {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C, align(8))]
 pub struct Health {
-    /// Processes that should be traced and are not, because the table was full or the kernel had
-    /// no memory for them.
+    /// Processes forked by traced ones that are not traced, because the table was full or the
+    /// kernel had no memory for them. Those that were there before are in [`Search`].
     pub processes_lost: u64,
-    /// Threads of traced processes that are not traced, because the kernel had no memory for them.
+    /// Threads begun by traced ones that are not traced, because the kernel had no memory for them.
     pub threads_lost: u64,
     /// Fork, exec and exit records that found no room in the ring buffer. The process table still
     /// has what they would have said.
     pub lifecycle_lost: u64,
 }
 assert_layout!(Health, size = 24);
+
+/// What the kernel's passes over all threads came to, at attach. It only rises: what one pass came
+/// to is the difference.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C, align(8))]
+pub struct Search {
+    /// Processes and threads that were added, or that another program was just adding.
+    pub taken: u64,
+    /// Processes for which there was no room.
+    pub processes_refused: u64,
+    /// Threads of traced processes for which there was no room.
+    pub threads_refused: u64,
+}
+assert_layout!(Search, size = 24);
 
 #[cfg(test)]
 mod tests {

@@ -3,12 +3,12 @@
 //! The others are the table of threads, see [`thread`](crate::thread), and the room of each CPU,
 //! see [`scratch`](crate::scratch).
 
-use aya_ebpf::bindings::BPF_F_MMAPABLE;
+use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
 use aya_ebpf::btf_maps::{Array, HashMap, LruHashMap, RingBuf};
 use aya_ebpf::macros::btf_map;
 use memtrace_common::interpreter::MAX_INTERPRETERS;
 use memtrace_common::interpreter::python::Layout;
-use memtrace_common::process::{Health, MAX_PROCESSES, ProcessSlot};
+use memtrace_common::process::{Health, MAX_PROCESSES, ProcessSlot, Search};
 use memtrace_common::unwind::{MAPPINGS_LEN, MAX_RULES, Mapping, PackedRow, Rule};
 
 /// The traced processes. Memory-mapped by the loader, so that reading it costs no system call.
@@ -24,17 +24,19 @@ pub static HEALTH: Array<Health, 1, { BPF_F_MMAPABLE as usize }> = Array::new();
 #[btf_map]
 pub static EVENTS: RingBuf<u8, { 1 << 20 }> = RingBuf::new();
 
-/// Pids that the user named. Written by the loader before it looks for processes.
+/// Pids that the user named: as many as can be traced. Written by the loader before it looks for
+/// processes.
 #[btf_map]
-pub static ROOTS: HashMap<u32, u32, 1024> = HashMap::new();
+pub static ROOTS: HashMap<u32, u32, { MAX_PROCESSES as usize }, { BPF_F_NO_PREALLOC as usize }> =
+    HashMap::new();
 
 /// Where the search for free process slots goes on.
 #[btf_map]
 pub static NEXT_SLOT: Array<u64, 1> = Array::new();
 
-/// Threads that [`lineage::visit`](crate::lineage::visit) has added so far. Memory-mapped.
+/// What [`lineage::visit`](crate::lineage::visit) has come to so far. Memory-mapped.
 #[btf_map]
-pub static FOUND: Array<u64, 1, { BPF_F_MMAPABLE as usize }> = Array::new();
+pub static SEARCH: Array<Search, 1, { BPF_F_MMAPABLE as usize }> = Array::new();
 
 /// Stacks that the loader has been sent. An old one may be forgotten; it is then sent again.
 #[btf_map]

@@ -71,6 +71,8 @@ pub struct Scratch {
     pub python: Python,
     /// A function, which may be sent.
     pub function: FunctionRoom,
+    /// What the write was.
+    pub judged: Judged,
     /// Memory around the address written to.
     pub around: [u64; AROUND],
     /// A piece of the target's memory, and room so that a field behind it is still within.
@@ -112,6 +114,8 @@ pub struct Walk {
     pub len: u64,
     /// The hash over them.
     pub hash: u64,
+    /// The hash over them, their number and why it ended.
+    pub stack_hash: u64,
     /// Why it ended, a [`StackEnd`](memtrace_common::unwind::StackEnd), coded.
     pub end: u64,
     /// Words that have been read of the stack.
@@ -245,6 +249,36 @@ pub struct Python {
     pub types: [(u64, u64); TYPES],
     /// A type.
     pub class: Words,
+}
+
+/// What a write was.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct Judged {
+    /// Address of the object's type; 0 where there is none.
+    pub object_type: u64,
+    /// Bytes from the object's or block's start.
+    pub offset: i32,
+    /// [`Cause`](memtrace_common::record::Cause), as far as memory tells, coded.
+    pub cause: u8,
+    /// What made it so, an [`Evidence`](memtrace_common::record::Evidence), coded.
+    pub evidence: u8,
+    _pad: [u8; 2],
+}
+
+impl Judged {
+    /// Puts together what all constructors have. Codes and not the enumerations, of which memory
+    /// that the verifier knows nothing of cannot be made.
+    #[inline(always)]
+    pub fn new(cause: u8, evidence: u8, object_type: u64, offset: i32) -> Self {
+        Self {
+            object_type,
+            offset,
+            cause,
+            evidence,
+            _pad: [0; 2],
+        }
+    }
 }
 
 /// What an interpreter keeps of a function, and its record as it is sent.

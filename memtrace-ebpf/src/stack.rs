@@ -13,7 +13,7 @@ use memtrace_common::record::{RecordKind, StackRecord};
 use crate::interpreter::Interpreter;
 use crate::maps::STACKS_SENT;
 use crate::registers::Registers;
-use crate::scratch::{Scratch, WORDS, scratch};
+use crate::scratch::{WORDS, scratch};
 use crate::thread::Thread;
 use crate::{atomic, ring, unwind};
 
@@ -26,18 +26,20 @@ pub fn record(
     registers: Registers,
     interpreter: Option<Interpreter>,
 ) -> u64 {
-    let Some(scratch) = scratch() else {
-        return 0;
-    };
+    try_record(thread, process, registers, interpreter).unwrap_or(0)
+}
+
+#[inline(always)]
+fn try_record(
+    thread: *mut Thread,
+    process: *mut ProcessSlot,
+    registers: Registers,
+    interpreter: Option<Interpreter>,
+) -> Option<u64> {
     // SAFETY: callers pass a live map value.
-    let (mut hash, frames) = unwind::walk(scratch, registers, unsafe { (*process).mappings });
-    scratch.record.frames = frames as u16;
-    scratch.record.script_frames = 0;
-    scratch.record.interpreter = 0;
+    let (mut hash, frames) = unwind::walk(registers, unsafe { (*process).mappings })?;
     if let Some(interpreter) = interpreter {
-        hash = interpreter.walk(scratch, frames, hash);
-        scratch.record.script_frames = scratch.script.frames() as u16;
-        scratch.record.interpreter = interpreter.handle() as u16;
+        hash = interpreter.walk(frames, hash)?;
     }
     // Here and not in the walk, whose result may be that of another process's walk: the stacks of
     // different programs are different ones, even where all addresses are the same.
@@ -46,23 +48,27 @@ pub fn record(
     // SAFETY: callers pass a live value of the running thread.
     let (slot, known) = unsafe { ((*thread).slot, (*thread).last_stack == id) };
     // Most faults of a thread come from where the one before came from.
-    if known || STACKS_SENT.get_ptr(id).is_some() || send(scratch, slot, process, id, interpreter) {
+    if known
+        || STACKS_SENT.get_ptr(id).is_some()
+        || send(slot, process, id, frames, interpreter) == Some(true)
+    {
         // SAFETY: callers pass a live value of the running thread.
         unsafe { (*thread).last_stack = id };
     }
-    id
+    Some(id)
 }
 
 /// Sends a stack; remembers it only when it went, so that it is tried again otherwise. Returns
 /// whether it went.
 #[inline(always)]
 fn send(
-    scratch: &mut Scratch,
     slot: u32,
     process: *mut ProcessSlot,
     id: u64,
+    frames: u64,
     interpreter: Option<Interpreter>,
-) -> bool {
+) -> Option<bool> {
+    let scratch = scratch()?;
     let record = &mut scratch.record;
     record.kind = RecordKind::Stack.code();
     record.slot = slot;
@@ -70,16 +76,22 @@ fn send(
     record.reserved = [0; 3];
     record.flags = 0;
     record.end = scratch.walk.end as u8;
-    let mut words = u64::from(record.frames);
+    record.frames = frames as u16;
+    record.script_frames = 0;
+    record.interpreter = 0;
+    let mut words = frames;
     if let Some(interpreter) = interpreter {
-        record.flags |= scratch.script.flags as u8;
+        record.flags = scratch.script.flags as u8;
+        record.script_frames = scratch.script.frames() as u16;
+        record.interpreter = interpreter.handle() as u16;
         words = scratch.script.len;
-        interpreter.identify(scratch);
+        interpreter.identify();
     }
+    let scratch = self::scratch()?;
     // The verifier wants to see the bound.
     let words = black_box(words);
     if words > WORDS as u64 {
-        return false;
+        return None;
     }
     let size = size_of::<StackRecord>() as u64 + words * 8;
     // SAFETY: the record and the words behind it are within this CPU's room.
@@ -90,5 +102,5 @@ fn send(
         // SAFETY: callers pass a live map value.
         unsafe { atomic::add(&raw mut (*process).counters.lost_stacks, 1) };
     }
-    sent
+    Some(sent)
 }

@@ -37,7 +37,36 @@ const MAPPING_STEPS: u32 = MAX_MAPPINGS.ilog2() + 1;
 /// Walks from `registers` to the outermost caller, in a process with the mappings of `set`. Returns
 /// the stack's hash, and how many frames there are.
 #[inline(always)]
-pub fn walk(scratch: &mut Scratch, registers: Registers, set: u64) -> (u64, u64) {
+pub fn walk(registers: Registers, set: u64) -> Option<(u64, u64)> {
+    let walk = &mut scratch()?.walk;
+    walk.frame = registers;
+    memory::set(&mut walk.set, set);
+    native_walk();
+    let walk = &scratch()?.walk;
+    Some((walk.stack_hash, walk.len))
+}
+
+/// [`walk`], from what is in this CPU's room.
+///
+/// Global, so that the verifier follows it once, whatever its caller did before: see
+/// [`main`](crate).
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn native_walk() -> u64 {
+    let Some(scratch) = scratch() else {
+        return 0;
+    };
+    let (hash, len) = try_walk(scratch);
+    scratch.walk.stack_hash = hash;
+    scratch.walk.len = len;
+    len
+}
+
+/// Returns the stack's hash, and how many frames there are.
+#[inline(always)]
+fn try_walk(scratch: &mut Scratch) -> (u64, u64) {
+    let registers = scratch.walk.frame;
+    let set = scratch.walk.set;
     let Registers { ip, sp, fp, .. } = registers;
     let walk = &mut scratch.walk;
     // No piece has been read yet: nothing is in it.
@@ -57,10 +86,8 @@ pub fn walk(scratch: &mut Scratch, registers: Registers, set: u64) -> (u64, u64)
     let walk = &mut scratch.walk;
     memory::set(&mut scratch.last.checks, 0);
     scratch.frames[0] = ip;
-    walk.frame = registers;
     memory::set(&mut walk.by_other, 0);
     memory::set(&mut walk.is_return, 0);
-    walk.set = set;
     // No mapping has been found yet.
     memory::set(&mut walk.mapping.start, 0);
     memory::set(&mut walk.mapping.end, 0);

@@ -326,7 +326,7 @@ fn send(thread: *mut Thread, process: *mut ProcessSlot, origin: Origin, seen: Se
     let sent = ring::send_fault(FaultRecord {
         kind: RecordKind::Fault.code(),
         origin: origin.code(),
-        cause: seen.judged.cause.code(),
+        cause: seen.judged.cause,
         flags: seen.flags,
         slot,
         // SAFETY: callers pass a live map value, whose program only its last thread replaces.
@@ -337,7 +337,7 @@ fn send(thread: *mut Thread, process: *mut ProcessSlot, origin: Origin, seen: Se
         ip: window.ip,
         stack_id: seen.stack_id,
         object_type: seen.judged.object_type,
-        evidence: u32::from(seen.judged.evidence.code()),
+        evidence: u32::from(seen.judged.evidence),
         offset: seen.judged.offset,
     });
     if !sent {

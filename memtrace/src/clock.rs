@@ -4,7 +4,7 @@
 //! compared with them. The kernel counts the start of a process by the boot-time clock, which also
 //! runs while the machine sleeps.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 /// Now, in nanoseconds of `CLOCK_MONOTONIC`.
 #[must_use]
@@ -18,6 +18,18 @@ pub fn boottime_ns() -> u64 {
     now_ns(libc::CLOCK_BOOTTIME)
 }
 
+/// CPU time that the calling thread has used.
+#[must_use]
+pub fn thread_cpu() -> Duration {
+    Duration::from_nanos(now_ns(libc::CLOCK_THREAD_CPUTIME_ID))
+}
+
+/// CPU time that memtrace has used so far, with all its threads.
+#[must_use]
+pub fn process_cpu() -> Duration {
+    Duration::from_nanos(now_ns(libc::CLOCK_PROCESS_CPUTIME_ID))
+}
+
 /// Now, as RFC 3339 with seconds, in UTC.
 #[must_use]
 pub fn now_rfc3339() -> String {
@@ -29,7 +41,7 @@ fn now_ns(clock: libc::clockid_t) -> u64 {
         tv_sec: 0,
         tv_nsec: 0,
     };
-    // SAFETY: `time` may be written for the whole call, which writes nothing else. Both clocks
+    // SAFETY: `time` may be written for the whole call, which writes nothing else. These clocks
     // exist on every kernel that memtrace runs on; without one, `time` stays 0.
     unsafe { libc::clock_gettime(clock, &raw mut time) };
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
@@ -37,7 +49,7 @@ fn now_ns(clock: libc::clockid_t) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use std::time::{Duration, Instant};
+    use std::time::Instant;
 
     use super::*;
 

@@ -1,5 +1,8 @@
 //! Interpreters in traced processes, each walked and judged by the code for its kind.
 //!
+//! What a kind does is in global functions, which the verifier follows once and by themselves (see
+//! [`main`](crate)): they take numbers, and find everything else in this CPU's room.
+//!
 //! Everybody else deals with an [`Interpreter`] and with what its walk leaves in
 //! [`ScriptWalk`](crate::scratch::ScriptWalk). For a kind of interpreter there is a file with its
 //! walk and one with its judgement, and an arm in each `match` below. Kinds that are not asked for
@@ -8,23 +11,18 @@
 mod python;
 mod python_cause;
 
-use memtrace_common::interpreter::{Handle, Kind, python as cpython};
+use memtrace_common::interpreter::{Handle, Kind};
+use memtrace_common::record::Evidence;
 
 use crate::cause::Judged;
 use crate::globals;
-use crate::scratch::Scratch;
+use crate::scratch::scratch;
 
 /// An interpreter whose frames are recorded.
 #[derive(Clone, Copy)]
 pub struct Interpreter {
     handle: u64,
-    layout: Layout,
-}
-
-/// How an interpreter is laid out, by its kind.
-#[derive(Clone, Copy)]
-enum Layout {
-    Python(&'static cpython::Layout),
+    kind: Kind,
 }
 
 impl Interpreter {
@@ -36,15 +34,13 @@ impl Interpreter {
             return None;
         }
         let handle = Handle::from_slot(word);
-        let layout = match handle.kind()? {
-            Kind::Python => {
-                recorded(Kind::Python)?;
-                Layout::Python(python::layout(u64::from(handle.raw()))?)
-            }
-        };
+        let kind = handle.kind()?;
+        match kind {
+            Kind::Python => recorded(Kind::Python)?,
+        }
         Some(Self {
             handle: u64::from(handle.raw()),
-            layout,
+            kind,
         })
     }
 
@@ -57,29 +53,31 @@ impl Interpreter {
     /// Appends the script frames of the running thread to the stack, which has `len` words so far.
     /// Returns the hash over all frames, of which `hash` is that over the first ones.
     #[inline(always)]
-    pub fn walk(self, scratch: &mut Scratch, len: u64, hash: u64) -> u64 {
-        scratch.script.begin(self.handle, len, hash);
-        match self.layout {
-            Layout::Python(layout) => python::walk(scratch, layout),
-        }
-        scratch.script.hash
+    pub fn walk(self, len: u64, hash: u64) -> Option<u64> {
+        scratch()?.script.begin(self.handle, len, hash);
+        match self.kind {
+            Kind::Python => python::python_walk(),
+        };
+        Some(scratch()?.script.hash)
     }
 
     /// Completes the script frames of a stack that is about to be sent for the first time, and
     /// sends the functions that have not been.
     #[inline(always)]
-    pub fn identify(self, scratch: &mut Scratch) {
-        match self.layout {
-            Layout::Python(_) => python::identify(scratch),
-        }
+    pub fn identify(self) {
+        match self.kind {
+            Kind::Python => python::python_identify(),
+        };
     }
 
     /// Looks at the memory around `address`, which the running thread is about to write.
     #[inline(always)]
     pub fn judge(self, address: u64) -> Judged {
-        match self.layout {
-            Layout::Python(layout) => python_cause::judge(layout, address),
-        }
+        match self.kind {
+            Kind::Python => python_cause::python_judge(self.handle, address),
+        };
+        let judged = scratch().map(|scratch| scratch.judged);
+        judged.unwrap_or(Judged::unknown(Evidence::Unreadable))
     }
 }
 

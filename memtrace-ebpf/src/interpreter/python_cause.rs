@@ -5,6 +5,7 @@
 use memtrace_common::interpreter::python::{FREE_THREADED, Layout, REFCOUNT_32};
 use memtrace_common::record::{Cause, Evidence};
 
+use super::python::{layout, walked};
 use crate::arch::POINTER_BITS;
 use crate::cause::{Judged, read_around, read_before};
 use crate::maps::TYPES_SEEN;
@@ -26,14 +27,20 @@ const POOL_HEADER: u64 = 48;
 /// Sizes of blocks: multiples of this, up to 32 of them.
 const BLOCK_STEP: u64 = 16;
 
-/// Looks at the memory around `address`, which the running thread is about to write.
-///
-/// A call of its own and not inlined: the verifier then follows it once.
+/// Looks at the memory around `address`, which the running thread is about to write, and says in
+/// this CPU's room what the write is.
+#[unsafe(no_mangle)]
 #[inline(never)]
-pub fn judge(python: &Layout, address: u64) -> Judged {
-    let Some(scratch) = scratch() else {
-        return Judged::unknown(Evidence::Unreadable);
+pub extern "C" fn python_judge(interpreter: u64, address: u64) -> u64 {
+    let (Some(scratch), Some(python)) = (scratch(), layout(interpreter)) else {
+        return 0;
     };
+    scratch.judged = judge(scratch, python, address);
+    0
+}
+
+#[inline(always)]
+fn judge(scratch: &mut Scratch, python: &Layout, address: u64) -> Judged {
     if !read_around(scratch, address & !7) {
         return Judged::unknown(Evidence::Unreadable);
     }
@@ -57,12 +64,20 @@ pub fn judge(python: &Layout, address: u64) -> Judged {
 ///
 /// What was found to be a type is one for as long as an object refers to it, so the last ones are
 /// remembered.
-#[inline(never)]
-fn type_flags(python: &Layout, address: u64) -> u64 {
-    if !is_pointer(address) {
-        return NO_TYPE;
+#[inline(always)]
+fn type_flags(_: &Layout, address: u64) -> u64 {
+    if is_pointer(address) {
+        python_type_flags(address)
+    } else {
+        NO_TYPE
     }
-    let Some(scratch) = scratch() else {
+}
+
+/// [`type_flags`] of what may be a pointer.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn python_type_flags(address: u64) -> u64 {
+    let Some((scratch, python)) = walked() else {
         return NO_TYPE;
     };
     let key = address | scratch.script.interpreter << POINTER_BITS;

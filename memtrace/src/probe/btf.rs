@@ -4,6 +4,8 @@
 //! Only what the BPF programs' globals need is read; the kernel checks every access that they make
 //! again when it loads them.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::fs;
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -33,6 +35,8 @@ pub struct KernelTypes {
     strings: usize,
     /// Where each type begins, by its id; id 0 is `void`.
     types: Vec<usize>,
+    /// Structures that were searched for, which takes a millisecond or two.
+    found: RefCell<HashMap<String, Option<usize>>>,
 }
 
 impl KernelTypes {
@@ -85,6 +89,7 @@ impl KernelTypes {
             data,
             strings,
             types,
+            found: RefCell::default(),
         })
     }
 
@@ -93,9 +98,14 @@ impl KernelTypes {
     /// # Errors
     /// When the structure is not there or has none of them.
     pub fn offset(&self, structure: &str, members: &[&str]) -> Result<u32> {
-        let id = self
-            .find(structure, KIND_STRUCT)
-            .with_context(|| format!("this kernel has no `struct {structure}` in its BTF"))?;
+        let known = self.found.borrow().get(structure).copied();
+        let id = known.unwrap_or_else(|| {
+            let id = self.find(structure, KIND_STRUCT);
+            self.found.borrow_mut().insert(structure.to_owned(), id);
+            id
+        });
+        let id =
+            id.with_context(|| format!("this kernel has no `struct {structure}` in its BTF"))?;
         members
             .iter()
             .find_map(|member| self.member(id, member, 0))

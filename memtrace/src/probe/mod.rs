@@ -15,12 +15,12 @@ use aya::programs::Iter;
 use aya::{Btf, Ebpf};
 use aya_log::EbpfLogger;
 use log::debug;
-use memtrace_common::process::{Health, MAX_PROCESSES};
+use memtrace_common::process::{Health, Search};
 
 use self::backend::Backend;
 pub use self::btf::KernelTypes;
 use self::load::load;
-use self::programs::{attach_tracepoints, load_tracepoints, program, refused};
+use self::programs::{attach_tracepoints, load_tracepoints, program, timed};
 pub use self::shared::SharedArray;
 pub use self::tables::Tables;
 use self::tables::array;
@@ -57,13 +57,61 @@ pub struct Settings {
     pub log: Option<log::Level>,
 }
 
-/// The loaded programs, attached until [`Probe::detach`] or the end of memtrace, however it ends.
+/// The loaded programs, attached as long as this is there or until the end of memtrace, however it
+/// ends. What they have written can be read after that.
 pub struct Probe {
-    /// `None` once detached.
-    ebpf: Option<Ebpf>,
-    found: SharedArray<u64>,
+    ebpf: Ebpf,
+    search: SharedArray<Search>,
     tables: Tables,
     health: SharedArray<Health>,
+    /// What there was no room for when the search was over, as against [`Health`].
+    refused: Refused,
+}
+
+/// What the search for processes came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// Processes that are traced.
+    pub processes: usize,
+    /// Those of the named pids that are not.
+    pub missing: Vec<u32>,
+    /// Processes that there was no room for.
+    pub refused: u64,
+}
+
+/// What there is no room for at the end of the search.
+#[derive(Clone, Copy, Debug, Default)]
+struct Refused {
+    processes: u64,
+    threads: u64,
+    /// What [`Health`] said when the last pass began: whoever was lost until then was there for the
+    /// pass, or has ended.
+    before: Health,
+}
+
+/// Reads what went wrong on the BPF side.
+#[derive(Clone)]
+pub struct HealthReader {
+    table: SharedArray<Health>,
+    refused: Refused,
+}
+
+impl HealthReader {
+    /// What has gone wrong until now.
+    #[must_use]
+    pub fn read(&self) -> Health {
+        let health = self.table.read(0).unwrap_or_default();
+        let Refused {
+            processes,
+            threads,
+            before,
+        } = self.refused;
+        Health {
+            processes_lost: health.processes_lost - before.processes_lost + processes,
+            threads_lost: health.threads_lost - before.threads_lost + threads,
+            ..health
+        }
+    }
 }
 
 impl Probe {
@@ -81,52 +129,65 @@ impl Probe {
         load_tracepoints(&mut ebpf, &btf, &LINEAGE)?;
         attach_tracepoints(&mut ebpf, &LINEAGE)?;
         let finder: &mut Iter = program(&mut ebpf, "find_processes")?;
-        finder
-            .load("task", &btf)
-            .map_err(|error| refused("find_processes", error))?;
+        timed("find_processes", || finder.load("task", &btf))?;
         drop(btf);
         give_memory_back();
         Ok(Self {
-            found: array(&ebpf, "FOUND", 1)?,
+            search: array(&ebpf, "SEARCH", 1)?,
             tables: Tables::of(&ebpf, settings.rows)?,
             health: array(&ebpf, "HEALTH", 1)?,
-            ebpf: Some(ebpf),
+            refused: Refused::default(),
+            ebpf,
         })
     }
 
     /// Traces `pids` from now on, and with [`Settings::follow`] their descendants, present and
-    /// future. Returns how many processes were found.
-    pub fn trace(&mut self, pids: &[u32]) -> Result<usize> {
+    /// future.
+    pub fn trace(&mut self, pids: &[u32]) -> Result<Found> {
         let map = self
-            .ebpf()?
+            .ebpf
             .map_mut("ROOTS")
             .context("the BPF object has no map `ROOTS`")?;
         let mut roots: HashMap<_, u32, u32> = HashMap::try_from(map)?;
         for pid in pids {
-            roots.insert(pid, 1, 0).context("too many pids")?;
+            roots
+                .insert(pid, 1, 0)
+                .with_context(|| format!("cannot tell the BPF side of process {pid}"))?;
         }
-        let mut before = 0;
+        let mut before = Search::default();
         for pass in 1..=MAX_PASSES {
             signals::check()?;
+            let health = self.health.read(0).unwrap_or_default();
             self.find()?;
-            let now = self.found.read(0).unwrap_or(0);
-            debug!(
-                "pass {pass} over the system's threads: {} taken",
-                now - before
-            );
-            if now == before {
-                return Ok((0..MAX_PROCESSES)
-                    .filter(|&slot| self.tables.processes.is_used(slot))
-                    .count());
+            let now = self.search.read(0).unwrap_or_default();
+            let taken = now.taken - before.taken;
+            debug!("pass {pass} over the system's threads: {taken} taken");
+            if taken == 0 {
+                self.refused = Refused {
+                    processes: now.processes_refused - before.processes_refused,
+                    threads: now.threads_refused - before.threads_refused,
+                    before: health,
+                };
+                return Ok(self.found(pids));
             }
             before = now;
         }
         bail!("processes are forked faster than they can be found")
     }
 
+    fn found(&self, pids: &[u32]) -> Found {
+        let traced = self.tables.processes.pids();
+        let missing = pids.iter().filter(|pid| !traced.contains(pid));
+        Found {
+            processes: traced.len(),
+            missing: missing.copied().collect(),
+            refused: self.refused.processes,
+        }
+    }
+
     /// One pass of the kernel over all threads.
     fn find(&mut self) -> Result<()> {
-        let finder: &mut Iter = program(self.ebpf()?, "find_processes")?;
+        let finder: &mut Iter = program(&mut self.ebpf, "find_processes")?;
         let link = finder.attach().context("cannot attach `find_processes`")?;
         let mut file = finder.take_link(link)?.into_file()?;
         let mut nothing = Vec::new();
@@ -138,7 +199,7 @@ impl Probe {
     /// The records that the BPF side writes. Can be taken once.
     pub fn events(&mut self) -> Result<RingBuf<MapData>> {
         let map = self
-            .ebpf()?
+            .ebpf
             .take_map("EVENTS")
             .context("the BPF object has no map `EVENTS`")?;
         Ok(RingBuf::try_from(map)?)
@@ -150,24 +211,18 @@ impl Probe {
         &self.tables
     }
 
-    /// What went wrong on the BPF side, as its only element.
+    /// Reads what went wrong on the BPF side, also after the programs are detached.
     #[must_use]
-    pub fn health(&self) -> SharedArray<Health> {
-        self.health.clone()
+    pub fn health(&self) -> HealthReader {
+        HealthReader {
+            table: self.health.clone(),
+            refused: self.refused,
+        }
     }
 
     /// A reader of what the programs log, for [`Settings::log`].
     pub fn logger(&mut self) -> Result<EbpfLogger<&'static dyn log::Log>> {
-        EbpfLogger::init(self.ebpf()?).context("cannot read the BPF side's log")
-    }
-
-    /// Detaches the programs. What they have written can still be read.
-    pub fn detach(&mut self) {
-        self.ebpf = None;
-    }
-
-    fn ebpf(&mut self) -> Result<&mut Ebpf> {
-        self.ebpf.as_mut().context("the BPF programs are detached")
+        EbpfLogger::init(&mut self.ebpf).context("cannot read the BPF side's log")
     }
 }
 

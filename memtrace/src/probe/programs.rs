@@ -1,10 +1,13 @@
 //! The object's programs: finding, loading and attaching them.
 
+use std::time::Instant;
+
 use anyhow::{Context as _, Result};
 use aya::programs::{BtfTracePoint, Program, ProgramError};
 use aya::{Btf, Ebpf};
 use log::debug;
 
+use crate::clock;
 use crate::signals;
 
 /// Loads programs for the tracepoints of these names, which are also the programs' own.
@@ -12,9 +15,7 @@ pub fn load_tracepoints(ebpf: &mut Ebpf, btf: &Btf, names: &[&str]) -> Result<()
     for name in names {
         signals::check()?;
         let program: &mut BtfTracePoint = program(ebpf, name)?;
-        program
-            .load(name, btf)
-            .map_err(|error| refused(name, error))?;
+        timed(name, || program.load(name, btf))?;
     }
     Ok(())
 }
@@ -31,8 +32,20 @@ pub fn attach_tracepoints(ebpf: &mut Ebpf, names: &[&str]) -> Result<()> {
     Ok(())
 }
 
+/// Loads a program, and says in the log how long the kernel took to check it.
+pub fn timed(name: &str, load: impl FnOnce() -> Result<(), ProgramError>) -> Result<()> {
+    let (start, cpu) = (Instant::now(), clock::thread_cpu());
+    load().map_err(|error| refused(name, error))?;
+    let cpu = clock::thread_cpu().saturating_sub(cpu);
+    debug!(
+        "loaded `{name}` in {:?}, {cpu:?} of CPU time",
+        start.elapsed()
+    );
+    Ok(())
+}
+
 /// The error for a program that the kernel refuses. The verifier's reasons are only logged.
-pub fn refused(name: &str, error: ProgramError) -> anyhow::Error {
+fn refused(name: &str, error: ProgramError) -> anyhow::Error {
     let error = match error {
         ProgramError::LoadError {
             io_error,

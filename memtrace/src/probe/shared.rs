@@ -3,6 +3,7 @@
 //! Not asking the kernel also spares the target: while a program somewhere on the machine is in a
 //! map's system call, the kernel skips other BPF programs that interrupt it.
 
+use std::collections::HashSet;
 use std::marker::PhantomData;
 use std::os::fd::{AsFd, AsRawFd as _, RawFd};
 use std::ptr::{self, NonNull};
@@ -13,7 +14,7 @@ use anyhow::{Context as _, Result};
 use aya::maps::MapData;
 use memtrace_common::interpreter::Handle;
 use memtrace_common::interpreter::python::Layout;
-use memtrace_common::process::{Health, ProcessSlot, SLOT_EXITED, SLOT_FREE, SLOT_LIVE};
+use memtrace_common::process::{Health, ProcessSlot, SLOT_EXITED, SLOT_FREE, SLOT_LIVE, Search};
 use memtrace_common::unwind::{Mapping, Row, Rule, SetHandle};
 
 /// A type that is laid out as on the BPF side, and for which every bit pattern is valid.
@@ -34,8 +35,8 @@ unsafe impl Shared for Row {}
 unsafe impl Shared for Rule {}
 // SAFETY: `repr(C)`, integers only.
 unsafe impl Shared for Mapping {}
-// SAFETY: an integer.
-unsafe impl Shared for u64 {}
+// SAFETY: `repr(C)`, integers only.
+unsafe impl Shared for Search {}
 
 /// A memory-mapped BPF array of `T`. A clone refers to the same array.
 pub struct SharedArray<T: Shared> {
@@ -182,6 +183,14 @@ impl SharedArray<ProcessSlot> {
     #[must_use]
     pub fn generation(&self, slot: u32) -> Option<u32> {
         Some(self.shared_slot(slot)?.execs.load(Ordering::Acquire))
+    }
+
+    /// The pids of the processes that have a slot, with those that have ended.
+    #[must_use]
+    pub fn pids(&self) -> HashSet<u32> {
+        let used = (0..self.len as u32).filter(|&slot| self.is_used(slot));
+        used.filter_map(|slot| Some(self.read(slot as usize)?.pid))
+            .collect()
     }
 
     /// Says which interpreter the process in `slot` has, as was found out about its program of this

@@ -424,6 +424,14 @@ impl Processes {
         id
     }
 
+    /// A process that was held back is let go now.
+    pub fn begins_now(&mut self, pid: u32, now_ns: u64) {
+        let mut processes = self.live.values_mut();
+        if let Some(held) = processes.find(|process| process.facts.pid == pid) {
+            held.facts.times.started_ns = now_ns;
+        }
+    }
+
     /// Drops what was known about the program that a process replaced, by what the record of that
     /// said.
     pub fn execed(&mut self, id: ProcessId, said: Said) {

@@ -9,12 +9,13 @@ mod ending;
 mod priority;
 mod source;
 
-use std::io::Write as _;
+use std::io::{self, Write as _};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Error, Result, bail, ensure};
 use log::{debug, info};
+use memtrace_common::process::MAX_PROCESSES;
 use tokio::time::{Interval, MissedTickBehavior};
 
 use self::ending::Ending;
@@ -29,7 +30,7 @@ use crate::interpreter::tracker::Tracker;
 use crate::options::{Target, TraceOptions};
 use crate::plan::Plan;
 use crate::preflight;
-use crate::probe::Probe;
+use crate::probe::{Found, Probe};
 use crate::process::pidfd::PidFd;
 use crate::process::processes::Processes;
 use crate::signals;
@@ -52,6 +53,9 @@ const RECORDS_LATE: Duration = Duration::from_secs(1);
 
 /// The longest wait for the records of the processes that were found.
 const LONGEST_CATCH_UP: Duration = Duration::from_secs(1);
+
+/// How long a process that is ending may take for it.
+const ENDING: Duration = Duration::from_millis(100);
 
 /// The longest wait for the unwind tables of the processes that will be traced.
 const PREPARATION: Duration = Duration::from_secs(2);
@@ -93,6 +97,9 @@ impl Session<Attached> {
     /// # Errors
     /// When the kernel does not permit it, or what is to be traced is not there.
     pub fn start(options: &TraceOptions, plan: &Plan, notes: Vec<String>) -> Result<Self> {
+        // First, so that attaching does not wait for whoever else wants the CPUs.
+        priority::stay_ahead();
+        let start = Instant::now();
         let ending = Ending::new()?;
         let mut processes = Processes::new();
         let mut library = Library::new(plan.unwind.value);
@@ -115,10 +122,7 @@ impl Session<Attached> {
                 (vec![held.pid()], Some(held))
             }
         };
-        let alive = pids
-            .iter()
-            .map(|&pid| PidFd::open(pid))
-            .collect::<Result<Vec<_>>>()?;
+        let alive = watched(&pids)?;
         // Only errors of attaching are explained: a missing COMMAND is not the kernel's fault.
         let settings = plan.settings(options, library.rows_wanted());
         let probe = Probe::attach(settings).map_err(|error| preflight::explain(error, options))?;
@@ -132,8 +136,7 @@ impl Session<Attached> {
             targets.hold(held.pid());
         }
         let intake = Intake::new(targets, Naming::new(plan.unwind.value)?);
-        priority::stay_ahead();
-        let run = Run {
+        let mut run = Run {
             host: host::describe(plan),
             command: host::command_line(&options.target),
             started_at: clock::now_rfc3339(),
@@ -142,20 +145,24 @@ impl Session<Attached> {
             notes,
         };
         let (source, found) = Attached::trace(probe, &pids)?;
+        check_found(&found, &alive)?;
+        run.notes.extend(limit_met(&found));
         let mut session = Self::new(source, intake, ending, run);
-        for pid in &alive {
-            ensure!(
-                !pid.has_ended(),
-                "process {} ended while memtrace attached to it, so there is nothing to trace",
-                pid.pid()
-            );
-        }
         // The processes that were found get their unwind tables before the trace is announced.
         session.catch_up();
         // From here on a signal ends the trace, with a report.
         signals::check()?;
-        announce(&pids, found);
+        announce(&pids, found.processes);
+        // Until here everything is memtrace's own: reading files, looking at processes, attaching.
+        let cpu_ms = clock::process_cpu().as_millis();
+        info!(
+            "attached in {} ms, {cpu_ms} ms of CPU time",
+            start.elapsed().as_millis()
+        );
         if let Some(command) = command {
+            // It has waited for memtrace until now.
+            let processes = &mut session.intake.targets.processes;
+            processes.begins_now(command.pid(), clock::monotonic_ns());
             let ends = matches!(options.target, Target::Attach { .. });
             session.ending.with_command(command.release()?, ends);
         }
@@ -341,6 +348,79 @@ async fn until(due: Option<Instant>) {
     }
 }
 
+/// The processes that are named, so that their ends are seen.
+fn watched(pids: &[u32]) -> Result<Vec<PidFd>> {
+    let named = pids.len();
+    ensure!(
+        named <= MAX_PROCESSES as usize,
+        "{named} processes are named, and memtrace traces {MAX_PROCESSES} at once, so the others \
+         would be missing from the report; name fewer of them"
+    );
+    let has_no_room = |error: &Error| {
+        let error = error.root_cause().downcast_ref::<io::Error>();
+        error.is_some_and(|error| error.raw_os_error() == Some(libc::EMFILE))
+    };
+    let opened: Result<Vec<_>> = pids.iter().map(|&pid| PidFd::open(pid)).collect();
+    opened.map_err(|error| {
+        if has_no_room(&error) {
+            error.context(format!(
+                "{named} processes are named, for each of which memtrace has to keep a file open; \
+                 name fewer, or raise the limit with `ulimit -n`"
+            ))
+        } else {
+            error
+        }
+    })
+}
+
+/// Checks that all processes that were named are traced.
+fn check_found(found: &Found, named: &[PidFd]) -> Result<()> {
+    // One that the search did not see because it is ending has ended soon.
+    let soon = Instant::now() + ENDING;
+    loop {
+        let ended = named.iter().find(|pid| pid.has_ended());
+        if let Some(pid) = ended {
+            bail!(
+                "process {} ended while memtrace attached to it, so there is nothing to trace",
+                pid.pid()
+            );
+        }
+        let Some(pid) = found.missing.first() else {
+            return Ok(());
+        };
+        if Instant::now() < soon {
+            std::thread::sleep(ENDING / 20);
+        } else if found.refused > 0 {
+            bail!(
+                "process {pid} cannot be traced: {MAX_PROCESSES} processes, which is how many \
+                 memtrace traces at once, were found before it; name fewer processes, or leave out \
+                 their descendants with --no-follow"
+            );
+        } else {
+            bail!(
+                "the kernel does not show process {pid} to memtrace, so nothing that it copies \
+                 would be counted; name its descendants instead, or run memtrace where the kernel \
+                 shows it: as root outside of containers"
+            );
+        }
+    }
+}
+
+/// What is said, at once and in the report, when there are more processes than can be traced.
+fn limit_met(found: &Found) -> Option<String> {
+    if found.refused == 0 {
+        return None;
+    }
+    let text = format!(
+        "More than {MAX_PROCESSES} processes are to be traced, which is the most at once: {} of \
+         them, and what these fork, are not traced.",
+        found.refused
+    );
+    // Standard error may be closed; the trace does not depend on it.
+    let _ = writeln!(io::stderr(), "memtrace: {text}");
+    Some(text)
+}
+
 fn announce(pids: &[u32], found: usize) {
     let pids: Vec<String> = pids.iter().map(u32::to_string).collect();
     let descendants = match found.saturating_sub(pids.len()) {
@@ -353,7 +433,7 @@ fn announce(pids: &[u32], found: usize) {
         pids.join(", ")
     );
     // Standard error may be closed; the trace does not depend on it.
-    let _ = std::io::stderr().write_all(text.as_bytes());
+    let _ = io::stderr().write_all(text.as_bytes());
 }
 
 #[cfg(test)]

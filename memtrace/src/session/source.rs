@@ -12,7 +12,7 @@ use tokio::io::unix::AsyncFd;
 use super::Why;
 use super::drain::{Drain, Ended};
 use crate::collect::{Collector, Event};
-use crate::probe::{Probe, SharedArray};
+use crate::probe::{Found, HealthReader, Probe};
 
 /// What a session needs from the BPF side.
 pub trait Source {
@@ -54,17 +54,17 @@ pub struct Drained {
 /// The attached programs, and what they write.
 pub struct Attached {
     drain: Drain,
-    health: SharedArray<Health>,
+    health: HealthReader,
     logger: Option<AsyncFd<EbpfLogger<&'static dyn log::Log>>>,
 }
 
 impl Attached {
-    /// Traces `pids` with `probe` from now on; also returns how many processes were found. Must be
+    /// Traces `pids` with `probe` from now on; also returns what was found. Must be
     /// called in the event loop.
     ///
     /// # Errors
     /// When the kernel refuses, or no thread can be started.
-    pub fn trace(mut probe: Probe, pids: &[u32]) -> Result<(Self, usize)> {
+    pub fn trace(mut probe: Probe, pids: &[u32]) -> Result<(Self, Found)> {
         let collector = Collector::new(probe.events()?);
         let logger = if log::log_enabled!(log::Level::Debug) {
             // SAFETY: the logger keeps its descriptor open, and the same one, until it is dropped.
@@ -72,8 +72,8 @@ impl Attached {
         } else {
             None
         };
-        let health = probe.health();
         let found = probe.trace(pids)?;
+        let health = probe.health();
         let attached = Self {
             drain: Drain::start(collector, move || drop(probe))?,
             health,
@@ -107,7 +107,7 @@ impl Source for Attached {
     }
 
     fn health(&self) -> Health {
-        self.health.read(0).unwrap_or_default()
+        self.health.read()
     }
 
     fn undecodable(&self) -> u64 {

@@ -27,7 +27,7 @@ impl Source for Shared {
 
     fn look(&mut self) {}
 
-    async fn ready(&mut self) -> std::io::Result<()> {
+    async fn ready(&mut self) -> io::Result<()> {
         // Nobody wakes the session: it looks by itself.
         std::future::pending().await
     }
@@ -148,5 +148,23 @@ fn a_busy_session_is_not_calm() {
         }
         session.next().await.unwrap();
         assert!(!session.is_calm());
+    });
+}
+
+#[test]
+fn a_command_that_was_held_back_begins_when_it_is_let_go() {
+    with_session(|mut session, kernel| async move {
+        for _ in 0..2 {
+            kernel.0.borrow_mut().fork(None, Arrives);
+        }
+        session.drain();
+        let processes = &mut session.intake.targets.processes;
+        let before = processes.get(0).times.started_ns;
+        let pid = processes.get(1).pid;
+        processes.begins_now(pid, before + 7_000_000_000);
+        processes.begins_now(pid + 1, before + 9_000_000_000);
+        assert_eq!(processes.get(0).times.started_ns, before);
+        let started_ns = processes.get(1).times.started_ns;
+        assert_eq!(started_ns, before + 7_000_000_000);
     });
 }

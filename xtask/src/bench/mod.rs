@@ -8,6 +8,7 @@
 //! blocks: a round runs each once, in turn, and each is compared with the untraced run of its own
 //! round. The first round warms up and is thrown away.
 
+mod attach;
 mod fixture;
 mod machine;
 mod python;
@@ -40,6 +41,8 @@ enum Bench {
     Python(python::Args),
     /// A program without frame pointers copies at known depths of calls
     Unwind(unwind::Args),
+    /// memtrace attaches, on an idle and on a busy machine
+    Attach(attach::Args),
 }
 
 /// What can be said to every bench.
@@ -74,6 +77,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         Bench::Storm(storm) => &storm.common,
         Bench::Python(python) => &python.common,
         Bench::Unwind(unwind) => &unwind.common,
+        Bench::Attach(attach) => &attach.common,
     };
     let programs = Programs::build(common)?;
     if !host::is_root() {
@@ -89,6 +93,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         Bench::Storm(storm) => storm::run(storm, &programs),
         Bench::Python(python) => python::run(python, &programs),
         Bench::Unwind(unwind) => unwind::run(unwind, &programs),
+        Bench::Attach(attach) => attach::run(attach, &programs),
     }
 }
 

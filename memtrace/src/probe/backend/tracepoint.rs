@@ -11,7 +11,7 @@ use log::info;
 use super::{Backend, Sees};
 use crate::preflight::{Facts, Problem, problem};
 use crate::probe::btf::KernelTypes;
-use crate::probe::programs::{attach_tracepoints, load_tracepoints, program, refused};
+use crate::probe::programs::{attach_tracepoints, load_tracepoints, program, timed};
 use crate::profile::BackendName;
 
 /// The oldest kernel that this works on.
@@ -123,7 +123,7 @@ fn attach_fault_ends(ebpf: &mut Ebpf) -> Result<()> {
         .map_err(|(_, error)| error)
         .context("cannot list the CPUs")?;
     let program: &mut PerfEvent = program(ebpf, FAULT_END)?;
-    program.load().map_err(|error| refused(FAULT_END, error))?;
+    timed(FAULT_END, || program.load())?;
     for event in FAULT_ENDS {
         for &cpu in &cpus {
             program
