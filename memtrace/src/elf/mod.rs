@@ -40,7 +40,7 @@ mod symbols;
 pub use budget::{Budget, Source};
 pub use headers::{EM_X86_64, Headers, PT_GNU_EH_FRAME, PT_LOAD};
 pub use layout::Layout;
-pub use sections::{Sections, Unreadable};
+pub use sections::{Section, Sections, Unreadable};
 pub use symbols::Symbols;
 
 #[cfg(test)]

@@ -135,6 +135,24 @@ impl Sections {
 }
 
 impl Section<'_> {
+    /// How many bytes its contents have, or would have if they were what the file says.
+    pub fn contents_size(&self, file: &impl Source) -> u64 {
+        if !self.has_contents {
+            return 0;
+        }
+        let size = if self.compressed {
+            let header = read(file, self.offset, COMPRESSION_HEADER);
+            header.and_then(|header| wide(&header, 8))
+        } else if self.name.starts_with(OLD_COMPRESSED) {
+            let header = read(file, self.offset, OLD_MAGIC.len() + 8);
+            let size = header.and_then(|header| header.last_chunk().copied());
+            size.map(u64::from_be_bytes)
+        } else {
+            None
+        };
+        size.unwrap_or(self.size)
+    }
+
     /// Its contents, at most `most` bytes, stored or compressed with zlib; empty when it
     /// [has none](Self::has_contents).
     ///

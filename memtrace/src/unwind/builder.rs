@@ -7,42 +7,21 @@
 //! Small files come first ([`Queue`]), and what is in the disk cache before what must be built: a
 //! file that was read and has to be built waits again, by the size of what was read.
 
-use std::cell::OnceCell;
-use std::collections::HashSet;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+mod worker;
+
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use log::{debug, info, warn};
+use log::warn;
 use tokio::sync::mpsc as results;
 
-use super::cache::Cache;
+pub use self::worker::budget;
+use self::worker::{Outcome, Worker};
 use super::queue::Queue;
-use super::rows;
-use super::sections::Input;
 use super::table::{Refused, TableIdentity, UnwindTable};
-use crate::elf::Budget;
 use crate::process::modules::Module;
-
-/// For how long one file is worked on; a library with a million functions takes a fifth of a
-/// second.
-const MAX_TIME: Duration = Duration::from_secs(3);
-
-/// Bytes that are read of one file, or decompressed.
-const MAX_BYTES: u64 = 128 << 20;
-
-/// For how long all files of a trace are worked on, and bytes that are read of them. After that
-/// files have a [`SMALL`] budget only, which is enough for most, so that others' do not use up what
-/// honest ones need; and after twice as much, none.
-const ALL: (Duration, u64) = (Duration::from_mins(2), 2 << 30);
-
-/// What a file has when much was spent on others.
-const SMALL: (Duration, u64) = (Duration::from_millis(50), 8 << 20);
-
-/// Bytes of files that were read and wait to be built. When there are more, they are built at once.
-const MAX_KEPT: u64 = 64 << 20;
 
 /// Rows of finished tables that wait to be fetched. When there are more, the thread waits.
 const MAX_UNFETCHED: usize = 1 << 24;
@@ -50,10 +29,8 @@ const MAX_UNFETCHED: usize = 1 << 24;
 /// How often it looks then.
 const PAUSE: Duration = Duration::from_millis(5);
 
-/// What one file may cost.
-pub fn budget() -> Budget {
-    Budget::new(MAX_TIME, MAX_BYTES)
-}
+/// A table's identity, and the table itself when it was not given before; or why there is none.
+pub type Table = Result<(TableIdentity, Option<UnwindTable>), Refused>;
 
 /// What became of one file.
 pub struct Built {
@@ -61,7 +38,7 @@ pub struct Built {
     pub module: u32,
     /// Its build id, in hexadecimal.
     pub build_id: Option<String>,
-    /// The table's identity, and the table itself when it was not given before.
+    /// Its table.
     pub table: Table,
 }
 
@@ -71,6 +48,8 @@ pub struct Job {
     pub module: Arc<Module>,
     /// Whether its table is wanted even if one like it was given before.
     pub again: bool,
+    /// When it was asked for.
+    pub asked: Instant,
 }
 
 /// Builds tables on a thread of its own, which ends with this.
@@ -120,6 +99,7 @@ impl Builder {
         let job = Job {
             module: Arc::clone(module),
             again,
+            asked: Instant::now(),
         };
         let asked = self.jobs.send(job).is_ok();
         self.outstanding += usize::from(asked);
@@ -202,233 +182,6 @@ fn run(
             thread::sleep(PAUSE);
         }
     }
-}
-
-/// What the thread has to do.
-enum Task {
-    /// A file was asked for.
-    Look(Job),
-    /// It was read, and must be built.
-    Build(Box<ReadFile>),
-}
-
-/// A file that was read.
-struct ReadFile {
-    module: Arc<Module>,
-    again: bool,
-    input: Input,
-    identity: TableIdentity,
-    build_id: Option<String>,
-    /// What is left for building.
-    budget: Budget,
-}
-
-/// What became of a task.
-enum Outcome {
-    Built(Built),
-    /// It is put back, since it takes longer than what waits.
-    Read(Box<ReadFile>),
-}
-
-type Table = Result<(TableIdentity, Option<UnwindTable>), Refused>;
-
-impl Queue<Task> {
-    fn push_job(&mut self, job: Job) {
-        let file = job.module.file();
-        let size = file.and_then(|file| Some(file.metadata().ok()?.len()));
-        self.push(Task::Look(job), size.unwrap_or(0), Instant::now());
-    }
-
-    fn push_read(&mut self, read: Box<ReadFile>) {
-        let size = read.input.size();
-        self.push(Task::Build(read), size, Instant::now());
-    }
-}
-
-#[derive(Default)]
-struct Worker {
-    /// Opened with the first file; empty when it cannot be.
-    cache: OnceCell<Option<Cache>>,
-    given: HashSet<TableIdentity>,
-    /// Bytes of files that were read and wait.
-    kept: u64,
-    /// What all files have cost.
-    time: Duration,
-    bytes: u64,
-}
-
-impl Worker {
-    /// Does a task; when `others_wait`, not more than must be done at once.
-    fn work(&mut self, task: Task, others_wait: bool) -> Outcome {
-        let began = Instant::now();
-        let id = match &task {
-            Task::Look(job) => job.module.id(),
-            Task::Build(read) => read.module.id(),
-        };
-        // What parses foreign bytes must not panic. If it does, only this file goes without a
-        // table.
-        let attempt = AssertUnwindSafe(|| match task {
-            Task::Look(job) => self.look(job, others_wait),
-            Task::Build(read) => {
-                self.kept -= read.input.size();
-                let budget = read.budget.resume();
-                Outcome::Built(self.build(ReadFile { budget, ..*read }))
-            }
-        });
-        let outcome = catch_unwind(attempt).unwrap_or_else(|_| {
-            let why = "reading its unwind information failed, which is a fault of memtrace's own";
-            Outcome::Built(Built {
-                module: id,
-                build_id: None,
-                table: Err(Refused(why.to_owned())),
-            })
-        });
-        self.time += began.elapsed();
-        outcome
-    }
-
-    /// Reads a file. If its table is not known, it is built, now or later.
-    fn look(&mut self, job: Job, others_wait: bool) -> Outcome {
-        let Job { module, again } = job;
-        let mut build_id = None;
-        let looked = self.read(&module, &mut build_id);
-        let (input, identity, budget) = match looked {
-            Ok(read) => read,
-            Err(refused) => return built(&module, build_id, Err(refused)),
-        };
-        if self.given.contains(&identity) && !again {
-            return built(&module, build_id, Ok((identity, None)));
-        }
-        if let Some(table) = self.kept_table(&module, &identity) {
-            return built(&module, build_id, Ok((identity, Some(table))));
-        }
-        let read = ReadFile {
-            module,
-            again,
-            input,
-            identity,
-            build_id,
-            budget,
-        };
-        let size = read.input.size();
-        if others_wait && self.kept + size <= MAX_KEPT {
-            self.kept += size;
-            let budget = read.budget.pause();
-            return Outcome::Read(Box::new(ReadFile { budget, ..read }));
-        }
-        Outcome::Built(self.build(read))
-    }
-
-    fn read(
-        &mut self,
-        module: &Module,
-        build_id: &mut Option<String>,
-    ) -> Result<(Input, TableIdentity, Budget), Refused> {
-        let file = module
-            .file()
-            .ok_or_else(|| Refused(module.why_not_open().to_owned()))?;
-        let budget = self.budget()?;
-        let read = Input::read(file, module.debug_file(), &budget);
-        self.bytes += budget.spent();
-        let input = read?;
-        *build_id = input.build_id().map(hex);
-        let identity = input.identity(&budget)?;
-        Ok((input, identity, budget))
-    }
-
-    /// What the next file may cost.
-    fn budget(&self) -> Result<Budget, Refused> {
-        let spent = |times: u32| self.time > ALL.0 * times || self.bytes > ALL.1 * u64::from(times);
-        if spent(2) {
-            let why = "too much time was spent on the tables of other files";
-            return Err(Refused(why.to_owned()));
-        }
-        Ok(if spent(1) {
-            Budget::new(SMALL.0, SMALL.1)
-        } else {
-            budget()
-        })
-    }
-
-    /// The table that was kept on disk.
-    fn kept_table(&mut self, module: &Module, identity: &TableIdentity) -> Option<UnwindTable> {
-        let began = Instant::now();
-        let cache = self.cache.get_or_init(open_cache);
-        let table = cache.as_ref()?.get(identity)?;
-        let (rows, took) = (table.rows.len(), began.elapsed());
-        info!(
-            "read unwind table of {}: {rows} rows in {took:.1?}",
-            module.path()
-        );
-        self.given.insert(*identity);
-        Some(table)
-    }
-
-    fn build(&mut self, read: ReadFile) -> Built {
-        let ReadFile {
-            module,
-            again,
-            input,
-            identity,
-            build_id,
-            budget,
-        } = read;
-        if self.given.contains(&identity) && !again {
-            return Built {
-                module: module.id(),
-                build_id,
-                table: Ok((identity, None)),
-            };
-        }
-        let began = Instant::now();
-        let table = rows::build(&input, &budget).map(|table| {
-            let (path, took) = (module.path(), began.elapsed());
-            info!(
-                "built unwind table of {path}: {} rows in {took:.1?}",
-                table.rows.len()
-            );
-            // A small table is built as fast as it is read.
-            if let Some(cache) = self.cache.get_or_init(open_cache)
-                && took > WORTH_KEEPING
-                && let Err(error) = cache.put(&identity, &table)
-            {
-                debug!("cannot keep the unwind table of {path}: {error}");
-            }
-            self.given.insert(identity);
-            (identity, Some(table))
-        });
-        Built {
-            module: module.id(),
-            build_id,
-            table,
-        }
-    }
-}
-
-fn built(module: &Module, build_id: Option<String>, table: Table) -> Outcome {
-    Outcome::Built(Built {
-        module: module.id(),
-        build_id,
-        table,
-    })
-}
-
-/// A table that is built in less time is not kept on disk.
-const WORTH_KEEPING: Duration = Duration::from_micros(500);
-
-fn open_cache() -> Option<Cache> {
-    Cache::open()
-        .inspect_err(|why| info!("unwind tables are not kept on disk: {why}"))
-        .ok()
-}
-
-fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        // Writing to a string does not fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 #[cfg(test)]

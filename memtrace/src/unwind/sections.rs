@@ -9,7 +9,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::arch::{self, Architecture};
 use super::table::{Refused, TableIdentity};
-use crate::elf::{Budget, Headers, PT_GNU_EH_FRAME, PT_LOAD, Sections, Source, Unreadable};
+use crate::elf::{self, Budget, Headers, PT_GNU_EH_FRAME, PT_LOAD, Sections, Source, Unreadable};
 
 /// Bytes of a section; the largest libraries that are known have a third of this.
 const MAX_SECTION: u64 = 64 << 20;
@@ -173,6 +173,25 @@ impl Input {
     }
 }
 
+/// Bytes of what the table of `file` would be built from, by what its headers say.
+pub fn size_of(file: &File, budget: &Budget) -> u64 {
+    let file = budget.of(file);
+    let sections = Headers::read(&file).and_then(|headers| Sections::read(&file, &headers));
+    let sizes = sections.iter().flat_map(|sections| {
+        let found = [".eh_frame", ".debug_frame"].map(|name| find(sections, name));
+        found.into_iter().flatten()
+    });
+    sizes
+        .map(|section| section.contents_size(&file).min(MAX_SECTION))
+        .sum()
+}
+
+/// A section by its name, or by the one that it had when it was compressed in the old way.
+fn find<'sections>(sections: &'sections Sections, name: &str) -> Option<elf::Section<'sections>> {
+    let old = name.replacen('.', ".z", 1);
+    sections.find(name).or_else(|| sections.find(&old))
+}
+
 /// A section's contents, with its address; `None` where there is none, or an empty one, as in debug
 /// files.
 fn section(
@@ -180,8 +199,7 @@ fn section(
     sections: &Sections,
     name: &str,
 ) -> Result<Option<Section>, Refused> {
-    let old = name.replacen('.', ".z", 1);
-    let Some(section) = sections.find(name).or_else(|| sections.find(&old)) else {
+    let Some(section) = find(sections, name) else {
         return Ok(None);
     };
     let bytes = section.contents(file, MAX_SECTION).map_err(|why| {

@@ -9,8 +9,9 @@ use crate::support::{Fixture, Report, Trace, Why, fixture, requires, skip, tool}
 /// How long is traced.
 const DURATION: f64 = 3.0;
 
-/// By how much the trace may be longer.
-const LATE: f64 = 0.2;
+/// By how much the trace may be longer: 0.2 s for the file, and what a machine needs that does ten
+/// other things. A trace that waits for the file never ends.
+const LATE: f64 = 5.0;
 
 /// Bytes behind the program that nobody has read yet.
 const UNREAD: usize = 8 << 20;
