@@ -5,11 +5,13 @@ use std::process::ExitCode;
 
 use log::LevelFilter;
 use memtrace::signals::Interrupted;
-use memtrace::{cli, hear_signals, helper, run};
+use memtrace::{cli, hear_signals, helper, run, signals};
 
 fn main() -> ExitCode {
     // Foreign files are parsed in a process of its own, which is this program again.
     if helper::is_requested() {
+        // It has inherited what memtrace blocks.
+        signals::restore();
         return helper::serve();
     }
     if let Err(error) = hear_signals() {
