@@ -55,7 +55,7 @@ use crate::views::{Audience, View};
 /// Listens for the signals that end memtrace. Must be called before anything else.
 ///
 /// # Errors
-/// When the system has no descriptors left.
+/// When the system has no descriptors or no threads left.
 pub fn hear_signals() -> std::io::Result<()> {
     signals::install(report::remove_unfinished)
 }
@@ -91,7 +91,7 @@ fn trace(options: &Options, plan: &Plan, notes: Vec<String>) -> Result<Snapshot>
     runtime.block_on(async {
         let started = Session::start(&options.trace, plan, notes);
         if started.is_err() {
-            // The kernel gives up loading a program for a signal, and says something else.
+            // Ctrl-C also reaches COMMAND at its gate, and that it ended is not the reason then.
             signals::check()?;
         }
         let mut session = started?;

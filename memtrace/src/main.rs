@@ -5,15 +5,18 @@ use std::process::ExitCode;
 
 use log::LevelFilter;
 use memtrace::signals::Interrupted;
-use memtrace::{cli, hear_signals, helper, opener, run};
+use memtrace::{cli, hear_signals, helper, opener, run, signals};
 
 fn main() -> ExitCode {
     // Foreign files are parsed in a process of its own, which is this program again.
     if helper::is_requested() {
+        // It has inherited what memtrace blocks.
+        signals::restore();
         return helper::serve();
     }
     // They are opened in another one, since a file system may not answer.
     if opener::is_requested() {
+        signals::restore();
         return opener::serve();
     }
     if let Err(error) = hear_signals() {

@@ -9,7 +9,12 @@
 //! told with SIGHUP by the shell and by the kernel both. `timeout` signals its child twice, once
 //! alone and once with its process group.
 //!
-//! Handlers are inherited at fork, so whoever forks without exec calls [`restore`] in the child.
+//! They are handled by a thread of their own, which does nothing else, before everything else on the
+//! machine. All other threads block them: one that is loading programs, or opens a file that never
+//! opens, could not handle a signal.
+//!
+//! Children inherit what is blocked, and the handlers until they call exec. So they call
+//! [`restore`].
 
 use std::fmt;
 use std::io;
@@ -32,6 +37,9 @@ const SAYS_IT_TWICE: &[u8] = b"timeout\n";
 
 /// The priority of what must run before everything else.
 const FIRST_OF_ALL: c_int = -20;
+
+/// Bytes of the stack of the thread that signals are handled on.
+const STACK: usize = 64 << 10;
 
 /// The signal that arrived first; 0 before.
 static FIRST: AtomicI32 = AtomicI32::new(0);
@@ -68,13 +76,14 @@ impl fmt::Display for Interrupted {
 
 impl std::error::Error for Interrupted {}
 
-/// Listens from now on. `before_leaving` is called when the second signal ends the process; it may
+/// Listens from now on, on a thread of its own; threads that are started later block the signals.
+/// `before_leaving` is called when the second signal ends the process; it may
 /// do only what a signal handler may do.
 ///
 /// SIGHUP is left alone where it is ignored already, which is what `nohup` does.
 ///
 /// # Errors
-/// When the system has no descriptors left.
+/// When the system has no descriptors or no threads left.
 pub fn install(before_leaving: fn()) -> io::Result<()> {
     // SAFETY: takes no pointers.
     let wake = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
@@ -89,11 +98,30 @@ pub fn install(before_leaving: fn()) -> io::Result<()> {
             listen(signal)?;
         }
     }
-    // Whoever started memtrace may have blocked them.
+    mask(libc::SIG_BLOCK);
+    let handler = std::thread::Builder::new()
+        .name("signals".to_owned())
+        .stack_size(STACK)
+        .spawn(handle_for_ever);
+    handler.map(drop)
+}
+
+/// The thread that signals are handled on.
+fn handle_for_ever() {
+    // SAFETY: takes no pointers. Whether it is permitted does not matter.
+    unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, FIRST_OF_ALL) };
+    mask(libc::SIG_UNBLOCK);
+    loop {
+        // SAFETY: takes no pointers; returns when a signal was handled.
+        unsafe { libc::pause() };
+    }
+}
+
+/// Blocks or unblocks [`SIGNALS`] on this thread.
+fn mask(how: c_int) {
     let set = all();
     // SAFETY: the set is initialised and lives through the call.
-    unsafe { libc::pthread_sigmask(libc::SIG_UNBLOCK, &raw const set, ptr::null_mut()) };
-    Ok(())
+    unsafe { libc::pthread_sigmask(how, &raw const set, ptr::null_mut()) };
 }
 
 /// Fails when a signal has arrived: between any two steps on the way to a trace.
@@ -107,8 +135,8 @@ pub fn check() -> Result<(), Interrupted> {
     }
 }
 
-/// Gives the signals back their default actions, in a child that has not called exec yet. May be
-/// called there: it makes nothing but system calls.
+/// Gives the signals back their default actions, and blocks none of them: in a child before exec,
+/// where it may be called since it makes nothing but system calls, or first of all after it.
 pub fn restore() {
     for signal in SIGNALS {
         if matches!(is_ignored(signal), Ok(false)) {
@@ -116,6 +144,7 @@ pub fn restore() {
             unsafe { libc::signal(signal, libc::SIG_DFL) };
         }
     }
+    mask(libc::SIG_UNBLOCK);
 }
 
 /// Waits for a signal.
@@ -163,7 +192,7 @@ fn is_ignored(signal: c_int) -> io::Result<bool> {
 fn listen(signal: c_int) -> io::Result<()> {
     let action = libc::sigaction {
         sa_sigaction: on_signal as extern "C" fn(c_int, *mut siginfo_t, *mut c_void) as usize,
-        // The first is handled whole before this thread handles the second.
+        // The first is handled whole before the second.
         sa_mask: all(),
         // No call elsewhere in memtrace must know of signals.
         sa_flags: libc::SA_SIGINFO | libc::SA_RESTART,
@@ -255,13 +284,43 @@ fn says_it_twice(pid: libc::pid_t) -> bool {
     usize::try_from(read).is_ok_and(|read| name[..read] == *SAYS_IT_TWICE)
 }
 
-/// Ends the process now. On a busy machine that would take its time: the kernel detaches BPF
-/// programs meanwhile.
+/// Ends the process now.
 fn leave(signal: c_int) -> ! {
-    // SAFETY: takes no pointers. Whether it is permitted does not matter.
-    unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, FIRST_OF_ALL) };
+    hurry();
     // SAFETY: takes no pointers, runs no code of this process, and does not return.
     unsafe { libc::_exit(SIGNALLED + signal) }
+}
+
+/// Puts all threads before everything else on this machine, where that is permitted. To end, each
+/// must run once more, and where others want the CPUs that would take them their time.
+fn hurry() {
+    /// Where the name is in an entry of a folder, and where the entry's own length is.
+    const NAME: usize = 19;
+    const LENGTH: usize = 16;
+    let mut entries = [0_u8; 2048];
+    // SAFETY: the path ends with a NUL, and the buffer is as long as stated.
+    let read = unsafe {
+        let flags = libc::O_RDONLY | libc::O_DIRECTORY | libc::O_CLOEXEC;
+        let folder = libc::open(c"/proc/self/task".as_ptr(), flags);
+        let (buffer, size) = (entries.as_mut_ptr(), entries.len());
+        libc::syscall(libc::SYS_getdents64, folder, buffer, size)
+    };
+    let mut entries = &entries[..usize::try_from(read).unwrap_or(0)];
+    while let Some(&[low, high]) = entries.get(LENGTH..LENGTH + 2) {
+        let length = usize::from(u16::from_ne_bytes([low, high]));
+        let (Some(entry), Some(rest)) = (entries.get(NAME..length), entries.get(length..)) else {
+            return;
+        };
+        let digits = entry.iter().take_while(|byte| byte.is_ascii_digit());
+        let number = |number: u32, digit: &u8| number.wrapping_mul(10) + u32::from(digit - b'0');
+        let thread = digits.fold(0, number);
+        // The folder itself and the one above it are not threads.
+        if thread != 0 {
+            // SAFETY: takes no pointers.
+            unsafe { libc::setpriority(libc::PRIO_PROCESS, thread, FIRST_OF_ALL) };
+        }
+        entries = rest;
+    }
 }
 
 #[cfg(test)]

@@ -46,6 +46,15 @@ fn listener() {
             std::thread::sleep(Duration::from_millis(200));
             say("finished");
         }
+        "blocks" => {
+            // As threads do that are started after `install`, and its own.
+            mask(libc::SIG_BLOCK);
+            while check().is_ok() {
+                std::hint::spin_loop();
+            }
+            say("heard");
+            std::thread::sleep(PATIENCE);
+        }
         "restores" => {
             restore();
             say("restored");
@@ -200,6 +209,16 @@ fn signals_that_were_blocked_at_the_start_are_heard() {
     });
     listener.signal(libc::SIGTERM);
     listener.until(&format!("heard {}", libc::SIGTERM));
+}
+
+#[test]
+fn a_thread_that_cannot_handle_signals_does_not_hold_them_up() {
+    let mut listener = Listener::start("blocks", |_| ());
+    listener.signal(libc::SIGINT);
+    listener.until("heard");
+    listener.signal(libc::SIGINT);
+    listener.until("hook");
+    assert_eq!(listener.ended().code(), Some(130));
 }
 
 #[test]
