@@ -14,6 +14,7 @@ mod copies;
 mod counters;
 mod crowds;
 mod lifecycle;
+mod past;
 mod python;
 mod refusals;
 mod servers;
