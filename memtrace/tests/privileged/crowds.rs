@@ -50,12 +50,12 @@ fn workers_forked_during_the_trace_have_their_own_counts() {
 
 #[test]
 fn short_lived_children_are_all_there() {
-    let mut fixture = requires!(Fixture::start(&["children", "--children", "1200"]));
+    let mut fixture = requires!(Fixture::start(&["children", "--children", "1000"]));
     let trace = Trace::attach(fixture.pid);
     fixture.go();
     let truth = fixture.truth();
     let report = trace.finish();
-    assert_eq!(truth.processes.len(), 1200);
+    assert_eq!(truth.processes.len(), 1000);
     report.is(&truth);
     each_has_its_own(&report, &truth);
     for process in &truth.processes {

@@ -15,6 +15,7 @@ mod counters;
 mod crowds;
 mod lifecycle;
 mod limits;
+mod past;
 mod python;
 mod refusals;
 mod reports;

@@ -17,6 +17,14 @@ pub struct Fixture {
     pub pid: u32,
 }
 
+/// What a fixture says while it works.
+pub enum News {
+    /// How far it is.
+    SoFar(Value),
+    /// What it did: it is done.
+    Done(Value),
+}
+
 impl Fixture {
     /// Starts the fixture and waits until it is ready.
     pub fn start<I: IntoIterator<Item: AsRef<OsStr>>>(program: &Path, args: I) -> Result<Self> {
@@ -51,6 +59,20 @@ impl Fixture {
         self.hear("done")
     }
 
+    /// Lets it begin; [`Fixture::news`] says how far it is.
+    pub fn begin(&mut self) -> Result<()> {
+        self.say("go")
+    }
+
+    /// Waits for what it says next.
+    pub fn news(&mut self) -> Result<News> {
+        let mut said = self.line("so_far")?;
+        if let Some(so_far) = said.get_mut("so_far") {
+            return Ok(News::SoFar(so_far.take()));
+        }
+        Ok(News::Done(said_of(said, "done")?))
+    }
+
     /// Lets it exit.
     pub fn exit(mut self) -> Result<()> {
         self.say("exit")?;
@@ -71,17 +93,26 @@ impl Fixture {
     }
 
     fn hear(&mut self, what: &str) -> Result<Value> {
+        said_of(self.line(what)?, what)
+    }
+
+    fn line(&mut self, what: &str) -> Result<Value> {
         let mut line = String::new();
         self.stdout.read_line(&mut line)?;
-        let mut said: Value = serde_json::from_str(&line)
+        let said: Value = serde_json::from_str(&line)
             .with_context(|| format!("expected `{what}` from the fixture, it said {line:?}"))?;
         if let Some(why) = said["unavailable"].as_str() {
             bail!("the fixture cannot do this here: {why}");
         }
-        match said.get_mut(what) {
-            Some(value) => Ok(value.take()),
-            None => bail!("expected `{what}` from the fixture, it said {line:?}"),
-        }
+        Ok(said)
+    }
+}
+
+/// What a line of the fixture says about `what`.
+fn said_of(mut said: Value, what: &str) -> Result<Value> {
+    match said.get_mut(what) {
+        Some(value) => Ok(value.take()),
+        None => bail!("expected `{what}` from the fixture, it said {said}"),
     }
 }
 

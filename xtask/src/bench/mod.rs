@@ -9,6 +9,7 @@
 //! round. The first round warms up and is thrown away.
 
 mod attach;
+mod churn;
 mod fixture;
 mod machine;
 mod python;
@@ -35,6 +36,8 @@ pub struct Args {
 
 #[derive(Subcommand)]
 enum Bench {
+    /// Processes come and go for half an hour: memtrace's memory must not grow
+    Churn(churn::Args),
     /// Children copy 100,000 pages each, as fast as they can
     Storm(storm::Args),
     /// Children read preloaded Python objects, at known depths of calls
@@ -74,6 +77,7 @@ struct Programs {
 /// Runs a bench.
 pub fn run(args: &Args) -> Result<ExitCode> {
     let common = match &args.bench {
+        Bench::Churn(churn) => &churn.common,
         Bench::Storm(storm) => &storm.common,
         Bench::Python(python) => &python.common,
         Bench::Unwind(unwind) => &unwind.common,
@@ -90,6 +94,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         );
     }
     match &args.bench {
+        Bench::Churn(churn) => churn::run(churn, &programs),
         Bench::Storm(storm) => storm::run(storm, &programs),
         Bench::Python(python) => python::run(python, &programs),
         Bench::Unwind(unwind) => unwind::run(unwind, &programs),

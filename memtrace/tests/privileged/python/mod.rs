@@ -5,6 +5,7 @@
 
 mod causes;
 mod chains;
+mod execs;
 mod lives;
 mod walks;
 

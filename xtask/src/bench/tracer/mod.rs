@@ -3,14 +3,14 @@
 
 mod running;
 pub mod said;
-mod watch;
+pub mod watch;
 
 use std::path::Path;
 use std::process::Command;
 
 use anyhow::Result;
 
-pub use self::running::{Finished, Running};
+pub use self::running::{Finished, OUTPUT, Running};
 use crate::{host, tools};
 
 /// Where py-spy writes, in the scratch folder.

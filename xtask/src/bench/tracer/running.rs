@@ -14,6 +14,9 @@ use super::watch::Watch;
 use super::{PY_SPY_FILE, Tracer};
 use crate::host;
 
+/// The file in the scratch folder that gets a tracer's standard output.
+pub const OUTPUT: &str = "tracer.out";
+
 /// How long attaching may last, and ending.
 const PATIENCE: Duration = Duration::from_mins(1);
 
@@ -49,7 +52,7 @@ impl Running {
     /// Runs a tracer whose output goes to `scratch`, and waits until it is attached.
     pub fn start(tracer: Tracer, mut command: Command, scratch: &Path) -> Result<Self> {
         let files = Files {
-            out: scratch.join("tracer.out"),
+            out: scratch.join(OUTPUT),
             err: scratch.join("tracer.err"),
             folded: scratch.join(PY_SPY_FILE),
         };

@@ -87,7 +87,7 @@ impl Files {
 }
 
 /// Reads memtrace's report.
-fn profile(report: impl Read) -> Result<Profile> {
+pub fn profile(report: impl Read) -> Result<Profile> {
     serde_json::from_reader(report).context("memtrace's report is not as expected")
 }
 

@@ -62,7 +62,7 @@ impl Drop for Watch {
 }
 
 /// The number of bytes that /proc/PID/status gives for `field`, or 0.
-fn status_bytes(status: &str, field: &str) -> u64 {
+pub fn status_bytes(status: &str, field: &str) -> u64 {
     let line = status.lines().find(|line| line.starts_with(field));
     let kib = line.and_then(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok());
     kib.unwrap_or(0) * 1024
