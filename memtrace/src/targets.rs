@@ -13,10 +13,21 @@ use crate::collect::{Lifecycle, ProcessChange};
 use crate::interpreter::tracker::Tracker;
 use crate::probe::SharedArray;
 use crate::process::memory::RelativesMemory;
-use crate::process::processes::{ProcessFacts, ProcessId, Processes, Said};
+use crate::process::processes::{ProcessFacts, ProcessId, Processes, Said, Table};
 use crate::profile::Unchanged;
 use crate::unchanged::CopiedPages;
 use crate::unwind::Unwinder;
+
+impl Table for SharedArray<ProcessSlot> {
+    fn generation(&self, slot: u32) -> Option<u32> {
+        Self::generation(self, slot)
+    }
+
+    fn renumber(&self, slot: u32, generation: u32, program: u64) {
+        // If it is another program by now, that has another number already.
+        self.set_program(slot, generation, program);
+    }
+}
 
 /// The traced processes, and what follows them.
 pub struct Targets {

@@ -212,10 +212,6 @@ impl SharedArray<ProcessSlot> {
 
     /// Gives the program that the process in `slot` runs another number, under the conditions of
     /// [`SharedArray::set_interpreter`]: that of another process that runs the same.
-    #[allow(
-        dead_code,
-        reason = "programs that are found to be the same have two numbers yet"
-    )]
     pub fn set_program(&self, slot: u32, generation: u32, program: u64) -> bool {
         self.set_word(slot, generation, program, |slot| slot.program)
     }

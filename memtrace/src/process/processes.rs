@@ -21,7 +21,6 @@ use super::maps::AddressSpace;
 use super::modules::Modules;
 use crate::clock;
 use crate::foreign::without_padding;
-use crate::probe::SharedArray;
 use crate::profile::InterpreterSeen;
 
 /// Bytes of /proc/PID/cmdline that are kept.
@@ -220,6 +219,16 @@ enum Kin {
     Outside(u32),
 }
 
+/// What the BPF side's table says now.
+pub trait Table {
+    /// How often the process in a slot has replaced its program; `None` when there is none.
+    fn generation(&self, slot: u32) -> Option<u32>;
+
+    /// Gives a new number to the program of the process in a slot, if it has still replaced its
+    /// program `generation` times.
+    fn renumber(&self, slot: u32, generation: u32, program: u64);
+}
+
 /// All processes of a trace.
 pub struct Processes {
     live: HashMap<ProcessId, TracedProcess>,
@@ -242,7 +251,7 @@ pub struct Processes {
     /// `CLOCK_BOOTTIME` minus `CLOCK_MONOTONIC`, in nanoseconds: how long the machine slept.
     asleep_ns: u64,
     /// The BPF side's table; `None` in tests without one.
-    table: Option<SharedArray<ProcessSlot>>,
+    table: Option<Box<dyn Table>>,
 }
 
 impl Processes {
@@ -268,8 +277,8 @@ impl Processes {
     }
 
     /// Asks `table` from now on which program a process runs.
-    pub fn watch(&mut self, table: SharedArray<ProcessSlot>) {
-        self.table = Some(table);
+    pub fn watch(&mut self, table: impl Table + 'static) {
+        self.table = Some(Box::new(table));
     }
 
     /// Those that have not ended, in no order.
@@ -547,7 +556,7 @@ impl Processes {
                 process.program = new;
                 users += 1;
                 if let Some(table) = &self.table {
-                    table.set_program(process.slot, process.execs, new);
+                    table.renumber(process.slot, process.execs, new);
                 }
             }
         }
