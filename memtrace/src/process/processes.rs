@@ -37,8 +37,8 @@ const LONGEST_PAUSE: Duration = Duration::from_mins(1);
 /// Relatives in which memory is looked for.
 const MAX_RELATIVES: usize = 8;
 
-/// A process's name is read again when it has run for this long: servers write into it what a
-/// worker is for.
+/// A process's name is read again and again, so far apart: servers write into it what a worker is
+/// for, and what it is doing. What ends sooner after that is called as it was before.
 const NAME_DUE: Duration = Duration::from_millis(500);
 
 /// Names that are read again at a time.
@@ -246,7 +246,8 @@ pub struct Processes {
     renumbered: u64,
     /// Processes whose mappings have been read since somebody asked.
     remapped: Vec<ProcessId>,
-    /// Processes whose names are read again, and when.
+    /// All that live, and when their names are read again; those that have ended meanwhile may be
+    /// there too.
     nameless: VecDeque<(Instant, ProcessId)>,
     /// `CLOCK_BOOTTIME` minus `CLOCK_MONOTONIC`, in nanoseconds: how long the machine slept.
     asleep_ns: u64,
@@ -463,7 +464,6 @@ impl Processes {
         process.refresh = (Instant::now(), FIRST_PAUSE);
         *self.program_users.entry(said.program).or_default() += 1;
         self.program_left(old);
-        self.nameless.push_back((Instant::now() + NAME_DUE, id));
         self.refresh(id);
         self.read_name(id);
     }
@@ -540,7 +540,10 @@ impl Processes {
             let Some((_, id)) = self.nameless.pop_front_if(|(due, _)| *due <= now) else {
                 return;
             };
-            self.read_name(id);
+            if self.live.contains_key(&id) {
+                self.read_name(id);
+                self.nameless.push_back((now + NAME_DUE, id));
+            }
         }
     }
 
@@ -581,7 +584,8 @@ impl Processes {
             return;
         };
         let name = &mut process.facts.name;
-        if !cmdline.is_empty() {
+        // Equal ones stay those that are shared with the parent.
+        if !cmdline.is_empty() && cmdline != name.cmdline {
             name.cmdline = cmdline;
         }
         if let Ok(comm) = comm

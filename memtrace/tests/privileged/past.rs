@@ -118,16 +118,18 @@ fn a_process_shows_which_programs_it_was_before() {
     let fixture = fixture::path().display();
     let script = format!(
         "echo '{{\"ready\": {{\"pid\": '$$'}}}}'; read order; \
-         exec {fixture} --no-wait fork-child --pages 100"
+         exec {fixture} fork-child --pages 100"
     );
     let mut shell = Fixture::run(Command::new("sh").args(["-c", &script])).expect("it starts");
     let pid = shell.pid;
     let trace = Trace::attach(pid);
     shell.go();
-    // The fixture says that it is ready, and then that it is done.
-    let _: [serde_json::Value; 2] = std::array::from_fn(|_| shell.done());
+    // The fixture says that it is ready too.
+    let _: serde_json::Value = shell.done();
+    shell.go();
+    let _: serde_json::Value = shell.done();
+    let report = trace.finish();
     shell.exit();
-    let report = trace.report();
     let row = report.process(pid);
     assert_eq!(
         (&row.before[..], &*row.comm),
@@ -136,7 +138,7 @@ fn a_process_shows_which_programs_it_was_before() {
     );
     assert_eq!(
         row.cmdline.get(1).map(String::as_str),
-        Some("--no-wait"),
+        Some("fork-child"),
         "{row:?}"
     );
     // Those that it forked as its last program were never anything else.
@@ -272,13 +274,13 @@ fn more_stacks_of_made_code_than_can_be_kept_are_all_counted() {
     assert!(size <= 5 << 20, "{size} bytes");
 }
 
-#[test]
-fn a_role_that_was_written_over_the_arguments_is_shown() {
+/// A worker that writes its role so long after its start, and ends a second later.
+fn shows_its_role(milliseconds: &str) {
     requires!(privileged());
     requires!(tool("gcc"));
     let programs = Programs::new();
     let mut command = Command::new(programs.compile("role", &[]));
-    command.args(["100", "what", "follows", "is", "written", "over"]);
+    command.args([milliseconds, "what", "follows", "is", "written", "over"]);
     let mut fixture = Fixture::run(&mut command).expect("it starts");
     let trace = Trace::attach(fixture.pid);
     fixture.go();
@@ -290,4 +292,14 @@ fn a_role_that_was_written_over_the_arguments_is_shown() {
         report.process(fixture.pid).cmdline.len() > 2,
         "its parent has its own"
     );
+}
+
+#[test]
+fn a_role_that_was_written_over_the_arguments_is_shown() {
+    shows_its_role("100");
+}
+
+#[test]
+fn a_role_that_was_written_late_is_shown() {
+    shows_its_role("1200");
 }

@@ -25,13 +25,15 @@ def touch_again(items):
 def program():
     protocol.quiet()
     items = graph.words(OBJECTS)
+    pages = len(protocol.pages_of(items))
     # Long enough that this interpreter can be known before it forks.
     time.sleep(0.15)
-    child = protocol.Child(lambda: touch_again(items))
-    child.work()
-    os.close(child.gate)
-    os.waitpid(child.pid, 0)
-    protocol.say({"pid": os.getpid(), "child": child.truth, "pages": len(protocol.pages_of(items))})
+    pid = os.fork()
+    if pid == 0:
+        touch_again(items)
+        os._exit(0)
+    os.waitpid(pid, 0)
+    protocol.say({"pid": os.getpid(), "child": pid, "pages": pages})
 
 
 def run_one():

@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use super::{Copies, Place, Worker, about, on};
+use super::{Copies, Place, about, on};
 use crate::support::{Python, Trace, Why};
 
 #[derive(Debug, Deserialize)]
@@ -15,7 +15,8 @@ struct Programs {
 #[derive(Debug, Deserialize)]
 struct Program {
     pid: u32,
-    child: Worker,
+    /// The child that it forked.
+    child: u32,
     /// Pages with objects that its child touched.
     pages: u64,
 }
@@ -46,12 +47,12 @@ fn becomes_python_again_and_again(python: &Python) -> Result<(), Why> {
     report.is_lossless();
     assert_eq!(programs.len(), 20);
     for program in &programs {
-        let copies = Copies::of(&report, [program.child.pid]);
+        let copies = Copies::of(&report, [program.child]);
         let pages = copies.pages(|copied| site.is(copied));
         about(
             &format!(
                 "child {} of {}\n{}",
-                program.child.pid,
+                program.child,
                 program.pid,
                 copies.shown()
             ),
