@@ -212,7 +212,7 @@ fn leaf_role(frames: &[Frame]) -> Role {
     }
     let caller = native.find(|frame| frame.unknown.is_none());
     let same = caller.filter(|caller| caller.module == leaf.module);
-    same.map_or(Role::Other, |caller| role(caller))
+    same.map_or(Role::Other, role)
 }
 
 #[cfg(test)]
@@ -232,12 +232,16 @@ mod tests {
         evidence: Evidence::Elsewhere,
     };
 
-    fn judged(view: KernelView, area: Area, write: Write, frames: Vec<Frame>) -> Verdict {
-        judge(view, area, Writer::of(write, &frames))
+    fn judged(view: KernelView, area: Area, write: Write, frames: &[Frame]) -> Verdict {
+        judge(view, area, Writer::of(write, frames))
     }
 
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "a test gives its frames away"
+    )]
     fn plain(area: Area, write: Write, frames: Vec<Frame>) -> (Cause, Option<CauseEvidence>) {
-        let verdict = judged(UNDECIDED, area, write, frames);
+        let verdict = judged(UNDECIDED, area, write, &frames);
         assert_eq!(verdict.why.is_some(), verdict.cause == Cause::Unknown);
         (verdict.cause, verdict.evidence)
     }
@@ -250,7 +254,7 @@ mod tests {
                 cause,
                 evidence: Evidence::Refcount,
             };
-            let verdict = judged(view, Area::Gone, Write::Unreadable, free());
+            let verdict = judged(view, Area::Gone, Write::Unreadable, &free());
             let expected = Verdict::known(cause, CauseEvidence::Structure);
             assert_eq!(verdict, expected);
         }
@@ -258,7 +262,7 @@ mod tests {
             cause: Cause::Kernel,
             evidence: Evidence::None,
         };
-        let verdict = judged(kernel, Area::Stack, Write::Other, free());
+        let verdict = judged(kernel, Area::Stack, Write::Other, &free());
         assert_eq!(
             verdict,
             Verdict::known(Cause::Kernel, CauseEvidence::Kernel)
@@ -340,7 +344,7 @@ mod tests {
             evidence: Evidence::Block,
             ..UNDECIDED
         };
-        let verdict = judged(block, Area::Anonymous, Write::Store, program());
+        let verdict = judged(block, Area::Anonymous, Write::Store, &program());
         assert_eq!(
             verdict,
             Verdict::known(Cause::Data, CauseEvidence::Structure)
@@ -349,13 +353,13 @@ mod tests {
 
     #[test]
     fn an_unknown_cause_has_a_reason() {
-        let why = |area, frames| judged(UNDECIDED, area, Write::Unreadable, frames).why;
-        assert_eq!(why(Area::Gone, vec![]), Some(WhyUnknown::Gone));
-        assert_eq!(why(Area::Unmapped, vec![]), Some(WhyUnknown::Nowhere));
+        let why = |area, frames: &[Frame]| judged(UNDECIDED, area, Write::Unreadable, frames).why;
+        assert_eq!(why(Area::Gone, &[]), Some(WhyUnknown::Gone));
+        assert_eq!(why(Area::Unmapped, &[]), Some(WhyUnknown::Nowhere));
         let no_end = Frame {
             unknown: Some(Unknown::NoEnd),
             ..Frame::native("[unknown]", "")
         };
-        assert_eq!(why(Area::Heap, vec![no_end]), Some(WhyUnknown::NoEnd));
+        assert_eq!(why(Area::Heap, &[no_end]), Some(WhyUnknown::NoEnd));
     }
 }

@@ -261,6 +261,7 @@ impl Intake {
 fn gathered(targets: &Targets, naming: &Naming, tally: Tally) -> Gathered {
     Gathered {
         processes: targets.facts(),
+        interpreters: targets.interpreters(),
         others: targets.processes.ended.others().cloned(),
         tally,
         types: naming.names.type_names().to_vec(),

@@ -14,7 +14,7 @@ use crate::interpreter::tracker::Tracker;
 use crate::probe::SharedArray;
 use crate::process::memory::RelativesMemory;
 use crate::process::processes::{ProcessFacts, ProcessId, Processes, Said, Table};
-use crate::profile::Unchanged;
+use crate::profile::{InterpreterSeen, Unchanged};
 use crate::unchanged::CopiedPages;
 use crate::unwind::Unwinder;
 
@@ -39,6 +39,8 @@ pub struct Targets {
     pub unwinder: Unwinder,
     /// Which pages were copied; `None` when they are not compared at the end.
     copied: Option<CopiedPages>,
+    /// The interpreters of processes that have ended.
+    interpreters: HashMap<ProcessId, InterpreterSeen>,
     /// The process that becomes COMMAND, until it does.
     held: Option<u32>,
     /// The BPF side's table of processes.
@@ -62,6 +64,7 @@ impl Targets {
             tracker,
             unwinder,
             copied: unchanged.then(CopiedPages::default),
+            interpreters: HashMap::new(),
             held: None,
             table,
         }
@@ -153,8 +156,10 @@ impl Targets {
         {
             self.unwinder.ended(id);
             self.memory_gone(id);
-            let interpreter = self.tracker.process_ended(id);
-            self.processes.exited(id, entry, interpreter);
+            if let Some(interpreter) = self.tracker.process_ended(id) {
+                self.interpreters.insert(id, interpreter);
+            }
+            self.processes.exited(id, entry);
             self.table.release(slot);
         }
     }
@@ -163,6 +168,9 @@ impl Targets {
     /// something by process must add it up too.
     pub fn add_up_ended(&mut self) -> Vec<ProcessId> {
         let ids = self.processes.ended.add_up();
+        for id in &ids {
+            self.interpreters.remove(id);
+        }
         if let Some(copied) = &mut self.copied {
             copied.add_up(&ids);
         }
@@ -255,20 +263,18 @@ impl Targets {
     /// What is known about every process, by first appearance.
     #[must_use]
     pub fn facts(&self) -> Vec<(ProcessId, ProcessFacts)> {
-        let live = self.processes.live().map(|(id, facts)| {
-            let interpreter = self.tracker.seen(id);
-            (
-                id,
-                ProcessFacts {
-                    interpreter,
-                    ..facts.clone()
-                },
-            )
-        });
         let ended = self.processes.ended.kept();
-        let ended = ended.map(|(id, facts)| (id, facts.clone()));
-        let mut all: Vec<_> = live.chain(ended).collect();
+        let all = self.processes.live().chain(ended);
+        let mut all: Vec<_> = all.map(|(id, facts)| (id, facts.clone())).collect();
         all.sort_by_key(|&(id, _)| id);
         all
+    }
+
+    /// The interpreters of the processes that have one.
+    #[must_use]
+    pub fn interpreters(&self) -> HashMap<ProcessId, InterpreterSeen> {
+        let live = self.processes.live();
+        let live = live.filter_map(|(id, _)| Some((id, self.tracker.seen(id)?)));
+        live.chain(self.interpreters.clone()).collect()
     }
 }

@@ -11,7 +11,7 @@ use crate::profile::Frame;
 /// [`Tally::frame_lists`](super::Tally::frame_lists).
 #[derive(Default)]
 pub struct Frames {
-    frames: HashSet<ByName>,
+    functions: HashSet<ByName>,
     lists: HashMap<ByAddress, FramesIndex>,
     free: Vec<FramesIndex>,
 }
@@ -90,12 +90,11 @@ impl Frames {
             lists: known, free, ..
         } = self;
         let key = ByAddress(Arc::clone(&frames));
-        *known.entry(key).or_insert_with(|| match free.pop() {
-            Some(place) => {
+        *known.entry(key).or_insert_with(|| {
+            if let Some(place) = free.pop() {
                 lists[place] = frames;
                 place
-            }
-            None => {
+            } else {
                 lists.push(frames);
                 lists.len() - 1
             }
@@ -104,11 +103,11 @@ impl Frames {
 
     fn one(&mut self, frame: Frame) -> Arc<Frame> {
         let frame = ByName(Arc::new(frame));
-        if let Some(known) = self.frames.get(&frame) {
+        if let Some(known) = self.functions.get(&frame) {
             return Arc::clone(&known.0);
         }
         let one = Arc::clone(&frame.0);
-        self.frames.insert(frame);
+        self.functions.insert(frame);
         one
     }
 
@@ -123,6 +122,7 @@ impl Frames {
             }
             is_used
         });
-        self.frames.retain(|frame| Arc::strong_count(&frame.0) > 1);
+        self.functions
+            .retain(|frame| Arc::strong_count(&frame.0) > 1);
     }
 }

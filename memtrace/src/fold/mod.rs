@@ -319,15 +319,12 @@ impl Fold {
 
     fn add_cell(&mut self, stack: StackIndex, cell: Cell) {
         let seen = cell.seen;
-        let index = match self.free.cells.pop() {
-            Some(free) => {
-                self.tally.cells[free] = cell;
-                free
-            }
-            None => {
-                self.tally.cells.push(cell);
-                self.tally.cells.len() - 1
-            }
+        let index = if let Some(free) = self.free.cells.pop() {
+            self.tally.cells[free] = cell;
+            free
+        } else {
+            self.tally.cells.push(cell);
+            self.tally.cells.len() - 1
         };
         self.tally.stacks[stack].cells.push(index);
         self.by_seen.insert((stack, seen), index);

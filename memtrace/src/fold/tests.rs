@@ -86,12 +86,13 @@ fn stacks_with_the_same_functions_are_one() {
         let stack = add(&mut fold, id);
         fold.count(stack, &copy(id as usize, SEEN));
     }
-    let names = [["walk", "main"], ["walk", "main"], ["walk", "start"]];
-    for (address, (unnamed, functions)) in fold.take_unnamed(3).into_iter().zip(names).enumerate() {
-        let mut named = named(&functions);
+    let stacks = [["walk", "main"], ["walk", "main"], ["walk", "start"]];
+    let unnamed = fold.take_unnamed(3).into_iter();
+    for (address, (unnamed, functions)) in unnamed.zip(stacks).enumerate() {
+        let mut name = named(&functions);
         // The same code is elsewhere in another process.
-        named.frames[1].address = address as u64;
-        fold.set_name(unnamed.handle, named);
+        name.frames[1].address = address as u64;
+        fold.set_name(unnamed.handle, name);
     }
     let find = |id| fold.find_stack(SpaceId::Snapshot(0), key(id)).unwrap();
     assert_eq!(find(0), find(1));
@@ -119,9 +120,9 @@ fn the_same_functions_that_write_in_another_way_are_another_stack() {
         .into_iter()
         .zip([Write::Store, Write::Count])
     {
-        let mut named = named(&["walk"]);
-        named.writer.write = write;
-        fold.set_name(unnamed.handle, named);
+        let mut name = named(&["walk"]);
+        name.writer.write = write;
+        fold.set_name(unnamed.handle, name);
     }
     let find = |id| fold.find_stack(SpaceId::Snapshot(0), key(id)).unwrap();
     assert_ne!(find(0), find(1));

@@ -65,21 +65,20 @@ impl Ended {
         let ids: Vec<_> = by_copies.into_iter().map(|(_, id)| id).collect();
         for id in &ids {
             if let Some(facts) = self.kept.remove(id) {
-                self.add_to_others(facts);
+                self.add_to_others(&facts);
             }
         }
         ids
     }
 
-    fn add_to_others(&mut self, facts: ProcessFacts) {
+    fn add_to_others(&mut self, facts: &ProcessFacts) {
         match &mut self.others {
             None => {
                 let nameless = ProcessFacts {
                     pid: 0,
                     ppid: 0,
                     name: Name::default(),
-                    interpreter: None,
-                    ..facts
+                    ..facts.clone()
                 };
                 self.others = Some(Others {
                     count: 1,
@@ -88,7 +87,7 @@ impl Ended {
             }
             Some(others) => {
                 others.count += 1;
-                others.facts.absorb(&facts);
+                others.facts.absorb(facts);
             }
         }
     }
@@ -112,7 +111,6 @@ mod tests {
             },
             counters: memtrace_common::process::Counters::ZERO,
             recorded: [pages, 0, 0, 0],
-            interpreter: None,
         };
         facts.counters.copied[0] = pages;
         facts

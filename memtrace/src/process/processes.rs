@@ -21,7 +21,6 @@ use super::maps::AddressSpace;
 use super::modules::Modules;
 use crate::clock;
 use crate::foreign::without_padding;
-use crate::profile::InterpreterSeen;
 
 /// Bytes of /proc/PID/cmdline that are kept.
 const MAX_CMDLINE: u64 = 4096;
@@ -78,9 +77,6 @@ pub struct ProcessFacts {
     pub counters: Counters,
     /// Copied pages whose records arrived, by [`Origin`] code.
     pub recorded: [u64; 4],
-    /// Its interpreter, once it has ended; while it lives the
-    /// [`Tracker`](crate::interpreter::tracker::Tracker) has it.
-    pub interpreter: Option<InterpreterSeen>,
 }
 
 /// What a record says about a process that was found, forked, or replaced its program.
@@ -404,7 +400,6 @@ impl Processes {
             },
             counters: entry.counters,
             recorded: [0; 4],
-            interpreter: None,
         };
         let parent = parent.and_then(|parent| {
             self.live.get_mut(&parent)?.children.push(id);
@@ -502,14 +497,9 @@ impl Processes {
         }
     }
 
-    /// Records the end of a process that had `interpreter`, and of which `entry` has the last
-    /// counters. Its slot may be given back after that.
-    pub fn exited(
-        &mut self,
-        id: ProcessId,
-        entry: &ProcessSlot,
-        interpreter: Option<InterpreterSeen>,
-    ) {
+    /// Records the end of a process, of which `entry` has the last counters. Its slot may be given
+    /// back after that.
+    pub fn exited(&mut self, id: ProcessId, entry: &ProcessSlot) {
         self.disown(id);
         self.set_space(id, None);
         let Some(mut process) = self.live.remove(&id) else {
@@ -520,7 +510,6 @@ impl Processes {
         self.program_left(process.program);
         process.facts.counters = entry.counters;
         process.facts.times.exited_ns = Some(entry.exited_ns);
-        process.facts.interpreter = interpreter;
         self.ended.add(id, process.facts);
     }
 

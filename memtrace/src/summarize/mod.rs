@@ -18,7 +18,8 @@ use crate::fold::Tally;
 use crate::process::ended::Others;
 use crate::process::processes::{OTHERS, ProcessFacts, ProcessId};
 use crate::profile::{
-    CallSite, CommandExit, Host, ModuleUnwind, Profile, SCHEMA, Unchanged, type_rows,
+    CallSite, CommandExit, Host, InterpreterSeen, ModuleUnwind, Profile, SCHEMA, Unchanged,
+    type_rows,
 };
 
 /// What has been gathered of the traced processes at one moment, as plain data.
@@ -26,6 +27,8 @@ use crate::profile::{
 pub struct Gathered {
     /// The processes, by first appearance.
     pub processes: Vec<(ProcessId, ProcessFacts)>,
+    /// The interpreters of those that have one.
+    pub interpreters: HashMap<ProcessId, InterpreterSeen>,
     /// The sum of those that have ended and are not kept one by one.
     pub others: Option<Others>,
     /// Their copies.

@@ -29,7 +29,7 @@ pub fn processes(
         let (lost, pending) = missing.of_process(id);
         by_cause.add(CauseName::Unknown, lost + pending);
         Process {
-            interpreter: facts.interpreter.clone(),
+            interpreter: gathered.interpreters.get(&id).cloned(),
             unchanged: moment
                 .unchanged(id)
                 .filter(|unchanged| unchanged.compared_pages > 0),

@@ -68,7 +68,7 @@ impl World {
     fn end(&mut self, slot: u32, process: ProcessId) {
         self.tracker.process_ended(process);
         let entry = self.tables.processes.read(slot as usize).unwrap();
-        self.processes.exited(process, &entry, None);
+        self.processes.exited(process, &entry);
     }
 
     /// Goes on as if it were so much later.
