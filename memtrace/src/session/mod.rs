@@ -4,20 +4,20 @@
 //! between two batches. A profile of what has been gathered can be taken at any moment
 //! ([`Session::snapshot`]); making it is left to another thread.
 
+mod attach;
 mod drain;
 mod ending;
 mod priority;
 mod source;
 
-use std::io::{self, Write as _};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Error, Result, bail, ensure};
+use anyhow::Result;
 use log::{debug, info};
-use memtrace_common::process::MAX_PROCESSES;
 use tokio::time::{Interval, MissedTickBehavior};
 
+use self::attach::{Prepared, announce, check_found, limit_met, say_how_long, watched};
 use self::ending::Ending;
 pub use self::ending::Why;
 pub use self::source::{Attached, Source};
@@ -30,13 +30,11 @@ use crate::interpreter::tracker::Tracker;
 use crate::options::{Target, TraceOptions};
 use crate::plan::Plan;
 use crate::preflight;
-use crate::probe::{Found, Probe};
-use crate::process::pidfd::PidFd;
-use crate::process::processes::Processes;
+use crate::probe::Probe;
 use crate::signals;
 use crate::summarize::{Moment, Progress, Run, Snapshot};
 use crate::targets::Targets;
-use crate::unwind::{Library, Unwinder};
+use crate::unwind::Unwinder;
 
 /// How often the session does what is due now and then.
 const TICK: Duration = Duration::from_millis(50);
@@ -53,12 +51,6 @@ const RECORDS_LATE: Duration = Duration::from_secs(1);
 
 /// The longest wait for the records of the processes that were found.
 const LONGEST_CATCH_UP: Duration = Duration::from_secs(1);
-
-/// How long a process that is ending may take for it.
-const ENDING: Duration = Duration::from_millis(100);
-
-/// The longest wait for the unwind tables of the processes that will be traced.
-const PREPARATION: Duration = Duration::from_secs(2);
 
 /// A trace in progress.
 pub struct Session<S> {
@@ -101,27 +93,12 @@ impl Session<Attached> {
         priority::stay_ahead();
         let start = Instant::now();
         let ending = Ending::new()?;
-        let mut processes = Processes::new();
-        let mut library = Library::new(plan.unwind.value);
-        if let Target::Attach { pids, .. } = &options.target {
-            for &pid in pids {
-                if let Some(space) = processes.space_of(pid) {
-                    library.prepare(&space);
-                }
-            }
-            library.wait(PREPARATION);
-            signals::check()?;
-        }
-        let (pids, command) = match &options.target {
-            Target::Attach { pids, load } => {
-                (pids.clone(), load.as_deref().map(Held::spawn).transpose()?)
-            }
-            Target::Launch { command } => {
-                let held = Held::spawn(command)?;
-                library.await_exec(held.pid());
-                (vec![held.pid()], Some(held))
-            }
-        };
+        let Prepared {
+            processes,
+            library,
+            pids,
+            command,
+        } = Prepared::of(&options.target, plan)?;
         let alive = watched(&pids)?;
         // Only errors of attaching are explained: a missing COMMAND is not the kernel's fault.
         let settings = plan.settings(options, library.rows_wanted());
@@ -136,14 +113,7 @@ impl Session<Attached> {
             targets.hold(held.pid());
         }
         let intake = Intake::new(targets, Naming::new(plan.unwind.value)?);
-        let mut run = Run {
-            host: host::describe(plan),
-            command: host::command_line(&options.target),
-            started_at: clock::now_rfc3339(),
-            started_ns: clock::monotonic_ns(),
-            sees_splits: plan.backend.value.sees().split,
-            notes,
-        };
+        let mut run = run(options, plan, notes);
         let (source, found) = Attached::trace(probe, &pids)?;
         check_found(&found, &alive)?;
         run.notes.extend(limit_met(&found));
@@ -153,23 +123,27 @@ impl Session<Attached> {
         // From here on a signal ends the trace, with a report.
         signals::check()?;
         announce(&pids, found.processes);
-        // Until here everything is memtrace's own: reading files, looking at processes, attaching.
-        let cpu_ms = clock::process_cpu().as_millis();
-        info!(
-            "attached in {} ms, {cpu_ms} ms of CPU time",
-            start.elapsed().as_millis()
-        );
+        say_how_long(start);
         if let Some(command) = command {
-            // It has waited for memtrace until now.
-            let processes = &mut session.intake.targets.processes;
-            processes.begins_now(command.pid(), clock::monotonic_ns());
             let ends = matches!(options.target, Target::Attach { .. });
-            session.ending.with_command(command.release()?, ends);
+            session.let_go(command, ends)?;
         }
         if let Some(duration) = options.duration {
             session.source.end_at(Instant::now() + duration);
         }
         Ok(session)
+    }
+}
+
+/// What does not change while a trace runs, which begins now.
+fn run(options: &TraceOptions, plan: &Plan, notes: Vec<String>) -> Run {
+    Run {
+        host: host::describe(plan),
+        command: host::command_line(&options.target),
+        started_at: clock::now_rfc3339(),
+        started_ns: clock::monotonic_ns(),
+        sees_splits: plan.backend.value.sees().split,
+        notes,
     }
 }
 
@@ -190,6 +164,15 @@ impl<S: Source> Session<S> {
                 all_until: Instant::now(),
             },
         }
+    }
+
+    /// Opens COMMAND's gate; if `ends`, the trace ends with it.
+    fn let_go(&mut self, command: Held, ends: bool) -> Result<()> {
+        // It has waited for memtrace until now.
+        let processes = &mut self.intake.targets.processes;
+        processes.begins_now(command.pid(), clock::monotonic_ns());
+        self.ending.with_command(command.release()?, ends);
+        Ok(())
     }
 
     /// Handles all records that there are now.
@@ -346,94 +329,6 @@ async fn until(due: Option<Instant>) {
         Some(due) => tokio::time::sleep_until(due.into()).await,
         None => std::future::pending().await,
     }
-}
-
-/// The processes that are named, so that their ends are seen.
-fn watched(pids: &[u32]) -> Result<Vec<PidFd>> {
-    let named = pids.len();
-    ensure!(
-        named <= MAX_PROCESSES as usize,
-        "{named} processes are named, and memtrace traces {MAX_PROCESSES} at once, so the others \
-         would be missing from the report; name fewer of them"
-    );
-    let has_no_room = |error: &Error| {
-        let error = error.root_cause().downcast_ref::<io::Error>();
-        error.is_some_and(|error| error.raw_os_error() == Some(libc::EMFILE))
-    };
-    let opened: Result<Vec<_>> = pids.iter().map(|&pid| PidFd::open(pid)).collect();
-    opened.map_err(|error| {
-        if has_no_room(&error) {
-            error.context(format!(
-                "{named} processes are named, for each of which memtrace has to keep a file open; \
-                 name fewer, or raise the limit with `ulimit -n`"
-            ))
-        } else {
-            error
-        }
-    })
-}
-
-/// Checks that all processes that were named are traced.
-fn check_found(found: &Found, named: &[PidFd]) -> Result<()> {
-    // One that the search did not see because it is ending has ended soon.
-    let soon = Instant::now() + ENDING;
-    loop {
-        let ended = named.iter().find(|pid| pid.has_ended());
-        if let Some(pid) = ended {
-            bail!(
-                "process {} ended while memtrace attached to it, so there is nothing to trace",
-                pid.pid()
-            );
-        }
-        let Some(pid) = found.missing.first() else {
-            return Ok(());
-        };
-        if Instant::now() < soon {
-            std::thread::sleep(ENDING / 20);
-        } else if found.refused > 0 {
-            bail!(
-                "process {pid} cannot be traced: {MAX_PROCESSES} processes, which is how many \
-                 memtrace traces at once, were found before it; name fewer processes, or leave out \
-                 their descendants with --no-follow"
-            );
-        } else {
-            bail!(
-                "the kernel does not show process {pid} to memtrace, so nothing that it copies \
-                 would be counted; name its descendants instead, or run memtrace where the kernel \
-                 shows it: as root outside of containers"
-            );
-        }
-    }
-}
-
-/// What is said, at once and in the report, when there are more processes than can be traced.
-fn limit_met(found: &Found) -> Option<String> {
-    if found.refused == 0 {
-        return None;
-    }
-    let text = format!(
-        "More than {MAX_PROCESSES} processes are to be traced, which is the most at once: {} of \
-         them, and what these fork, are not traced.",
-        found.refused
-    );
-    // Standard error may be closed; the trace does not depend on it.
-    let _ = writeln!(io::stderr(), "memtrace: {text}");
-    Some(text)
-}
-
-fn announce(pids: &[u32], found: usize) {
-    let pids: Vec<String> = pids.iter().map(u32::to_string).collect();
-    let descendants = match found.saturating_sub(pids.len()) {
-        0 => String::new(),
-        1 => " and 1 descendant".to_owned(),
-        n => format!(" and {n} descendants"),
-    };
-    let text = format!(
-        "memtrace: tracing {}{descendants}; Ctrl-C to finish\n",
-        pids.join(", ")
-    );
-    // Standard error may be closed; the trace does not depend on it.
-    let _ = io::stderr().write_all(text.as_bytes());
 }
 
 #[cfg(test)]

@@ -1,4 +1,5 @@
 use std::cell::{Cell, RefCell};
+use std::io;
 use std::rc::Rc;
 
 use memtrace_common::process::Health;
