@@ -17,7 +17,7 @@ use crate::fold::{Copy, Fold, Handle, Named, Observation, StackIndex, StackKey, 
 use crate::interpreter::entries::InstanceId;
 use crate::process::maps::AddressSpace;
 use crate::process::memory::RelativesMemory;
-use crate::process::processes::{ProcessId, Retired};
+use crate::process::processes::{ProcessId, Retired, SpaceId};
 use crate::profile::Unknown;
 use crate::summarize::Gathered;
 use crate::targets::Targets;
@@ -129,6 +129,7 @@ impl Intake {
         });
         let area = (fault.cause == Cause::Unknown).then(|| {
             let space = processes.space_ref(process);
+            let space = space.filter(|_| processes.execs(process) == fault.execs);
             space.map_or(Area::Gone, |space| Area::of(space, fault.address))
         });
         Observation {
@@ -155,6 +156,12 @@ impl Intake {
             },
         };
         let processes = &mut self.targets.processes;
+        if processes.execs(process) != fault.execs {
+            // It was found when it had replaced its program already, and this is of the one before,
+            // of which nothing is known.
+            let space = SpaceId::Unread(process);
+            return self.fold.find_or_add_stack(space, key, AddressSpace::gone);
+        }
         if let Some(known) = self.fold.find_stack(processes.space_id(process), key) {
             return known;
         }

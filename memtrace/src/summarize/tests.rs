@@ -264,3 +264,36 @@ fn a_snapshot_costs() {
         );
     }
 }
+
+#[test]
+fn an_exec_whose_record_was_lost_is_told_by_the_next_copy() {
+    let mut kernel = MadeUp::new();
+    let mut intake = kernel.intake();
+    let slot = kernel.fork(None, Arrives);
+    kernel.exec(slot, Lost);
+    kernel.copy(slot, Origin::Fork, 2, [Arrives; 2]);
+    kernel.drain(1, |event| intake.record(event));
+    let process = intake.targets.processes.by_slot(slot).unwrap();
+    assert_eq!(intake.targets.processes.execs(process), 0);
+    kernel.drain(usize::MAX, |event| intake.record(event));
+    assert_eq!(intake.targets.processes.execs(process), 1);
+    assert_eq!(intake.targets.processes.get(process).name.before.len(), 1);
+}
+
+#[test]
+fn a_copy_of_a_program_that_was_replaced_before_its_process_was_known_has_no_mappings() {
+    let mut kernel = MadeUp::new();
+    let mut intake = kernel.intake();
+    let slot = kernel.fork(None, Lost);
+    kernel.copy(slot, Origin::Fork, 2, [Arrives; 2]);
+    kernel.exec(slot, Arrives);
+    kernel.copy(slot, Origin::Fork, 2, [Arrives; 2]);
+    kernel.drain(usize::MAX, |event| intake.record(event));
+    intake.targets.update_counters();
+    intake.name_all_stacks();
+    let process = intake.targets.processes.by_slot(slot).unwrap();
+    assert_eq!(intake.targets.processes.execs(process), 1);
+    let profile = kernel.profile(&intake, &over());
+    assert_eq!(profile.totals.copied_pages, 2);
+    assert_eq!((profile.totals.pending, profile.totals.lost.faults), (0, 0));
+}
