@@ -380,7 +380,9 @@ mod tests {
     fn a_held_command_is_not_memtrace_to_signals() {
         let folder = tempfile::tempdir().unwrap();
         let mark = folder.path().join("mark");
-        let status = Command::new(std::env::current_exe().unwrap())
+        let mut holder = Command::new(std::env::current_exe().unwrap());
+        signals::tests::as_on_a_terminal(&mut holder);
+        let status = holder
             .args(["--ignored", "--exact"])
             .arg("command::tests::holder_that_listens")
             .env("MEMTRACE_TEST_MARK", &mark)

@@ -324,4 +324,4 @@ fn hurry() {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

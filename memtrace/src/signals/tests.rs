@@ -69,6 +69,21 @@ fn say(line: &str) {
     io::stdout().flush().unwrap();
 }
 
+/// Gives a process the signals as a shell in a terminal does, whoever runs these tests: under `nohup`
+/// SIGHUP is ignored.
+pub fn as_on_a_terminal(command: &mut Command) {
+    // SAFETY: only system calls that may be made between fork and exec.
+    unsafe {
+        command.pre_exec(|| {
+            for signal in SIGNALS {
+                libc::signal(signal, libc::SIG_DFL);
+            }
+            mask(libc::SIG_UNBLOCK);
+            Ok(())
+        })
+    };
+}
+
 /// A process that listens.
 struct Listener {
     child: Child,
@@ -78,6 +93,7 @@ struct Listener {
 impl Listener {
     fn start(way: &str, change: impl FnOnce(&mut Command)) -> Self {
         let mut command = Command::new(std::env::current_exe().unwrap());
+        as_on_a_terminal(&mut command);
         change(&mut command);
         Self::run(command, way)
     }
@@ -169,6 +185,7 @@ fn what_timeout_says_twice_counts_once() {
     }
     for signal in ["INT", "TERM"] {
         let mut command = Command::new("timeout");
+        as_on_a_terminal(&mut command);
         command.args(["--preserve-status", "--signal", signal, "1"]);
         command.arg(std::env::current_exe().unwrap());
         let mut listener = Listener::run(command, "finishes");

@@ -45,6 +45,7 @@ struct Running(Child);
 impl Running {
     fn start(arguments: &[&str], output: &Path) -> Self {
         let mut command = Command::new(trace::path());
+        trace::as_on_a_terminal(&mut command);
         command
             .arg("--output")
             .arg(output)

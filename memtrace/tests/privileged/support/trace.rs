@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader};
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
@@ -26,6 +27,20 @@ pub struct Trace {
     folder: TempDir,
     errors: Arc<Mutex<Vec<String>>>,
     readers: Vec<JoinHandle<()>>,
+}
+
+/// Gives memtrace the signals as a shell in a terminal does, whoever runs these tests: under `nohup`
+/// SIGHUP is ignored.
+pub fn as_on_a_terminal(command: &mut Command) {
+    // SAFETY: only system calls that may be made between fork and exec.
+    unsafe {
+        command.pre_exec(|| {
+            for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
+                libc::signal(signal, libc::SIG_DFL);
+            }
+            Ok(())
+        })
+    };
 }
 
 impl Trace {
@@ -53,7 +68,9 @@ impl Trace {
 
     fn start<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Self {
         let folder = TempDir::new().expect("a temporary folder");
-        let mut child = Command::new(path())
+        let mut command = Command::new(path());
+        as_on_a_terminal(&mut command);
+        let mut child = command
             .arg("--output")
             .arg(report_in(folder.path()))
             .args(arguments)
