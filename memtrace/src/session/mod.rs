@@ -286,7 +286,8 @@ impl<S: Source> Session<S> {
         // Names are read while the processes are still there.
         self.intake.targets.processes.rename();
         let ended = loop {
-            self.drain();
+            // More is only announced when it comes, not while some is left.
+            while self.drain() > 0 {}
             match self.source.ended() {
                 Some(ended) => break ended,
                 None => self.source.ready().await?,

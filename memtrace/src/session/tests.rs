@@ -169,3 +169,20 @@ fn a_command_that_was_held_back_begins_when_it_is_let_go() {
         assert_eq!(started_ns, before + 7_000_000_000);
     });
 }
+
+#[test]
+fn a_trace_ends_however_many_records_are_left() {
+    with_session(|session, kernel| async move {
+        {
+            let mut kernel = kernel.0.borrow_mut();
+            let slot = kernel.fork(None, Arrives);
+            for _ in 0..3 * BATCH {
+                kernel.copy(slot, Origin::Fork, 2, [Arrives; 2]);
+            }
+        }
+        let end = tokio::time::timeout(Duration::from_secs(20), session.finish(Why::Duration));
+        let profile = end.await.expect("it ends").unwrap().profile();
+        assert_eq!(profile.totals.copied_pages, 3 * BATCH as u64);
+        assert_eq!(profile.totals.lost.faults, 0);
+    });
+}
