@@ -38,10 +38,12 @@ pub fn send_fault(record: FaultRecord) -> bool {
 }
 
 /// Sends what happened to a process, and wakes the loader at once: it has to read /proc while the
-/// process is there. Returns whether it went.
+/// process is there. It must be forced, since by itself the kernel wakes nobody while older records
+/// have not been read, and copies do not wake. Returns whether it went.
 #[inline(always)]
 pub fn announce(record: ProcessRecord) -> bool {
-    EVENTS.output_untyped::<ProcessRecord>(record, 0).is_ok()
+    let wake = u64::from(BPF_RB_FORCE_WAKEUP);
+    EVENTS.output_untyped::<ProcessRecord>(record, wake).is_ok()
 }
 
 /// Whether to wake the loader with this record: now and then, since each wake-up costs the target.

@@ -62,7 +62,7 @@ impl Fold {
         let blamed = blamed(&self.tally.sites[name.site]);
         let frames = self
             .frames
-            .intern(&mut self.tally.frame_lists, vec![blamed]);
+            .intern(&mut self.tally.frame_lists, vec![blamed], &[]);
         let others = StackName {
             frames,
             truncated: Some(Truncated::Others),

@@ -16,8 +16,9 @@ pub struct Frames {
     free: Vec<FramesIndex>,
 }
 
-/// A function, known by everything but its address: the same code is elsewhere in another process.
-struct ByName(Arc<Frame>);
+/// A function and a place in its file, known by everything but its address: the same code is
+/// elsewhere in another process.
+struct ByName(Arc<Frame>, u64);
 
 impl ByName {
     fn name(&self) -> impl Eq + Hash {
@@ -31,7 +32,9 @@ impl ByName {
             inlined,
             unknown,
         } = &*self.0;
-        (function, file, line, module, language, inlined, unknown)
+        (
+            function, file, line, module, language, inlined, unknown, self.1,
+        )
     }
 }
 
@@ -39,7 +42,8 @@ impl PartialEq for ByName {
     fn eq(&self, other: &Self) -> bool {
         let (own, others) = (&self.0, &other.0);
         let parts = |frame: &Frame| (frame.line, frame.language, frame.inlined, frame.unknown);
-        parts(own) == parts(others)
+        self.1 == other.1
+            && parts(own) == parts(others)
             && own.function == others.function
             && own.file == others.file
             && own.module == others.module
@@ -78,14 +82,21 @@ impl Hash for ByAddress {
 }
 
 impl Frames {
-    /// The place of a list in `lists`, where it is added if it is new. A function has the address
-    /// at which it was first seen.
+    /// The index of a list in `lists`, where it is added if it is new; `places` are the functions'
+    /// places in their files. A function has the address at which it was first seen.
     pub fn intern(
         &mut self,
         lists: &mut Vec<Arc<[Arc<Frame>]>>,
         frames: Vec<Frame>,
+        places: &[u64],
     ) -> FramesIndex {
-        let frames: Arc<[Arc<Frame>]> = frames.into_iter().map(|frame| self.one(frame)).collect();
+        let frames: Arc<[Arc<Frame>]> = {
+            let places = places.iter().copied().chain(std::iter::repeat(0));
+            let frames = frames.into_iter().zip(places);
+            frames
+                .map(|(frame, place)| self.one(frame, place))
+                .collect()
+        };
         let Self {
             lists: known, free, ..
         } = self;
@@ -101,8 +112,8 @@ impl Frames {
         })
     }
 
-    fn one(&mut self, frame: Frame) -> Arc<Frame> {
-        let frame = ByName(Arc::new(frame));
+    fn one(&mut self, frame: Frame, place: u64) -> Arc<Frame> {
+        let frame = ByName(Arc::new(frame), place);
         if let Some(known) = self.functions.get(&frame) {
             return Arc::clone(&known.0);
         }

@@ -132,6 +132,8 @@ pub struct Handle {
 pub struct Named {
     /// The functions, leaf first.
     pub frames: Vec<Frame>,
+    /// Where each is in its file, which tells places in one function apart; missing ones are 0.
+    pub places: Vec<u64>,
     /// The call site that is blamed.
     pub site: Site,
     /// Why frames are missing at its root, if they are.
@@ -365,7 +367,7 @@ impl Fold {
         let name = StackName {
             frames: self
                 .frames
-                .intern(&mut self.tally.frame_lists, named.frames),
+                .intern(&mut self.tally.frame_lists, named.frames, &named.places),
             site: self.site(named.site),
             truncated: named.truncated,
             writer: named.writer,

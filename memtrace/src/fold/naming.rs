@@ -291,19 +291,34 @@ impl Files {
     }
 
     fn name(&mut self, question: Question) -> Named {
-        let Question { space, ip, .. } = &question;
+        let space = question.space.clone();
         let addresses = question.addresses();
-        let code = until_not_code(space, addresses);
-        let native = self.symbolizer.symbolize(space, code);
-        let write = self.instructions.at(space, *ip);
+        let code = until_not_code(&space, addresses);
+        let native = self.symbolizer.symbolize(&space, code);
+        let write = self.instructions.at(&space, question.ip);
         let left_code = code.len() < addresses.len();
         let taken = question.taken.map(|taken| Believed {
             left_code,
             trust: trust(self.unwind, taken.end),
             taken,
         });
-        put_together(native, taken, write)
+        let mut named = put_together(native, taken, write);
+        let places = named.frames.iter().map(|frame| place(&space, frame));
+        named.places = places.collect();
+        named
     }
+}
+
+/// Where a frame's code is in its file, which is the same in every process; 0 for what is in none.
+fn place(space: &AddressSpace, frame: &Frame) -> u64 {
+    if frame.language.is_interpreted() {
+        return 0;
+    }
+    let mapping = space.find(frame.address);
+    let mapping = mapping.filter(|mapping| mapping.module().is_some());
+    mapping.map_or(0, |mapping| {
+        mapping.offset.wrapping_add(frame.address - mapping.start)
+    })
 }
 
 /// A stack that was taken, and how far it is believed.
@@ -338,6 +353,7 @@ fn put_together(native: Vec<Frame>, taken: Result<Believed, Unknown>, write: Wri
                 site: blame(&frames),
                 writer: Writer::of(write, &frames),
                 frames,
+                places: Vec::new(),
                 truncated,
                 lost: false,
             }
@@ -350,6 +366,7 @@ fn put_together(native: Vec<Frame>, taken: Result<Believed, Unknown>, write: Wri
                 site,
                 writer: Writer::of(write, &frames),
                 frames,
+                places: Vec::new(),
                 truncated: Some(Truncated::NotTaken),
                 lost: why == Unknown::StackLost,
             }

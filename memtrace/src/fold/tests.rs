@@ -49,6 +49,7 @@ fn named(functions: &[&str]) -> Named {
             language: leaf.language,
         },
         frames,
+        places: Vec::new(),
         truncated: None,
         writer: WRITER,
         lost: false,
@@ -143,6 +144,26 @@ fn pages_by_stack(tally: &Tally) -> HashMap<String, u64> {
         *found.entry(names.join(" < ")).or_default() += pages;
     }
     found
+}
+
+#[test]
+fn places_in_one_function_are_told_apart() {
+    let mut fold = Fold::default();
+    for id in 0..3 {
+        add(&mut fold, id);
+    }
+    for (unnamed, place) in fold.take_unnamed(3).into_iter().zip([16, 32, 16]) {
+        let mut name = named(&["walk", "main"]);
+        name.frames[1].address = 0x1000 + place;
+        name.places = vec![8, place];
+        fold.set_name(unnamed.handle, name);
+    }
+    let find = |id| fold.find_stack(SpaceId::Snapshot(0), key(id)).unwrap();
+    assert_eq!(find(0), find(2));
+    assert_ne!(find(0), find(1));
+    let tally = fold.tally();
+    let frames = |id| &tally.frame_lists[tally.stacks[find(id)].name.unwrap().frames];
+    assert_eq!([0, 1].map(|id| frames(id)[1].address), [0x1010, 0x1020]);
 }
 
 #[test]

