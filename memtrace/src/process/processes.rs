@@ -201,6 +201,9 @@ struct TracedProcess {
     execs: u32,
     /// The number of its program.
     program: u64,
+    /// What it was called when it began with that program, by the record of that. /proc can show
+    /// the next program's name shortly before the record of that is written.
+    began_as: Vec<u8>,
     space: Option<(SpaceId, AddressSpace)>,
     /// When its mappings may be read again, and how long the pause is then.
     refresh: (Instant, Duration),
@@ -414,6 +417,7 @@ impl Processes {
                 children: Vec::new(),
                 execs: said.execs,
                 program: said.program,
+                began_as: until_nul(&said.comm),
                 space: None,
                 refresh: (Instant::now(), FIRST_PAUSE),
             },
@@ -450,9 +454,10 @@ impl Processes {
         let old = std::mem::replace(&mut process.program, said.program);
         process.execs = said.execs;
         let name = &mut process.facts.name;
-        let comm = std::mem::replace(&mut name.comm, until_nul(&said.comm));
+        let before = std::mem::replace(&mut process.began_as, until_nul(&said.comm));
+        name.comm.clone_from(&process.began_as);
         if name.before.len() < MAX_PROGRAMS {
-            name.before.push(comm);
+            name.before.push(before);
         }
         name.cmdline = Arc::default();
         process.parent = Kin::Outside(process.facts.ppid);

@@ -201,7 +201,10 @@ fn ctrl_c_twice_leaves_at_once_at_any_moment() {
         assert!(took <= 5 * AT_ONCE, "{moment:?}: {took:?}, {waited:?}");
         left += 1;
     }
-    assert!(late <= MOMENTS / 10, "{late} of {MOMENTS} were late");
+    assert!(
+        late <= MOMENTS as usize / 10,
+        "{late} of {MOMENTS} were late"
+    );
 }
 
 #[test]
