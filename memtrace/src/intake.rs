@@ -17,7 +17,8 @@ use crate::fold::{Copy, Fold, Handle, Named, Observation, StackIndex, StackKey, 
 use crate::interpreter::entries::InstanceId;
 use crate::process::maps::AddressSpace;
 use crate::process::memory::RelativesMemory;
-use crate::process::processes::{ProcessId, Retired, SpaceId};
+use crate::process::processes::{ProcessId, SpaceId};
+use crate::process::uses::Used;
 use crate::profile::Unknown;
 use crate::summarize::Gathered;
 use crate::targets::Targets;
@@ -51,7 +52,7 @@ struct Unused {
 }
 
 enum What {
-    OfProcesses(Retired),
+    OfProcesses(Used),
     Interpreter(InstanceId),
 }
 
@@ -185,11 +186,11 @@ impl Intake {
         let ended = self.targets.add_up_ended();
         self.fold.add_up(&ended);
         let (by, now) = (self.fold.stacks_ever(), Instant::now());
-        let retired = self.targets.processes.take_retired();
-        let retired = retired.into_iter().map(What::OfProcesses);
+        let shared = self.targets.processes.take_unused();
+        let shared = shared.into_iter().map(What::OfProcesses);
         let interpreters = self.targets.tracker.take_retired();
         let interpreters = interpreters.into_iter().map(What::Interpreter);
-        let more = retired.chain(interpreters);
+        let more = shared.chain(interpreters);
         self.unused
             .extend(more.map(|what| Unused { by, at: now, what }));
         let handed_out = self.fold.handed_out();
@@ -197,8 +198,8 @@ impl Intake {
             |unused: &mut Unused| unused.by <= handed_out && unused.at + GRACE <= all_until;
         while let Some(unused) = self.unused.pop_front_if(is_over) {
             match unused.what {
-                What::OfProcesses(Retired::Space(space)) => self.fold.forget_space(space),
-                What::OfProcesses(Retired::Program(program)) => {
+                What::OfProcesses(Used::Space(space)) => self.fold.forget_space(space),
+                What::OfProcesses(Used::Program(program)) => {
                     self.naming.forget_program(program);
                 }
                 What::Interpreter(interpreter) => self.naming.names.forget(interpreter),

@@ -40,13 +40,7 @@ impl ByName {
 
 impl PartialEq for ByName {
     fn eq(&self, other: &Self) -> bool {
-        let (own, others) = (&self.0, &other.0);
-        let parts = |frame: &Frame| (frame.line, frame.language, frame.inlined, frame.unknown);
-        self.1 == other.1
-            && parts(own) == parts(others)
-            && own.function == others.function
-            && own.file == others.file
-            && own.module == others.module
+        self.name() == other.name()
     }
 }
 

@@ -118,12 +118,12 @@ impl Naming {
     }
 
     /// Names that have come back; `None` when there are none.
-    pub fn next(&mut self) -> Option<Vec<(Handle, Named)>> {
+    pub fn next(&mut self) -> Option<Answers> {
         self.namer.next()
     }
 
     /// Waits until names have come back, on this thread; `None` when none was asked for.
-    pub fn wait(&mut self) -> Option<Vec<(Handle, Named)>> {
+    pub fn wait(&mut self) -> Option<Answers> {
         self.namer.wait()
     }
 
@@ -203,10 +203,13 @@ impl Question {
     }
 }
 
+/// Stacks and their names.
+pub type Answers = Vec<(Handle, Named)>;
+
 /// The thread that names stacks.
 struct Namer {
     questions: Sender<Vec<Question>>,
-    answers: Receiver<Vec<(Handle, Named)>>,
+    answers: Receiver<Answers>,
     /// Tells that there are answers.
     ready: Arc<Notify>,
     outstanding: usize,
@@ -246,19 +249,22 @@ impl Namer {
         }
     }
 
-    fn next(&mut self) -> Option<Vec<(Handle, Named)>> {
-        let answers = self.answers.try_recv().ok()?;
-        self.outstanding -= answers.len();
-        Some(answers)
+    fn next(&mut self) -> Option<Answers> {
+        let answers = self.answers.try_recv().ok();
+        self.received(answers)
     }
 
-    fn wait(&mut self) -> Option<Vec<(Handle, Named)>> {
+    fn wait(&mut self) -> Option<Answers> {
         if self.outstanding == 0 {
             return None;
         }
-        let answers = self.answers.recv().ok()?;
-        self.outstanding -= answers.len();
-        Some(answers)
+        let answers = self.answers.recv().ok();
+        self.received(answers)
+    }
+
+    fn received(&mut self, answers: Option<Answers>) -> Option<Answers> {
+        self.outstanding -= answers.as_ref().map_or(0, Vec::len);
+        answers
     }
 }
 
@@ -278,7 +284,7 @@ impl Files {
         }
     }
 
-    fn answer(&mut self, questions: Vec<Question>) -> Vec<(Handle, Named)> {
+    fn answer(&mut self, questions: Vec<Question>) -> Answers {
         let stacks = questions
             .iter()
             .filter(|question| question.taken.is_ok())

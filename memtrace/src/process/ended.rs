@@ -5,9 +5,11 @@
 
 use std::collections::BTreeMap;
 
+use super::facts::ProcessFacts;
+use super::name::Name;
 #[cfg(doc)]
 use super::processes::OTHERS;
-use super::processes::{Name, ProcessFacts, ProcessId};
+use super::processes::ProcessId;
 
 /// Processes that have ended and are kept one by one.
 pub const MOST_KEPT: usize = 1000;
@@ -96,7 +98,7 @@ impl Ended {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::process::processes::Times;
+    use crate::process::facts::Times;
 
     fn process(pid: u32, pages: u64) -> ProcessFacts {
         let mut facts = ProcessFacts {

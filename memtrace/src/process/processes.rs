@@ -3,35 +3,28 @@
 //! What happened to a process is told by records, in the order in which it happened, but later. So
 //! nothing that is looked up now is taken for what was then: a process that was forked has what its
 //! parent had *at that record*, and what /proc shows is only used while the process still runs the
-//! program that its records are about ([`Processes::read_mappings`]).
+//! program that its records are about ([`Processes::present_space`]).
 //!
 //! Of a process that has ended only figures and its name are kept ([`ended`](super::ended)).
 
+mod spaces;
+
 use std::collections::{HashMap, VecDeque};
-use std::fs;
-use std::io::Read as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use memtrace_common::process::{Counters, NO_SLOT, ProcessSlot};
+use memtrace_common::process::{NO_SLOT, ProcessSlot};
 use memtrace_common::record::Origin;
 
+use self::spaces::FIRST_PAUSE;
+pub use self::spaces::SpaceId;
 use super::ended::Ended;
+use super::facts::{ProcessFacts, Times};
 use super::maps::AddressSpace;
 use super::modules::Modules;
+use super::name::{Name, read_cmdline, until_nul};
+use super::uses::{Used, Uses};
 use crate::clock;
-use crate::foreign::without_padding;
-
-/// Bytes of /proc/PID/cmdline that are kept.
-const MAX_CMDLINE: u64 = 4096;
-
-/// A process's mappings are read again for an address that they do not have, but not sooner than
-/// this after the last time, and after twice as long each time that it did not help, since the
-/// address may not be code at all.
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
-
-/// The longest pause before mappings are read again.
-const LONGEST_PAUSE: Duration = Duration::from_mins(1);
 
 /// Relatives in which memory is looked for.
 const MAX_RELATIVES: usize = 8;
@@ -51,33 +44,6 @@ pub type ProcessId = usize;
 
 /// Stands for all processes that have ended and whose figures have been added up.
 pub const OTHERS: ProcessId = usize::MAX;
-
-/// Number of a mapping snapshot: processes with the same number have the same code at the same
-/// addresses.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum SpaceId {
-    /// A snapshot, by order of reading.
-    Snapshot(usize),
-    /// The mappings of this process could not be read.
-    Unread(ProcessId),
-}
-
-/// What is known about one traced process, as plain data.
-#[derive(Clone, Debug)]
-pub struct ProcessFacts {
-    /// The kernel's tgid.
-    pub pid: u32,
-    /// The parent's.
-    pub ppid: u32,
-    /// What it is called.
-    pub name: Name,
-    /// When it began and ended.
-    pub times: Times,
-    /// What the BPF side counted, when its slot was last read.
-    pub counters: Counters,
-    /// Copied pages whose records arrived, by [`Origin`] code.
-    pub recorded: [u64; 4],
-}
 
 /// What a record says about a process that was found, forked, or replaced its program.
 #[derive(Clone, Copy, Debug)]
@@ -113,80 +79,6 @@ impl Said {
             comm: [0; 16],
             ..self
         }
-    }
-}
-
-/// Something that no process has any more, so that what was kept for it can go.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Retired {
-    /// A snapshot of mappings.
-    Space(SpaceId),
-    /// A program, by its number.
-    Program(u64),
-}
-
-/// What a process is called.
-#[derive(Clone, Debug, Default)]
-pub struct Name {
-    /// Its name, as the kernel has it.
-    pub comm: Vec<u8>,
-    /// Its arguments, shared with the parent until an exec.
-    pub cmdline: Arc<[Vec<u8>]>,
-    /// What it was called as the programs that it ran before, the first one first.
-    pub before: Vec<Vec<u8>>,
-}
-
-/// When a process began and ended, in nanoseconds of `CLOCK_MONOTONIC` unless stated otherwise.
-#[derive(Clone, Copy, Debug, Default)]
-#[expect(
-    clippy::struct_field_names,
-    reason = "a time without its unit is a riddle"
-)]
-pub struct Times {
-    /// When it was forked; `None` when that was before the trace.
-    pub forked_ns: Option<u64>,
-    /// When it was started, even if that was before the trace.
-    pub started_ns: u64,
-    /// When it was started, in nanoseconds of `CLOCK_BOOTTIME`, as the kernel keeps it: together
-    /// with the pid this says which process it is.
-    pub start_boottime_ns: u64,
-    /// When it ended; `None` while it lives.
-    pub exited_ns: Option<u64>,
-}
-
-impl ProcessFacts {
-    /// Adds up what can be: figures, and the time from the first's start to the last's end.
-    pub fn absorb(&mut self, other: &Self) {
-        self.counters.absorb(&other.counters);
-        for (sum, more) in self.recorded.iter_mut().zip(other.recorded) {
-            *sum += more;
-        }
-        let times = &mut self.times;
-        times.forked_ns = times
-            .forked_ns
-            .zip(other.times.forked_ns)
-            .map(|(a, b)| a.min(b));
-        times.started_ns = times.started_ns.min(other.times.started_ns);
-        times.exited_ns = times.exited_ns.max(other.times.exited_ns);
-    }
-
-    /// Copied pages that were counted and whose records have not arrived, by [`Origin`] code.
-    #[must_use]
-    pub fn missing(&self) -> [u64; 4] {
-        std::array::from_fn(|origin| {
-            self.counters.copied[origin].saturating_sub(self.recorded[origin])
-        })
-    }
-
-    /// Splits [`ProcessFacts::missing`]: pages whose records found no room, and pages whose records
-    /// are still on their way.
-    #[must_use]
-    pub fn lost_and_pending(&self) -> ([u64; 4], [u64; 4]) {
-        let missing = self.missing();
-        // The counters were read one after the other, while the BPF side may have changed them.
-        let lost = std::array::from_fn(|origin| self.counters.lost[origin].min(missing[origin]));
-        let pending = std::array::from_fn(|origin| missing[origin] - lost[origin]);
-        (lost, pending)
     }
 }
 
@@ -238,9 +130,7 @@ pub struct Processes {
     modules: Modules,
     snapshots: usize,
     /// How many processes have each snapshot, and each program.
-    space_users: HashMap<SpaceId, usize>,
-    program_users: HashMap<u64, usize>,
-    retired: Vec<Retired>,
+    uses: Uses,
     /// How many programs have been given a new number.
     renumbered: u64,
     /// Processes whose mappings have been read since somebody asked.
@@ -265,9 +155,7 @@ impl Processes {
             next: 0,
             modules: Modules::default(),
             snapshots: 0,
-            space_users: HashMap::new(),
-            program_users: HashMap::new(),
-            retired: Vec::new(),
+            uses: Uses::default(),
             renumbered: 0,
             remapped: Vec::new(),
             nameless: VecDeque::new(),
@@ -423,8 +311,8 @@ impl Processes {
             },
         );
         self.by_slot.insert(slot, id);
-        *self.program_users.entry(said.program).or_default() += 1;
-        *self.space_users.entry(SpaceId::Unread(id)).or_default() += 1;
+        self.uses.add(Used::Program(said.program));
+        self.uses.add(Used::Space(SpaceId::Unread(id)));
         self.nameless.push_back((Instant::now() + NAME_DUE, id));
         match space {
             Some(space) => self.set_space(id, Some(space)),
@@ -462,10 +350,10 @@ impl Processes {
         name.cmdline = Arc::default();
         process.parent = Kin::Outside(process.facts.ppid);
         process.refresh = (Instant::now(), FIRST_PAUSE);
-        *self.program_users.entry(said.program).or_default() += 1;
-        self.program_left(old);
+        self.uses.add(Used::Program(said.program));
+        self.uses.remove(Used::Program(old));
         self.refresh(id);
-        self.read_name(id);
+        self.read_arguments(id);
     }
 
     /// Forgets what a process was called as another program: it was memtrace's own until now.
@@ -511,8 +399,8 @@ impl Processes {
             return;
         };
         self.by_slot.remove(&process.slot);
-        self.space_left(SpaceId::Unread(id));
-        self.program_left(process.program);
+        self.uses.remove(Used::Space(SpaceId::Unread(id)));
+        self.uses.remove(Used::Program(process.program));
         process.facts.counters = entry.counters;
         process.facts.times.exited_ns = Some(entry.exited_ns);
         self.ended.add(id, process.facts);
@@ -547,20 +435,29 @@ impl Processes {
         self.renumbered += 1;
         // Those of the BPF side are times, which do not get that far.
         let new = 1 << 63 | self.renumbered;
-        let mut users = 0;
         for process in self.live.values_mut() {
             if process.program == program {
                 process.program = new;
-                users += 1;
+                self.uses.add(Used::Program(new));
+                self.uses.remove(Used::Program(program));
                 if let Some(table) = &self.table {
                     table.renumber(process.slot, process.execs, new);
                 }
             }
         }
-        if users > 0 {
-            self.program_users.remove(&program);
-            self.program_users.insert(new, users);
-            self.retired.push(Retired::Program(program));
+    }
+
+    /// Reads a process's arguments, if it still runs the program that is known. The name is in the
+    /// record.
+    fn read_arguments(&mut self, id: ProcessId) {
+        let Some(pid) = self.live.get(&id).map(|process| process.facts.pid) else {
+            return;
+        };
+        let cmdline = read_cmdline(pid);
+        if self.is_current(id)
+            && let Some(process) = self.live.get_mut(&id)
+        {
+            process.facts.name.cmdline = cmdline;
         }
     }
 
@@ -569,23 +466,11 @@ impl Processes {
         let Some(pid) = self.live.get(&id).map(|process| process.facts.pid) else {
             return;
         };
-        let cmdline = read_cmdline(pid);
-        let comm = fs::read(format!("/proc/{pid}/comm"));
-        if !self.is_current(id) {
-            return;
-        }
-        let Some(process) = self.live.get_mut(&id) else {
-            return;
-        };
-        let name = &mut process.facts.name;
-        // Equal ones stay those that are shared with the parent.
-        if !cmdline.is_empty() && cmdline != name.cmdline {
-            name.cmdline = cmdline;
-        }
-        if let Ok(comm) = comm
-            && !comm.is_empty()
+        let now = Name::of(pid);
+        if self.is_current(id)
+            && let Some(process) = self.live.get_mut(&id)
         {
-            name.comm = comm.strip_suffix(b"\n").unwrap_or(&comm).to_vec();
+            process.facts.name.update(now);
         }
     }
 
@@ -608,8 +493,8 @@ impl Processes {
     }
 
     /// What no process has any more since the last call.
-    pub fn take_retired(&mut self) -> Vec<Retired> {
-        std::mem::take(&mut self.retired)
+    pub fn take_unused(&mut self) -> Vec<Used> {
+        self.uses.take_unused()
     }
 
     /// Pids in which memory of a process can be read: its own, then those of its ancestors of the
@@ -617,10 +502,7 @@ impl Processes {
     #[must_use]
     pub fn relatives(&self, id: ProcessId) -> Vec<u32> {
         let mut ids: Vec<ProcessId> = Vec::with_capacity(MAX_RELATIVES);
-        let line = std::iter::successors(Some(id), |&id| match self.live.get(&id)?.parent {
-            Kin::Traced(parent) => Some(parent),
-            Kin::Outside(_) => None,
-        });
+        let line = std::iter::successors(Some(id), |&id| self.parent(id));
         ids.extend(line.take(MAX_RELATIVES));
         // Breadth first from the eldest, so that those who have been there for long come first.
         let mut next = 0;
@@ -640,174 +522,10 @@ impl Processes {
         let pid = |id| Some(self.live.get(id)?.facts.pid);
         ids.iter().filter_map(pid).collect()
     }
-
-    /// A process's mappings as they were last read.
-    #[must_use]
-    pub fn known_space(&self, id: ProcessId) -> Option<AddressSpace> {
-        self.space_ref(id).cloned()
-    }
-
-    /// [`Processes::known_space`], without a copy.
-    #[must_use]
-    pub fn space_ref(&self, id: ProcessId) -> Option<&AddressSpace> {
-        let process = self.live.get(&id)?;
-        process.space.as_ref().map(|(_, space)| space)
-    }
-
-    /// A process's mappings at this moment, if it still runs the program that its records are
-    /// about. They are not kept for its stacks.
-    pub fn present_space(&mut self, id: ProcessId) -> Option<AddressSpace> {
-        self.read_mappings(id)
-    }
-
-    /// The present mappings of a process that need not be traced.
-    pub fn space_of(&mut self, pid: u32) -> Option<AddressSpace> {
-        AddressSpace::read(pid, &mut self.modules).ok()
-    }
-
-    /// Which snapshot of mappings a process has.
-    #[must_use]
-    pub fn space_id(&self, id: ProcessId) -> SpaceId {
-        let space = self.live.get(&id).and_then(|known| known.space.as_ref());
-        space.map_or(SpaceId::Unread(id), |(space_id, _)| *space_id)
-    }
-
-    /// Mappings of a process in which all `addresses` are known, as far as possible: they are read
-    /// again when one is not, from the process, or after its end from the nearest living ancestor
-    /// of the same program. `None` when they could never be read.
-    pub fn space(&mut self, id: ProcessId, addresses: &[u64]) -> Option<AddressSpace> {
-        let missing = |space: &AddressSpace| {
-            addresses
-                .iter()
-                .any(|&address| space.find(address).is_none())
-        };
-        if self.space_ref(id).is_none_or(missing) {
-            self.refresh(id);
-            if !self.space_ref(id).is_none_or(missing)
-                && let Some(process) = self.live.get_mut(&id)
-            {
-                process.refresh.1 = FIRST_PAUSE;
-            }
-        }
-        self.known_space(id)
-    }
-
-    fn refresh(&mut self, id: ProcessId) {
-        let Some(process) = self.live.get_mut(&id) else {
-            return;
-        };
-        let now = Instant::now();
-        let (due, pause) = process.refresh;
-        if now < due {
-            return;
-        }
-        process.refresh = (now + pause, (2 * pause).min(LONGEST_PAUSE));
-        let mut next = Some(id);
-        while let Some(source) = next {
-            if let Some(space) = self.read_mappings(source) {
-                let known = self.space_ref(id);
-                // What belongs to another program is worse than nothing. A new number would make
-                // all stacks new.
-                if known.is_none_or(|known| known.is_of_program(&space) && !known.is_same(&space)) {
-                    let number = SpaceId::Snapshot(self.snapshots);
-                    self.snapshots += 1;
-                    self.set_space(id, Some((number, space)));
-                    self.remapped.push(id);
-                }
-                return;
-            }
-            next = self.parent(source);
-        }
-    }
-
-    /// Reads the mappings of a process; `None` when it does not have any, or does not run the
-    /// program any more that its records so far are about.
-    fn read_mappings(&mut self, id: ProcessId) -> Option<AddressSpace> {
-        let pid = self.live.get(&id)?.facts.pid;
-        if !self.is_current(id) {
-            return None;
-        }
-        let space = AddressSpace::read(pid, &mut self.modules).ok()?;
-        // The kernel gives a process its new memory shortly before it says so.
-        let is_known = |known: &AddressSpace| known.is_of_program(&space);
-        (self.is_current(id) && self.space_ref(id).is_none_or(is_known)).then_some(space)
-    }
-
-    /// Whether a process has not replaced its program since the last record of it that was handled.
-    fn is_current(&self, id: ProcessId) -> bool {
-        let Some(process) = self.live.get(&id) else {
-            return false;
-        };
-        let now = self
-            .table
-            .as_ref()
-            .map(|table| table.generation(process.slot));
-        now.is_none_or(|now| now == Some(process.execs))
-    }
-
-    fn set_space(&mut self, id: ProcessId, space: Option<(SpaceId, AddressSpace)>) {
-        let Some(process) = self.live.get_mut(&id) else {
-            return;
-        };
-        let new = space.as_ref().map(|(number, _)| *number);
-        let old = std::mem::replace(&mut process.space, space).map(|(number, _)| number);
-        if let Some(new) = new {
-            *self.space_users.entry(new).or_default() += 1;
-        }
-        if let Some(old) = old {
-            self.space_left(old);
-        }
-    }
-
-    fn space_left(&mut self, number: SpaceId) {
-        if is_last(&mut self.space_users, number) {
-            self.retired.push(Retired::Space(number));
-        }
-    }
-
-    fn program_left(&mut self, program: u64) {
-        if is_last(&mut self.program_users, program) {
-            self.retired.push(Retired::Program(program));
-        }
-    }
 }
 
 impl Default for Processes {
     fn default() -> Self {
         Self::new()
     }
-}
-
-/// Subtracts a user; whether it was the last one.
-fn is_last<K: Copy + Eq + std::hash::Hash>(users: &mut HashMap<K, usize>, key: K) -> bool {
-    let Some(count) = users.get_mut(&key) else {
-        return false;
-    };
-    *count -= 1;
-    let is_last = *count == 0;
-    if is_last {
-        users.remove(&key);
-    }
-    is_last
-}
-
-fn until_nul(bytes: &[u8]) -> Vec<u8> {
-    bytes
-        .split(|&byte| byte == 0)
-        .next()
-        .unwrap_or_default()
-        .to_vec()
-}
-
-fn read_cmdline(pid: u32) -> Arc<[Vec<u8>]> {
-    let mut bytes = Vec::new();
-    if let Ok(file) = fs::File::open(format!("/proc/{pid}/cmdline")) {
-        // What was read before an error is as good as it gets.
-        let _ = file.take(MAX_CMDLINE).read_to_end(&mut bytes);
-    }
-    let bytes = without_padding(&bytes);
-    if bytes.is_empty() {
-        return Arc::default();
-    }
-    bytes.split(|&byte| byte == 0).map(<[u8]>::to_vec).collect()
 }

@@ -9,7 +9,6 @@
 
 use std::collections::VecDeque;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -89,9 +88,6 @@ struct Shared {
     filled: Notify,
     /// Wakes the thread.
     wake: OwnedFd,
-    /// When to end, in nanoseconds of `CLOCK_MONOTONIC`; `u64::MAX` is never.
-    deadline_ns: AtomicU64,
-    undecodable: AtomicU64,
 }
 
 #[derive(Default)]
@@ -101,8 +97,12 @@ struct Queue {
     records: usize,
     /// The latest moment before which everything is in the queue, or has been.
     all_until: Option<Instant>,
+    /// When to end by itself.
+    deadline: Option<Instant>,
     /// Why to stop.
     stop: Option<Why>,
+    /// Records that could not be decoded.
+    undecodable: u64,
     /// Nothing more will come.
     ended: Option<Ended>,
 }
@@ -120,8 +120,6 @@ impl Drain {
             queue: Mutex::default(),
             filled: Notify::new(),
             wake,
-            deadline_ns: AtomicU64::new(u64::MAX),
-            undecodable: AtomicU64::new(0),
         });
         let its = Arc::clone(&shared);
         std::thread::Builder::new()
@@ -163,9 +161,7 @@ impl Drain {
 
     /// Ends the trace at `deadline`.
     pub fn end_at(&self, deadline: Instant) {
-        let left = deadline.saturating_duration_since(Instant::now());
-        let at = clock::monotonic_ns().saturating_add(left.as_nanos() as u64);
-        self.shared.deadline_ns.store(at, Ordering::Release);
+        self.shared.queue().deadline = Some(deadline);
         self.shared.wake();
     }
 
@@ -185,7 +181,7 @@ impl Drain {
     /// Records that could not be decoded.
     #[must_use]
     pub fn undecodable(&self) -> u64 {
-        self.shared.undecodable.load(Ordering::Relaxed)
+        self.shared.queue().undecodable
     }
 }
 
@@ -242,9 +238,8 @@ impl Shared {
             let mut piece = Vec::new();
             let records = ring.drain(PIECE, |event| piece.push(event));
             let is_all = records < PIECE;
-            self.undecodable
-                .store(ring.undecodable(), Ordering::Relaxed);
             let mut queue = self.queue();
+            queue.undecodable = ring.undecodable();
             queue.records += piece.len();
             if !piece.is_empty() {
                 queue.pieces.push_back(piece);
@@ -267,17 +262,21 @@ impl Shared {
 
     /// Why to end now.
     fn why_end(&self) -> Option<Why> {
-        if self.deadline_ns.load(Ordering::Acquire) <= clock::monotonic_ns() {
-            return Some(Why::Duration);
+        let queue = self.queue();
+        let is_over = queue.deadline.is_some_and(|at| at <= Instant::now());
+        if is_over {
+            Some(Why::Duration)
+        } else {
+            queue.stop
         }
-        self.queue().stop
     }
 
     /// How long to wait at most.
     fn longest_wait(&self) -> Duration {
-        let is_full = self.queue().records >= MOST_QUEUED;
-        let deadline = self.deadline_ns.load(Ordering::Acquire);
-        let left = Duration::from_nanos(deadline.saturating_sub(clock::monotonic_ns()));
+        let queue = self.queue();
+        let left = |at: Instant| at.saturating_duration_since(Instant::now());
+        let left = queue.deadline.map_or(TICK, left);
+        let is_full = queue.records >= MOST_QUEUED;
         left.min(if is_full { ROOM_TICK } else { TICK })
     }
 
@@ -325,7 +324,7 @@ impl Waker {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::AtomicBool;
+    use std::sync::atomic::{AtomicBool, Ordering};
 
     use super::*;
     use crate::collect::{Lifecycle, ProcessChange};

@@ -16,7 +16,8 @@ use memtrace_common::process::Health;
 
 use crate::fold::Tally;
 use crate::process::ended::Others;
-use crate::process::processes::{OTHERS, ProcessFacts, ProcessId};
+use crate::process::facts::ProcessFacts;
+use crate::process::processes::{OTHERS, ProcessId};
 use crate::profile::{
     CallSite, CommandExit, Host, InterpreterSeen, ModuleUnwind, Profile, SCHEMA, Unchanged,
     type_rows,

@@ -7,7 +7,8 @@ use memtrace_common::process::Counters;
 use super::sites::Missing;
 use super::{Gathered, Moment, Progress, Run};
 use crate::foreign::escaped;
-use crate::process::processes::{ProcessFacts, ProcessId};
+use crate::process::facts::ProcessFacts;
+use crate::process::processes::ProcessId;
 use crate::profile::{ByCause, ByOrigin, CauseName, Lost, NotCopied, Process, Totals, Unchanged};
 
 /// A row for each process, by first appearance.
