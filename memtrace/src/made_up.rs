@@ -3,9 +3,10 @@
 //!
 //! Its processes have pids that no kernel gives, so /proc has nothing about them.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 
+use foldhash::HashSet;
 use memtrace_common::interpreter::Handle;
 use memtrace_common::process::{
     Counters, Health, MAX_PROCESSES, NO_SLOT, ProcessSlot, SLOT_EXITED, SLOT_FREE, SLOT_LIVE,
@@ -66,7 +67,7 @@ impl MadeUp {
             lost: 0,
             next_pid: FIRST_PID,
             now_ns: 1_000_000_000,
-            stacks_sent: HashSet::new(),
+            stacks_sent: HashSet::default(),
         }
     }
 

@@ -4,9 +4,9 @@
 //! unwind tables, the pages that it copied. What it copied is counted elsewhere, see
 //! [`fold`](crate::fold).
 
-use std::collections::HashMap;
 use std::time::Instant;
 
+use foldhash::HashMap;
 use memtrace_common::process::{MAX_PROCESSES, ProcessSlot, SLOT_EXITED};
 
 use crate::collect::{Lifecycle, ProcessChange};
@@ -65,7 +65,7 @@ impl Targets {
             tracker,
             unwinder,
             copied: unchanged.then(CopiedPages::default),
-            interpreters: HashMap::new(),
+            interpreters: HashMap::default(),
             held: None,
             table,
         }
@@ -258,7 +258,7 @@ impl Targets {
     #[must_use]
     pub fn compare_copied(&self) -> HashMap<ProcessId, Unchanged> {
         let copied = self.copied.as_ref();
-        copied.map_or_else(HashMap::new, |copied| copied.compare(&self.processes))
+        copied.map_or_else(HashMap::default, |copied| copied.compare(&self.processes))
     }
 
     /// What is known about every process, by first appearance.

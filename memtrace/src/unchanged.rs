@@ -38,9 +38,10 @@
 pub mod compare;
 pub mod image;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
+use foldhash::HashMap;
 use roaring::RoaringTreemap;
 
 use self::compare::{Compared, Comparer};
@@ -172,7 +173,7 @@ impl CopiedPages {
         let mut comparer = Comparer::new(page_size);
         // Kept from one process to the next, since most have the same ancestor.
         let mut ancestor: Option<(u32, Image)> = None;
-        let mut all = HashMap::new();
+        let mut all = HashMap::default();
         for (&id, set) in &self.sets {
             if set.kept.is_empty() && set.gone == 0 {
                 continue;
@@ -288,7 +289,7 @@ impl<'a> Lineage<'a> {
     fn new(processes: &'a Processes) -> Self {
         Self {
             processes,
-            known: HashMap::new(),
+            known: HashMap::default(),
         }
     }
 

@@ -1,7 +1,8 @@
 //! What an instruction does to memory, by its form alone.
 
-use std::collections::HashMap;
 use std::os::unix::fs::FileExt as _;
+
+use foldhash::HashMap;
 
 use crate::process::maps::AddressSpace;
 

@@ -4,7 +4,7 @@
 //! at. Beyond [`MOST_STACKS`] the rarest are added up: what is kept of them is their call site, and
 //! what decides about causes. Sums hold.
 
-use std::collections::{HashMap, HashSet};
+use foldhash::{HashMap, HashSet};
 
 use super::{Fold, StackIndex, StackName};
 use crate::profile::{Frame, Site, Truncated};
@@ -37,7 +37,7 @@ impl Fold {
             .collect();
         rarest.sort_unstable_by_key(|&(pages, index, _)| (pages, index));
         rarest.truncate(self.named - most);
-        let mut moved = HashMap::new();
+        let mut moved = HashMap::default();
         for (_, stack, name) in rarest {
             let others = self.others_of(name);
             let other_name = self.tally.stacks[others].name.unwrap_or(name);

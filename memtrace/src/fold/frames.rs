@@ -1,8 +1,9 @@
 //! The functions of stacks, each kept once.
 
-use std::collections::{HashMap, HashSet};
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
+
+use foldhash::{HashMap, HashSet};
 
 use super::FramesIndex;
 use crate::profile::Frame;

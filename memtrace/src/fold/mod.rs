@@ -14,10 +14,10 @@ mod bound;
 mod frames;
 pub mod naming;
 pub mod sum;
-
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 
+use foldhash::{HashMap, HashSet};
 use memtrace_common::record::{Cause, Evidence, Origin};
 
 pub use self::bound::MOST_STACKS;
@@ -455,7 +455,7 @@ impl Tally {
     /// [`Origin`] code.
     #[must_use]
     pub fn unnamed_pages(&self) -> HashMap<ProcessId, [u64; 4]> {
-        let mut pages: HashMap<ProcessId, [u64; 4]> = HashMap::new();
+        let mut pages: HashMap<ProcessId, [u64; 4]> = HashMap::default();
         let unnamed = self.stacks.iter().filter(|stack| stack.name.is_none());
         for cell in unnamed.flat_map(|stack| &stack.cells) {
             let Cell { seen, sum, .. } = &self.cells[*cell];

@@ -5,11 +5,11 @@
 //! which has [`Symbolizer`] and [`Instructions`]. Putting the answers together is [`put_together`],
 //! a function of plain data.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, Sender};
 
 use anyhow::{Context as _, Result};
+use foldhash::HashMap;
 use memtrace_common::unwind::StackEnd;
 use tokio::sync::Notify;
 
@@ -58,8 +58,8 @@ impl Naming {
         Ok(Self {
             names: Names::default(),
             namer: Namer::start(unwind)?,
-            arrived: HashMap::new(),
-            of_program: HashMap::new(),
+            arrived: HashMap::default(),
+            of_program: HashMap::default(),
             crowded: Vec::new(),
         })
     }

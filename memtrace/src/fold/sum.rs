@@ -1,7 +1,8 @@
 //! What copies are summed up to.
 
-use std::collections::HashMap;
 use std::ops::{Index, IndexMut};
+
+use foldhash::HashMap;
 
 use crate::distribution::Distribution;
 use crate::process::processes::ProcessId;

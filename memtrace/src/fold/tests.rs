@@ -1,5 +1,4 @@
-use std::collections::HashMap;
-
+use foldhash::HashMap;
 use proptest::prelude::*;
 
 use super::*;
@@ -75,7 +74,10 @@ fn copies_go_to_the_call_site_when_their_stack_is_named() {
     let tally = fold.tally();
     assert_eq!(tally.sites.len(), 1);
     let (_, &sum) = tally.site_sums.iter().next().unwrap();
-    assert_eq!(tally.sums[sum].processes, HashMap::from([(0, 2), (1, 1)]));
+    assert_eq!(
+        tally.sums[sum].processes,
+        HashMap::from_iter([(0, 2), (1, 1)])
+    );
     assert_eq!(tally.sums[sum].latency.count(), 3);
     assert_eq!(tally.sums[sum].age.count(), 3);
 }
@@ -131,7 +133,7 @@ fn the_same_functions_that_write_in_another_way_are_another_stack() {
 
 /// Pages by the functions of their stack, joined.
 fn pages_by_stack(tally: &Tally) -> HashMap<String, u64> {
-    let mut found = HashMap::new();
+    let mut found = HashMap::default();
     for stack in &tally.stacks {
         let Some(name) = stack.name else { continue };
         let frames = tally.frame_lists[name.frames].iter();
@@ -197,7 +199,8 @@ fn the_rarest_stacks_are_added_up_at_their_call_site() {
         found,
         expected
             .map(|(name, pages)| (name.to_owned(), pages))
-            .into()
+            .into_iter()
+            .collect()
     );
     // Later copies on a stack that was added up go where it went.
     let stack = add(&mut fold, 0);
@@ -220,7 +223,7 @@ fn processes_that_are_added_up_keep_their_pages() {
         fold.set_name(unnamed.handle, named(&["walk"]));
     }
     fold.add_up(&[0, 2]);
-    let pages = HashMap::from([(1, 1), (3, 1), (OTHERS, 2)]);
+    let pages = HashMap::from_iter([(1, 1), (3, 1), (OTHERS, 2)]);
     let tally = fold.tally();
     let (_, &sum) = tally.site_sums.iter().next().unwrap();
     assert_eq!(tally.sums[sum].processes, pages);
@@ -262,7 +265,10 @@ fn a_snapshot_stays_as_it_was() {
     fold.count(stack, &copy(0, SEEN));
     let unnamed = fold.take_unnamed(1).remove(0);
     fold.set_name(unnamed.handle, named(&["walk"]));
-    assert_eq!(before.unnamed_pages(), HashMap::from([(0, [1, 0, 0, 0])]));
+    assert_eq!(
+        before.unnamed_pages(),
+        HashMap::from_iter([(0, [1, 0, 0, 0])])
+    );
     assert!(fold.tally().unnamed_pages().is_empty());
 }
 
@@ -302,7 +308,7 @@ proptest! {
     #[test]
     fn no_copy_is_lost_or_counted_twice(acts in acts()) {
         let mut fold = Fold::default();
-        let mut expected: HashMap<usize, u64> = HashMap::new();
+        let mut expected: HashMap<usize, u64> = HashMap::default();
         let name = |fold: &mut Fold, most| {
             for unnamed in fold.take_unnamed(most) {
                 let StackKey::Taken { id, .. } = unnamed.handle.key else { continue };
@@ -321,7 +327,7 @@ proptest! {
                 Act::Name(most) => name(&mut fold, most),
             }
             let tally = fold.tally();
-            let mut found: HashMap<usize, u64> = HashMap::new();
+            let mut found: HashMap<usize, u64> = HashMap::default();
             for sum in tally.site_sums.values() {
                 for (&process, &pages) in &tally.sums[*sum].processes {
                     *found.entry(process).or_default() += pages;

@@ -1,8 +1,8 @@
 //! Names of functions that interpreters run, and of types, each found once.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
+use foldhash::HashMap;
 use log::debug;
 
 use super::entries::InstanceId;

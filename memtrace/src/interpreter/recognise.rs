@@ -1,7 +1,8 @@
 //! Asks every loader what runs in a process, and keeps what loaders found in files.
 
-use std::collections::HashMap;
 use std::fs::File;
+
+use foldhash::HashMap;
 
 use super::{Data, Loader, Recognised};
 use crate::elf::Symbols;
@@ -42,7 +43,7 @@ impl Recogniser {
     pub fn new(loaders: Vec<&'static dyn Loader>) -> Self {
         Self {
             loaders,
-            files: HashMap::new(),
+            files: HashMap::default(),
         }
     }
 

@@ -4,9 +4,9 @@
 //! it replaced its program, since an interpreter is mapped and initialised only then. A forked
 //! child has its parent's interpreter, in the kernel's table of processes as well as here.
 
-use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
+use foldhash::HashMap;
 use log::{info, warn};
 use memtrace_common::interpreter::{Handle, MAX_INTERPRETERS};
 
@@ -77,7 +77,7 @@ impl Tracker {
         Self {
             recogniser: Recogniser::new(loaders),
             entries: Entries::new(tables.clone()),
-            states: HashMap::new(),
+            states: HashMap::default(),
             due: Vec::new(),
             retired: Vec::new(),
             tables,

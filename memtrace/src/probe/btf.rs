@@ -5,10 +5,10 @@
 //! again when it loads them.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
 use std::fs;
 
 use anyhow::{Context as _, Result, bail, ensure};
+use foldhash::HashMap;
 
 /// Where the kernel shows its BTF.
 pub const VMLINUX: &str = "/sys/kernel/btf/vmlinux";

@@ -3,7 +3,6 @@
 //! Not asking the kernel also spares the target: while a program somewhere on the machine is in a
 //! map's system call, the kernel skips other BPF programs that interrupt it.
 
-use std::collections::HashSet;
 use std::marker::PhantomData;
 use std::os::fd::{AsFd, AsRawFd as _, RawFd};
 use std::ptr::{self, NonNull};
@@ -12,6 +11,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use anyhow::{Context as _, Result};
 use aya::maps::MapData;
+use foldhash::HashSet;
 use memtrace_common::interpreter::Handle;
 use memtrace_common::interpreter::python::Layout;
 use memtrace_common::process::{Health, ProcessSlot, SLOT_EXITED, SLOT_FREE, SLOT_LIVE, Search};

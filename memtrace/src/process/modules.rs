@@ -10,7 +10,6 @@
 //! more are forgotten. For the time that opening takes see [`opener`](super::opener); whatever is
 //! read of a file after that is on this machine's own file systems, or in memory.
 
-use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::fs::File;
@@ -21,6 +20,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
+
+use foldhash::HashMap;
 
 use super::opener::{self, NotOpened, Opener, Which};
 use crate::elf::{Budget, Headers, Layout};
@@ -123,7 +124,7 @@ impl Modules {
     pub fn with(opener: Opener, debug_dir: &Path) -> Self {
         let debug_dir = debug_dir.join(".build-id");
         Self {
-            known: HashMap::new(),
+            known: HashMap::default(),
             count: 0,
             opener,
             open: Arc::default(),

@@ -19,8 +19,6 @@
 
 mod exchange;
 mod serve;
-
-use std::collections::HashMap;
 use std::ffi::CStr;
 use std::fs::File;
 use std::io;
@@ -29,6 +27,7 @@ use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
+use foldhash::HashMap;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
@@ -186,7 +185,7 @@ impl Opener {
     fn with(place: Place) -> Self {
         Self {
             place,
-            devices: HashMap::new(),
+            devices: HashMap::default(),
             waited: Duration::ZERO,
             lost: 0,
             copied: 0,

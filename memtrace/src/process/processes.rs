@@ -8,11 +8,11 @@
 //! Of a process that has ended only figures and its name are kept ([`ended`](super::ended)).
 
 mod spaces;
-
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use foldhash::HashMap;
 use memtrace_common::process::{NO_SLOT, ProcessSlot};
 use memtrace_common::record::Origin;
 
@@ -149,9 +149,9 @@ impl Processes {
     #[must_use]
     pub fn new() -> Self {
         Self {
-            live: HashMap::new(),
+            live: HashMap::default(),
             ended: Ended::default(),
-            by_slot: HashMap::new(),
+            by_slot: HashMap::default(),
             next: 0,
             modules: Modules::default(),
             snapshots: 0,

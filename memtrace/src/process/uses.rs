@@ -1,6 +1,6 @@
 //! What processes share, and how many have each: what nobody has any more can be forgotten.
 
-use std::collections::HashMap;
+use foldhash::HashMap;
 
 use super::processes::SpaceId;
 

@@ -1,10 +1,11 @@
 //! Call sites, grouped anew: the rows of the main table.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use clap::ValueEnum;
+use foldhash::HashMap;
 
 use super::words;
 use crate::distribution::Distribution;
@@ -65,7 +66,7 @@ enum Key<'a> {
 pub(super) fn regroup(profile: &Profile, by: By) -> Vec<Group<'_>> {
     let mut groups = Groups {
         rows: Vec::new(),
-        index: HashMap::new(),
+        index: HashMap::default(),
     };
     for site in &profile.call_sites {
         let whole = |key, name| (key, name, site.pages);

@@ -8,10 +8,9 @@
 mod processes;
 mod sites;
 mod warnings;
-
-use std::collections::HashMap;
 use std::sync::Arc;
 
+use foldhash::HashMap;
 use memtrace_common::process::Health;
 
 use crate::fold::Tally;

@@ -1,7 +1,6 @@
 //! The rows of processes, and the totals.
 
-use std::collections::HashMap;
-
+use foldhash::HashMap;
 use memtrace_common::process::Counters;
 
 use super::sites::Missing;
@@ -18,7 +17,7 @@ pub fn processes(
     moment: &Moment,
     missing: &Missing,
 ) -> Vec<Process> {
-    let mut causes: HashMap<ProcessId, ByCause> = HashMap::new();
+    let mut causes: HashMap<ProcessId, ByCause> = HashMap::default();
     for ((_, kind), &sum) in &gathered.tally.site_sums {
         for (&process, &pages) in &gathered.tally.sums[sum].processes {
             let by_cause = causes.entry(process).or_default();

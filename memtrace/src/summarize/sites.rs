@@ -1,8 +1,9 @@
 //! Call sites: from the sums of stacks, and for what has no stack yet or never will.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use foldhash::HashMap;
 use memtrace_common::record::Origin;
 
 use super::{Gathered, Moment};
@@ -23,7 +24,7 @@ impl Missing {
     /// What is missing at this moment.
     pub fn of(gathered: &Gathered, moment: &Moment) -> Self {
         let mut missing = Self {
-            lost: HashMap::new(),
+            lost: HashMap::default(),
             pending: gathered.tally.unnamed_pages(),
         };
         for (id, process) in gathered.all() {
@@ -57,7 +58,7 @@ pub type Pids = HashMap<ProcessId, u32>;
 /// All call sites, in no particular order; `bytes` and `share` are still 0.
 pub fn call_sites(gathered: &Gathered, missing: &Missing, pids: &Pids) -> Vec<CallSite> {
     let tally = &gathered.tally;
-    let mut stacks: HashMap<(SiteIndex, Kind), Stacks> = HashMap::new();
+    let mut stacks: HashMap<(SiteIndex, Kind), Stacks> = HashMap::default();
     for stack in &tally.stacks {
         let Some(name) = &stack.name else { continue };
         for cell in stack.cells.iter().map(|&cell| &tally.cells[cell]) {

@@ -10,7 +10,7 @@ use crate::profile::Unknown;
 
 fn over() -> Moment {
     Moment::Over {
-        unchanged: HashMap::new(),
+        unchanged: HashMap::default(),
     }
 }
 

@@ -1,10 +1,12 @@
 //! Names for the addresses of compiled code.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 use std::sync::Arc;
+
+use foldhash::{HashMap, HashSet};
 
 use super::engine::{Found, NamedFunction, Query};
 use super::helper::{Helper, MAX_ADDRESSES};
@@ -154,11 +156,11 @@ impl Symbolizer {
     pub(super) fn with(helper: Helper) -> Self {
         Self {
             helper,
-            places: HashMap::new(),
+            places: HashMap::default(),
             remembered: 0,
-            names: HashSet::new(),
+            names: HashSet::default(),
             names_size: 0,
-            failed: HashMap::new(),
+            failed: HashMap::default(),
         }
     }
 

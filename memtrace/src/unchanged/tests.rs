@@ -1,10 +1,10 @@
 //! Sampling, on numbers; comparing, on Python processes that say what they copied.
 
-use std::collections::HashSet;
 use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
+use foldhash::HashSet;
 use memtrace_common::process::{Counters, NO_SLOT, ProcessSlot, SLOT_LIVE};
 use proptest::prelude::*;
 
@@ -168,7 +168,7 @@ fn pages_written_with_what_they_held_are_unchanged() {
         comparable_pages: 500,
         gone_pages: 50,
     };
-    assert_eq!(result, HashMap::from([(1, expected)]));
+    assert_eq!(result, HashMap::from_iter([(1, expected)]));
     // What is still shared is one page of memory.
     let result = copied(&family, 1, 550..600).compare(&two(&family));
     assert_eq!(result[&1].unchanged_pages, 50);

@@ -1,9 +1,10 @@
 //! The files that traced processes run, and the state of their unwind tables.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use foldhash::HashMap;
 
 use super::builder::{Builder, Built};
 use super::store::{Facts, Store, TableId};
@@ -69,7 +70,7 @@ impl Library {
         Self {
             mode,
             builder,
-            files: HashMap::new(),
+            files: HashMap::default(),
             store: Store::default(),
             awaiting_exec: None,
         }

@@ -18,10 +18,9 @@ mod sections;
 mod sets;
 mod store;
 mod table;
-
-use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
+use foldhash::{HashMap, HashSet};
 use memtrace_common::unwind::StackEnd;
 
 use self::builder::Built;
@@ -93,7 +92,7 @@ impl Unwinder {
             sets: Sets::new(tables),
             parents_due: Instant::now(),
             starting: Vec::new(),
-            unmapped: HashMap::new(),
+            unmapped: HashMap::default(),
         }
     }
 

@@ -4,10 +4,9 @@
 //! time is that of the file's budget. Memory is a few times the size of the sections.
 
 mod caller;
-
-use std::collections::HashMap;
 use std::hash::Hash;
 
+use foldhash::HashMap;
 use gimli::{
     CieOrFde, CommonInformationEntry, DebugFrame, EhFrame, EndianSlice, LittleEndian,
     UnwindContext, UnwindSection,
@@ -106,7 +105,7 @@ impl<'input> Rows<'input> {
             base: first.unwrap_or(0) & !0xfff,
             entries: Vec::new(),
             rules: Vec::new(),
-            numbers: HashMap::new(),
+            numbers: HashMap::default(),
             work: 0,
             damaged: 0,
             budget,
@@ -124,7 +123,7 @@ impl<'input> Rows<'input> {
         let bases = &self.input.bases;
         let mut context = UnwindContext::new();
         let mut common: HashMap<S::Offset, gimli::Result<CommonInformationEntry<Bytes<'data>>>> =
-            HashMap::new();
+            HashMap::default();
         let mut entries = frames.entries(bases);
         loop {
             self.look_at_clock(LEAST_WORK)?;

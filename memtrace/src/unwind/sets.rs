@@ -5,10 +5,10 @@
 //! refers to it; what changes is which set that is. So the BPF side, which may look at any moment,
 //! only ever sees sets that are whole.
 
-use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Instant;
 
+use foldhash::{HashMap, HashSet};
 use log::{debug, warn};
 use memtrace_common::process::ProcessSlot;
 use memtrace_common::unwind::{
@@ -100,10 +100,10 @@ impl Sets {
             mappings: tables.mappings,
             processes: tables.processes,
             rows: RowArray::new(tables.rows, tables.rules),
-            by_id: HashMap::new(),
-            by_key: HashMap::new(),
-            members: HashMap::new(),
-            table_uses: HashMap::new(),
+            by_id: HashMap::default(),
+            by_key: HashMap::default(),
+            members: HashMap::default(),
+            table_uses: HashMap::default(),
             free: Ranges::new(MAPPINGS_LEN),
             last_id: 0,
             all_read: Instant::now(),
@@ -262,7 +262,7 @@ impl Sets {
             handle: SetHandle::new(first, len, id),
             key,
             space: space.clone(),
-            members: HashSet::new(),
+            members: HashSet::default(),
             awaited: content.awaited,
             tables: content.tables,
         };

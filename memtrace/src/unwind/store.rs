@@ -1,8 +1,8 @@
 //! The unwind tables of a trace, each once, and where they are in the BPF side's arrays.
 
-use std::collections::HashMap;
 use std::time::Instant;
 
+use foldhash::HashMap;
 use memtrace_common::unwind::{
     CFA_KIND, CFA_RULE, CFA_UNSUPPORTED, MAX_ROWS, MAX_RULES, Row, Rule,
 };
@@ -180,7 +180,7 @@ impl RowArray {
             rows,
             rules,
             free: Ranges::new(len),
-            numbers: HashMap::new(),
+            numbers: HashMap::default(),
         }
     }
 

@@ -485,10 +485,10 @@ fn the_mappings_of_starting_processes_and_of_parents_are_read_again() {
         world.run(process, &[(0, 0x1_0000)]);
     }
     let now = Instant::now();
-    let parents = HashSet::from([(0, parent)]);
+    let parents = HashSet::from_iter([(0, parent)]);
     let mut due = |after| world.unwinder.due(&processes, now + after);
     assert_eq!(due(Duration::ZERO), parents);
-    assert_eq!(due(PARENTS_PAUSE / 2), HashSet::new());
+    assert_eq!(due(PARENTS_PAUSE / 2), HashSet::default());
     assert_eq!(due(PARENTS_PAUSE), parents);
     world.unwinder.watch_start(1, child);
     world.unwinder.watch_start(1, child);
@@ -496,7 +496,7 @@ fn the_mappings_of_starting_processes_and_of_parents_are_read_again() {
     let soon = now + PARENTS_PAUSE + Duration::from_millis(1);
     assert_eq!(
         world.unwinder.due(&processes, soon),
-        HashSet::from([(1, child)])
+        HashSet::from_iter([(1, child)])
     );
     let late = Instant::now() + STARTING;
     assert_eq!(world.unwinder.due(&processes, late), parents);

@@ -1,12 +1,12 @@
 //! Interpreters that are at hand, run as children and read as a traced process is.
 
 use std::any::Any;
-use std::collections::HashSet;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 
+use foldhash::HashSet;
 use memtrace_common::interpreter::python::{
     ENTRY_BYTE, FREE_THREADED, Layout, NO_FIELD, SHIM_FRAMES,
 };
@@ -297,7 +297,7 @@ fn the_frames_of_each_thread_are_found_in_every_version() {
         assert_eq!(instance.name, expected);
         let found = chains(pid, &instance);
         let expected = [chain(&["inner", "outer", "<module>"]), chain(&["waiting"])];
-        assert_eq!(found, HashSet::from(expected), "{}", instance.name);
+        assert_eq!(found, HashSet::from_iter(expected), "{}", instance.name);
     }
 }
 
@@ -310,7 +310,7 @@ fn a_child_forked_by_a_thread_has_the_same_layout() {
         let instance = instance(child);
         assert_eq!(instance, parent);
         let expected = chain(&["inner", "forks"]);
-        assert_eq!(chains(child, &instance), HashSet::from([expected]));
+        assert_eq!(chains(child, &instance), HashSet::from_iter([expected]));
     }
 }
 
@@ -429,7 +429,7 @@ fn embedded(program: &Path, home: &Path, version: &str) {
     let instance = instance(pid);
     assert_eq!(instance.name, name);
     let expected = chain(&["inner", "outer", "<module>"]);
-    assert_eq!(chains(pid, &instance), HashSet::from([expected]));
+    assert_eq!(chains(pid, &instance), HashSet::from_iter([expected]));
 }
 
 /// The files that the dynamic linker loads for a program.
@@ -490,5 +490,5 @@ fn an_interpreter_in_a_chroot_is_recognised() {
     let pid = running.child.id();
     let instance = instance(pid);
     let expected = [chain(&["inner", "outer", "<module>"]), chain(&["waiting"])];
-    assert_eq!(chains(pid, &instance), HashSet::from(expected));
+    assert_eq!(chains(pid, &instance), HashSet::from_iter(expected));
 }

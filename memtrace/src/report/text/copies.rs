@@ -1,9 +1,11 @@
 //! The main table: where pages were copied.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::sync::Arc;
 use std::time::Duration;
+
+use foldhash::HashMap;
 
 use super::screen::{DIM, Screen, TITLE, shorten, shorten_left, width};
 use super::stack::{self, Located, PLACE};
@@ -268,7 +270,7 @@ impl Details {
 
     /// The stack that copied most of the row, over all types of objects.
     fn heaviest(&mut self, group: &Group<'_>) {
-        let mut stacks: HashMap<&[Arc<Frame>], (u64, &StackPages)> = HashMap::new();
+        let mut stacks: HashMap<&[Arc<Frame>], (u64, &StackPages)> = HashMap::default();
         for stack in group.parts.iter().flat_map(|(site, _)| &site.stacks) {
             let (pages, _) = stacks.entry(&stack.frames).or_insert((0, stack));
             *pages += stack.pages;

@@ -1,11 +1,11 @@
 //! What the thread that builds tables does with one file.
 
 use std::cell::OnceCell;
-use std::collections::HashSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use foldhash::HashSet;
 use log::{debug, info};
 
 use super::{Built, Job, Table};

@@ -112,7 +112,7 @@ impl Scene {
             started: 0,
             records: VecDeque::new(),
             asked: Vec::new(),
-            seen: HashMap::new(),
+            seen: HashMap::default(),
         }
     }
 
