@@ -22,6 +22,7 @@ use memtrace_common::record::{Cause, Evidence};
 pub use self::instruction::{Instructions, Write};
 use crate::process::maps::{AddressSpace, MappingKind};
 use crate::profile::{CauseEvidence, Frame, Language, Unknown};
+use crate::symbolize::leaving::is_leaving;
 use crate::symbolize::role::{Role, role};
 
 /// What is mapped at the address written to.
@@ -141,6 +142,8 @@ pub struct Writer {
     pub role: Role,
     /// Whether the end of the fault was not seen.
     pub no_end: bool,
+    /// Whether the process was on its way out.
+    pub leaves: bool,
 }
 
 impl Writer {
@@ -154,6 +157,7 @@ impl Writer {
             no_end: frames
                 .iter()
                 .any(|frame| frame.unknown == Some(Unknown::NoEnd)),
+            leaves: is_leaving(frames),
         }
     }
 }
@@ -165,6 +169,7 @@ pub fn judge(view: KernelView, area: Area, writer: Writer) -> Verdict {
         write,
         role,
         no_end,
+        leaves: _,
     } = writer;
     match view.cause {
         Cause::Unknown => {}

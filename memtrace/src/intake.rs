@@ -11,13 +11,16 @@ use memtrace_common::record::{Cause, Evidence};
 use memtrace_common::unwind::StackEnd;
 
 use crate::cause::Area;
+use crate::clock;
 use crate::collect::{Event, Fault, TakenFunction, TakenStack};
 use crate::fold::naming::Naming;
-use crate::fold::{Copy, Fold, Handle, Named, Observation, StackIndex, StackKey, Tally};
+use crate::fold::{
+    Copy, Fold, Handle, Named, Observation, Phase, StackIndex, StackKey, Tally, YOUTH,
+};
 use crate::interpreter::entries::InstanceId;
 use crate::process::maps::AddressSpace;
 use crate::process::memory::RelativesMemory;
-use crate::process::processes::{ProcessId, SpaceId};
+use crate::process::processes::{ProcessId, Processes, SpaceId};
 use crate::process::uses::Used;
 use crate::profile::Unknown;
 use crate::summarize::Gathered;
@@ -74,7 +77,10 @@ impl Intake {
             Event::Fault(fault) => self.fault(&fault),
             Event::Stack { id, stack } => self.stack(id, stack),
             Event::Function(function) => self.function(&function),
-            Event::Process(change) => self.targets.changed(&change),
+            Event::Process(change) => {
+                self.targets.changed(&change);
+                self.settle_young();
+            }
         }
     }
 
@@ -103,6 +109,7 @@ impl Intake {
         let Some(process) = self.targets.ensure_process(fault.slot, fault.execs) else {
             return;
         };
+        self.settle_young();
         self.targets.processes.count_record(process, fault.origin);
         self.targets.copied(process, fault.address);
         let seen = self.observe(process, fault);
@@ -137,9 +144,17 @@ impl Intake {
             cause: fault.cause,
             evidence: fault.evidence,
             origin: fault.origin,
+            phase: phase(processes, process, fault),
             area,
             object_type,
             field_offset: (fault.evidence == Evidence::Field).then_some(fault.offset),
+        }
+    }
+
+    /// Counts copies where they belong of processes whose phase was open until now.
+    fn settle_young(&mut self) {
+        for (process, phase) in self.targets.take_fates() {
+            self.fold.settle(process, phase);
         }
     }
 
@@ -183,6 +198,11 @@ impl Intake {
         for program in self.naming.take_crowded() {
             self.targets.processes.renumber(program);
         }
+        let since = Instant::now().saturating_duration_since(all_until) + YOUTH;
+        let youngest = clock::monotonic_ns().saturating_sub(since.as_nanos() as u64);
+        let processes = &self.targets.processes;
+        let is_old = |process| processes.forked_ns(process).is_none_or(|at| at < youngest);
+        self.fold.settle_old(is_old);
         let ended = self.targets.add_up_ended();
         self.fold.add_up(&ended);
         let (by, now) = (self.fold.stacks_ever(), Instant::now());
@@ -263,6 +283,19 @@ impl Intake {
     pub fn into_gathered(self) -> Gathered {
         let tally = self.fold.into_tally();
         gathered(&self.targets, &self.naming, tally)
+    }
+}
+
+/// The phase of a copy, as far as it is known when its record is read: see [`Phase::Young`].
+fn phase(processes: &Processes, process: ProcessId, fault: &Fault) -> Phase {
+    let is_young =
+        |forked_ns| u128::from(fault.time_ns.saturating_sub(forked_ns)) < YOUTH.as_nanos();
+    if fault.execs > 0 || !processes.forked_ns(process).is_some_and(is_young) {
+        Phase::Run
+    } else if processes.execs(process) > 0 {
+        Phase::BeforeExec
+    } else {
+        Phase::Young(process)
     }
 }
 

@@ -10,6 +10,7 @@ use foldhash::HashMap;
 use memtrace_common::process::{MAX_PROCESSES, ProcessSlot, SLOT_EXITED};
 
 use crate::collect::{Lifecycle, ProcessChange};
+use crate::fold::Phase;
 use crate::interpreter::tracker::Tracker;
 use crate::probe::SharedArray;
 use crate::process::facts::ProcessFacts;
@@ -44,6 +45,8 @@ pub struct Targets {
     interpreters: HashMap<ProcessId, InterpreterSeen>,
     /// The process that becomes COMMAND, until it does.
     held: Option<u32>,
+    /// What has become of processes, and nobody has asked yet.
+    fates: Vec<(ProcessId, Phase)>,
     /// The BPF side's table of processes.
     table: SharedArray<ProcessSlot>,
 }
@@ -67,6 +70,7 @@ impl Targets {
             copied: unchanged.then(CopiedPages::default),
             interpreters: HashMap::default(),
             held: None,
+            fates: Vec::new(),
             table,
         }
     }
@@ -139,6 +143,7 @@ impl Targets {
     }
 
     fn execed(&mut self, slot: u32, id: ProcessId, said: Said) {
+        self.fates.push((id, Phase::BeforeExec));
         self.processes.execed(id, said);
         let pid = self.processes.get(id).pid;
         if self.held.take_if(|held| *held == pid).is_some() {
@@ -155,6 +160,7 @@ impl Targets {
         if entry.state == SLOT_EXITED
             && let Some(id) = self.processes.by_slot(slot)
         {
+            self.fates.push((id, Phase::Run));
             self.unwinder.ended(id);
             self.memory_gone(id);
             if let Some(interpreter) = self.tracker.process_ended(id) {
@@ -163,6 +169,12 @@ impl Targets {
             self.processes.exited(id, entry);
             self.table.release(slot);
         }
+    }
+
+    /// What has become of processes since the last call: in which phase they were until then, if
+    /// that was open.
+    pub fn take_fates(&mut self) -> Vec<(ProcessId, Phase)> {
+        std::mem::take(&mut self.fates)
     }
 
     /// Adds up processes that have ended when there are very many; returns which. Whoever keeps

@@ -14,6 +14,7 @@ mod bound;
 mod frames;
 pub mod naming;
 pub mod sum;
+mod young;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -23,6 +24,8 @@ use memtrace_common::record::{Cause, Evidence, Origin};
 pub use self::bound::MOST_STACKS;
 use self::frames::Frames;
 use self::sum::{Sum, SumIndex, Sums};
+use self::young::Young;
+pub use self::young::{Phase, YOUTH};
 use crate::cause::{Area, KernelView, Verdict, Writer, judge};
 use crate::interpreter::names::TypeId;
 use crate::process::maps::AddressSpace;
@@ -51,6 +54,8 @@ pub struct Observation {
     pub evidence: Evidence,
     /// What the page was.
     pub origin: Origin,
+    /// When in the life of the process, if the stack does not say otherwise.
+    pub phase: Phase,
     /// What was written to, where it matters.
     pub area: Option<Area>,
     /// The type of the object written to.
@@ -68,6 +73,7 @@ impl Observation {
         };
         Kind {
             verdict: judge(view, self.area.unwrap_or(Area::Gone), writer),
+            phase: self.phase.of(writer.leaves),
             origin: self.origin,
             object_type: self.object_type,
             field_offset: self.field_offset,
@@ -80,12 +86,25 @@ impl Observation {
 pub struct Kind {
     /// What the write was, and how that is known.
     pub verdict: Verdict,
+    /// When in the life of the process.
+    pub phase: Phase,
     /// What the page was.
     pub origin: Origin,
     /// The type of the object written to.
     pub object_type: Option<TypeId>,
     /// For a field: bytes from the start of the object.
     pub field_offset: Option<i32>,
+}
+
+impl Kind {
+    /// As a report has it, see [`Phase::settled`].
+    #[must_use]
+    pub fn settled(self) -> Self {
+        Self {
+            phase: self.phase.settled(),
+            ..self
+        }
+    }
 }
 
 /// Which stack a copy has.
@@ -220,6 +239,7 @@ pub struct Fold {
     handed_out: u64,
     site_index: HashMap<Site, SiteIndex>,
     frames: Frames,
+    young: Young,
     free: Free,
     named: usize,
 }
@@ -330,6 +350,7 @@ impl Fold {
         };
         self.tally.stacks[stack].cells.push(index);
         self.by_seen.insert((stack, seen), index);
+        self.young.note(stack, seen);
     }
 
     /// Whether a stack waits to be named.

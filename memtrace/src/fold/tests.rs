@@ -9,6 +9,7 @@ const SEEN: Observation = Observation {
     cause: Cause::Refcount,
     evidence: Evidence::Refcount,
     origin: Origin::Fork,
+    phase: Phase::Run,
     area: None,
     object_type: None,
     field_offset: None,
@@ -18,6 +19,7 @@ const WRITER: Writer = Writer {
     write: Write::Store,
     role: Role::Other,
     no_end: false,
+    leaves: false,
 };
 
 fn copy(process: ProcessId, seen: Observation) -> Copy {
@@ -272,6 +274,67 @@ fn a_snapshot_stays_as_it_was() {
     assert!(fold.tally().unnamed_pages().is_empty());
 }
 
+/// Pages by phase, of stacks that have a name.
+fn pages_by_phase(fold: &Fold) -> HashMap<Phase, u64> {
+    let mut pages = HashMap::default();
+    for ((_, kind), sum) in &fold.tally().site_sums {
+        let sum = &fold.tally().sums[*sum];
+        let copied: u64 = sum.processes.values().sum();
+        assert_eq!(sum.latency.count(), copied);
+        *pages.entry(kind.phase).or_default() += copied;
+    }
+    pages
+}
+
+fn name_all(fold: &mut Fold, leaves: bool) {
+    for unnamed in fold.take_unnamed(usize::MAX) {
+        let writer = Writer { leaves, ..WRITER };
+        let named = named(&["walk"]);
+        fold.set_name(unnamed.handle, Named { writer, ..named });
+    }
+}
+
+#[test]
+fn what_a_child_copied_is_decided_when_it_execs_or_goes_on() {
+    let young = |process| Observation {
+        phase: Phase::Young(process),
+        ..SEEN
+    };
+    let mut fold = Fold::default();
+    let (one, other) = (add(&mut fold, 1), add(&mut fold, 2));
+    for process in 1..4 {
+        fold.count(one, &copy(process, young(process)));
+        fold.count(other, &copy(process, young(process)));
+    }
+    fold.count(one, &copy(0, SEEN));
+    // Before its stacks have names, and after.
+    fold.settle(1, Phase::BeforeExec);
+    name_all(&mut fold, false);
+    fold.settle(2, Phase::BeforeExec);
+    let by_phase = pages_by_phase(&fold);
+    assert_eq!(by_phase[&Phase::BeforeExec], 4);
+    assert_eq!((by_phase[&Phase::Young(3)], by_phase[&Phase::Run]), (2, 1));
+    fold.settle_old(|process| process == 3);
+    let expected = HashMap::from_iter([(Phase::BeforeExec, 4), (Phase::Run, 3)]);
+    assert_eq!(pages_by_phase(&fold), expected);
+    assert!(!fold.is_young(3));
+}
+
+#[test]
+fn a_stack_of_a_process_that_leaves_says_so_for_all() {
+    let mut fold = Fold::default();
+    let stack = add(&mut fold, 1);
+    for (process, phase) in [(1, Phase::Run), (2, Phase::Young(2))] {
+        fold.count(stack, &copy(process, Observation { phase, ..SEEN }));
+    }
+    name_all(&mut fold, true);
+    fold.settle(2, Phase::Run);
+    assert_eq!(
+        pages_by_phase(&fold),
+        HashMap::from_iter([(Phase::Exit, 2)])
+    );
+}
+
 #[derive(Clone, Debug)]
 enum Act {
     Copy {
@@ -280,6 +343,8 @@ enum Act {
         kind: u8,
     },
     Name(usize),
+    /// What becomes of a young process.
+    Settle(usize, Phase),
 }
 
 fn acts() -> impl Strategy<Value = Vec<Act>> {
@@ -289,7 +354,9 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
         kind,
     });
     let name = (1..5usize).prop_map(Act::Name);
-    proptest::collection::vec(prop_oneof![6 => copy, 1 => name], 0..200)
+    let phase = prop_oneof![Just(Phase::Run), Just(Phase::BeforeExec)];
+    let settle = (0..4usize, phase).prop_map(|(process, phase)| Act::Settle(process, phase));
+    proptest::collection::vec(prop_oneof![6 => copy, 1 => name, 1 => settle], 0..200)
 }
 
 fn seen(kind: u8) -> Observation {
@@ -321,10 +388,24 @@ proptest! {
             match act {
                 Act::Copy { stack, process, kind } => {
                     let stack = add(&mut fold, stack);
-                    fold.count(stack, &copy(process, seen(kind)));
+                    // Some of the copies of some processes are those of a child.
+                    let phase = match (process, kind) {
+                        (0, _) | (_, 5) => Phase::Run,
+                        _ => Phase::Young(process),
+                    };
+                    let seen = Observation { phase, ..seen(kind) };
+                    fold.count(stack, &copy(process, seen));
                     *expected.entry(process).or_default() += 1;
                 }
                 Act::Name(most) => name(&mut fold, most),
+                Act::Settle(process, phase) => {
+                    fold.settle(process, phase);
+                    prop_assert!(!fold.is_young(process));
+                    let is_open = |cell: &&Cell| {
+                        cell.pages > 0 && cell.seen.phase == Phase::Young(process)
+                    };
+                    prop_assert_eq!(fold.tally().cells.iter().find(is_open).map(|_| ()), None);
+                }
             }
             let tally = fold.tally();
             let mut found: HashMap<usize, u64> = HashMap::default();

@@ -189,6 +189,13 @@ impl Processes {
         &self.live[&id].facts
     }
 
+    /// When a process was forked, in nanoseconds of `CLOCK_MONOTONIC`; `None` when that was not
+    /// during the trace, or it has ended.
+    #[must_use]
+    pub fn forked_ns(&self, id: ProcessId) -> Option<u64> {
+        self.live.get(&id)?.facts.times.forked_ns
+    }
+
     /// How often a process had replaced its program when its last record was written.
     ///
     /// # Panics

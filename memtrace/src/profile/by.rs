@@ -151,7 +151,7 @@ tally! {
 }
 
 impl CauseName {
-    /// Whether the program only read when it made such a copy.
+    /// Whether the program only read when it made such a copy, unless it was on its way out.
     #[must_use]
     pub fn is_copy_on_read(self) -> bool {
         matches!(self, Self::Refcount | Self::Gc)

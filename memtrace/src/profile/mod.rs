@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 mod by;
 mod host;
 mod other;
+mod phase;
 mod process;
 mod read;
 #[cfg(test)]
@@ -23,6 +24,7 @@ pub mod sums;
 pub use by::{ByCause, ByOrigin, CauseName, OriginName};
 pub use host::{BackendName, Host, Python, Unwind};
 pub use other::{NotAName, OrOther, Other};
+pub use phase::Phase;
 pub use process::{CommandExit, InterpreterSeen, Memory, MemorySample, MemorySizes, Process};
 pub use read::{LARGEST_REPORT, read};
 pub use site::{CallSite, CauseEvidence, Site, TypeRow, Unrecorded, type_rows};
@@ -88,7 +90,7 @@ pub struct Totals {
     pub by_origin: ByOrigin,
     /// Copied pages by what the write was.
     pub by_cause: ByCause,
-    /// Copied pages whose cause is copy-on-read: `refcount` and `gc`.
+    /// Copied pages that are copy-on-read: the cause is `refcount` or `gc`, and the phase `run`.
     pub copy_on_read_pages: u64,
     /// Copied pages that still equal the ancestor's page, of those that were compared, as in
     /// `unchanged`.

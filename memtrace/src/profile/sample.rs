@@ -216,13 +216,16 @@ fn summed(mut profile: Profile) -> Profile {
     (totals.by_cause, totals.by_origin) = Default::default();
     for process in &mut profile.processes {
         (process.by_cause, process.by_origin) = Default::default();
-        process.copied_pages = 0;
+        (process.copied_pages, process.copy_on_read_pages) = (0, 0);
     }
     for site in &mut profile.call_sites {
         site.share = site.pages as f64 / total.max(1) as f64;
         for (&pid, &pages) in &site.processes {
             let process = profile.processes.iter_mut().find(|p| p.pid == pid).unwrap();
             process.copied_pages += pages;
+            if site.is_copy_on_read() {
+                process.copy_on_read_pages += pages;
+            }
             process.by_cause.add(site.cause, pages);
             totals.by_cause.add(site.cause, pages);
             process.by_origin.add(site.origin, pages);
@@ -231,11 +234,11 @@ fn summed(mut profile: Profile) -> Profile {
     }
     for process in &mut profile.processes {
         process.copied_bytes = process.copied_pages * PAGE;
-        process.copy_on_read_pages = process.by_cause.copy_on_read();
     }
     totals.copied_pages = total;
     totals.copied_bytes = total * PAGE;
-    totals.copy_on_read_pages = totals.by_cause.copy_on_read();
+    let read = profile.processes.iter().map(|p| p.copy_on_read_pages);
+    totals.copy_on_read_pages = read.sum();
     profile
         .call_sites
         .sort_by_key(|site| std::cmp::Reverse(site.pages));

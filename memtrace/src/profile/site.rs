@@ -6,10 +6,10 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::other::Other;
-use super::{CauseName, Frame, Language, OriginName, StackPages, Truncated, Unknown};
+use super::{CauseName, Frame, Language, OriginName, Phase, StackPages, Truncated, Unknown};
 use crate::distribution::Distribution;
 
-/// Copies of one place in the code, of one cause, origin and object type.
+/// Copies of one place in the code, of one cause, phase, origin and object type.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct CallSite {
     /// The blamed frame.
@@ -22,6 +22,9 @@ pub struct CallSite {
     /// What the cause was concluded from; `None` when it is `unknown`.
     #[serde(default)]
     pub evidence: Option<CauseEvidence>,
+    /// When in the lives of its processes. Reports of earlier versions do not have it.
+    #[serde(default)]
+    pub phase: Phase,
     /// What the pages were before.
     pub origin: OriginName,
     /// Qualified name of the type of the object written to.
@@ -127,6 +130,7 @@ impl CallSite {
             cause: CauseName::Unknown,
             cause_reason: Some(cause_reason.to_owned()),
             evidence: None,
+            phase: Phase::Run,
             origin,
             object_type: None,
             field_offset: None,
@@ -143,6 +147,12 @@ impl CallSite {
                 frames: [Arc::new(frame)].into(),
             }],
         }
+    }
+
+    /// Whether its copies are copy-on-read: the program only read, and went on running.
+    #[must_use]
+    pub fn is_copy_on_read(&self) -> bool {
+        self.cause.is_copy_on_read() && self.phase == Phase::Run
     }
 
     /// Whether it was made by [`CallSite::unrecorded`] for this reason.

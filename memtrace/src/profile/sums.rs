@@ -5,7 +5,9 @@ use std::fmt::Debug;
 
 use anyhow::ensure;
 
-use super::{ByCause, CallSite, CauseName, NotCopied, Profile, TypeRow, Unchanged, Unrecorded};
+use super::{
+    CallSite, CauseName, NotCopied, Phase, Process, Profile, TypeRow, Unchanged, Unrecorded,
+};
 
 /// Differences that are named; of more only the number is said.
 const NAMED: usize = 10;
@@ -142,7 +144,7 @@ impl Checker {
                 .iter()
                 .flat_map(|process| process.by_origin.iter()),
         );
-        self.copy_on_read("", totals.copy_on_read_pages, &totals.by_cause);
+        self.copy_on_read(profile);
         if !profile.duration_s.is_finite() || profile.duration_s < 0.0 {
             self.wrong(|| format!("the duration is {}", profile.duration_s));
         }
@@ -173,14 +175,39 @@ impl Checker {
         }
     }
 
-    /// Copy-on-read is what its causes copied. Of a later version's causes any may be one.
-    fn copy_on_read(&mut self, whose: &str, pages: u64, by_cause: &ByCause) {
-        let known = sum(by_cause
-            .iter()
-            .filter_map(|(name, pages)| name.is_copy_on_read().then_some(pages)));
-        let maybe = sum(by_cause.other.values().copied());
+    /// Copy-on-read is what its call sites copied. Of a later version's causes and phases any may
+    /// be.
+    fn copy_on_read(&mut self, profile: &Profile) {
+        let pages = profile.totals.copy_on_read_pages;
+        let sites = profile.call_sites.iter();
+        let known = sum(sites
+            .clone()
+            .filter(|site| site.is_copy_on_read())
+            .map(|site| site.pages));
+        let may_be = |site: &&CallSite| {
+            matches!(site.cause, CauseName::Other(_)) || matches!(site.phase, Phase::Other(_))
+        };
+        let maybe = sum(sites.filter(may_be).map(|site| site.pages));
         if !(known..=known + maybe).contains(&u128::from(pages)) {
-            self.wrong(|| format!("copy-on-read{whose} and its causes ({pages} and {known})"));
+            self.wrong(|| format!("copy-on-read and its call sites ({pages} and {known})"));
+        }
+        let of_processes = profile.processes.iter().map(|p| p.copy_on_read_pages);
+        self.same(
+            || "copy-on-read and that of the processes".to_owned(),
+            pages,
+            sum(of_processes),
+        );
+    }
+
+    /// A process has no more copy-on-read than its causes allow.
+    fn copy_on_read_of(&mut self, process: &Process) {
+        let (pid, pages) = (process.pid, process.copy_on_read_pages);
+        let by_cause = &process.by_cause;
+        let most = u128::from(by_cause.copy_on_read()) + sum(by_cause.other.values().copied());
+        if u128::from(pages) > most {
+            self.wrong(|| {
+                format!("copy-on-read of process {pid} and its causes ({pages} and {most})")
+            });
         }
     }
 
@@ -204,8 +231,7 @@ impl Checker {
                 pages,
                 origins,
             );
-            let whose = format!(" of process {pid}");
-            self.copy_on_read(&whose, process.copy_on_read_pages, &process.by_cause);
+            self.copy_on_read_of(process);
         }
         let pids: BTreeSet<u32> = expected.keys().chain(of_sites.keys()).copied().collect();
         for pid in pids {
@@ -485,7 +511,11 @@ mod tests {
         );
         broken(
             |p| p.totals.copy_on_read_pages += 1,
-            "copy-on-read and its causes",
+            "copy-on-read and its call sites",
+        );
+        broken(
+            |p| p.call_sites[0].phase = Phase::Exit,
+            "copy-on-read and its call sites",
         );
         broken(
             |p| (p.totals.by_cause.gc, p.totals.by_cause.data) = (0, 0),

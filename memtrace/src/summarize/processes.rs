@@ -5,6 +5,7 @@ use memtrace_common::process::Counters;
 
 use super::sites::Missing;
 use super::{Gathered, Moment, Progress, Run};
+use crate::fold::Phase;
 use crate::foreign::escaped;
 use crate::process::facts::ProcessFacts;
 use crate::process::processes::ProcessId;
@@ -17,18 +18,22 @@ pub fn processes(
     moment: &Moment,
     missing: &Missing,
 ) -> Vec<Process> {
-    let mut causes: HashMap<ProcessId, ByCause> = HashMap::default();
+    let mut copied: HashMap<ProcessId, (ByCause, u64)> = HashMap::default();
     for ((_, kind), &sum) in &gathered.tally.site_sums {
+        let cause = CauseName::from(kind.verdict.cause);
+        let is_read = cause.is_copy_on_read() && kind.phase.settled() == Phase::Run;
         for (&process, &pages) in &gathered.tally.sums[sum].processes {
-            let by_cause = causes.entry(process).or_default();
-            by_cause.add(kind.verdict.cause.into(), pages);
+            let (by_cause, read) = copied.entry(process).or_default();
+            by_cause.add(cause, pages);
+            *read += if is_read { pages } else { 0 };
         }
     }
     let row = |(id, facts): (ProcessId, &ProcessFacts)| {
-        let mut by_cause = causes.get(&id).cloned().unwrap_or_default();
+        let (mut by_cause, read) = copied.get(&id).cloned().unwrap_or_default();
         let (lost, pending) = missing.of_process(id);
         by_cause.add(CauseName::Unknown, lost + pending);
         Process {
+            copy_on_read_pages: read,
             interpreter: gathered.interpreters.get(&id).cloned(),
             unchanged: moment
                 .unchanged(id)
@@ -75,7 +80,7 @@ fn process(facts: &ProcessFacts, by_cause: ByCause, run: &Run) -> Process {
         exited_at_s: facts.times.exited_ns.map(since_start),
         copied_pages,
         copied_bytes: copied_pages * run.host.page_size,
-        copy_on_read_pages: by_cause.copy_on_read(),
+        copy_on_read_pages: 0,
         by_origin: ByOrigin {
             fork,
             ksm,

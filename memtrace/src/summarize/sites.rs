@@ -7,6 +7,7 @@ use foldhash::HashMap;
 use memtrace_common::record::Origin;
 
 use super::{Gathered, Moment};
+use crate::fold::sum::Sum;
 use crate::fold::{FramesIndex, Kind, SiteIndex, Tally};
 use crate::process::processes::ProcessId;
 use crate::profile::{CallSite, StackPages, Truncated, Unrecorded};
@@ -63,14 +64,15 @@ pub fn call_sites(gathered: &Gathered, missing: &Missing, pids: &Pids) -> Vec<Ca
         let Some(name) = &stack.name else { continue };
         for cell in stack.cells.iter().map(|&cell| &tally.cells[cell]) {
             let Some(kind) = cell.kind else { continue };
-            let of_site = stacks.entry((name.site, kind)).or_default();
+            let of_site = stacks.entry((name.site, kind.settled())).or_default();
             *of_site.entry((name.frames, name.truncated)).or_default() += cell.pages;
         }
     }
+    let mut sums = sums(tally);
     let mut call_sites: Vec<CallSite> = stacks
         .into_iter()
         .filter_map(|((site, kind), stacks)| {
-            let sum = &tally.sums[*tally.site_sums.get(&(site, kind))?];
+            let sum = sums.remove(&(site, kind))?;
             let stacks = by_pages(stacks, tally);
             let verdict = kind.verdict;
             let object_type = kind.object_type.map(|id| &gathered.types[id.index()]);
@@ -79,6 +81,7 @@ pub fn call_sites(gathered: &Gathered, missing: &Missing, pids: &Pids) -> Vec<Ca
                 cause: verdict.cause.into(),
                 cause_reason: verdict.why.map(|why| why.to_string()),
                 evidence: verdict.evidence,
+                phase: kind.phase.into(),
                 origin: kind.origin.into(),
                 object_type: object_type.cloned(),
                 field_offset: kind.field_offset,
@@ -86,8 +89,8 @@ pub fn call_sites(gathered: &Gathered, missing: &Missing, pids: &Pids) -> Vec<Ca
                 bytes: 0,
                 share: 0.0,
                 processes: by_pid(&sum.processes, pids),
-                latency_ns: sum.latency.clone(),
-                age_ms: sum.age.clone(),
+                latency_ns: sum.latency,
+                age_ms: sum.age,
                 stacks,
             })
         })
@@ -95,6 +98,17 @@ pub fn call_sites(gathered: &Gathered, missing: &Missing, pids: &Pids) -> Vec<Ca
     call_sites.extend(without_stack(&missing.lost, Unrecorded::Lost, pids));
     call_sites.extend(without_stack(&missing.pending, Unrecorded::Pending, pids));
     call_sites
+}
+
+/// What the copies of each call site are summed up to. Those of children that may yet replace their
+/// program are counted apart, and added here.
+fn sums(tally: &Tally) -> HashMap<(SiteIndex, Kind), Sum> {
+    let mut sums: HashMap<(SiteIndex, Kind), Sum> = HashMap::default();
+    for (&(site, kind), &sum) in &tally.site_sums {
+        let settled = sums.entry((site, kind.settled())).or_default();
+        settled.absorb(&tally.sums[sum]);
+    }
+    sums
 }
 
 fn by_pid(pages: &HashMap<ProcessId, u64>, pids: &Pids) -> BTreeMap<u32, u64> {

@@ -9,6 +9,7 @@
 pub mod blame;
 pub mod engine;
 pub mod helper;
+pub mod leaving;
 pub mod merge;
 pub mod native;
 pub mod role;

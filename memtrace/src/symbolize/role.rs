@@ -126,7 +126,7 @@ const ALLOCATOR: &[&str] = &[
 
 /// A library that a function can be passed over in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Library {
+pub(super) enum Library {
     /// The C library, or the dynamic linker, which has an allocator and string functions too.
     C,
     /// The C++ run time.
@@ -159,7 +159,7 @@ pub fn role(frame: &Frame) -> Role {
 }
 
 /// The library that a module is, by the name of its file.
-fn library(module: &str) -> Option<Library> {
+pub(super) fn library(module: &str) -> Option<Library> {
     let name = module.rsplit('/').next().unwrap_or(module);
     // `libc.so.6`, `libc-2.31.so` and `libc.musl-x86_64.so.1` are all the library `c`.
     let is = |library: &str| {
@@ -190,7 +190,7 @@ fn library(module: &str) -> Option<Library> {
 }
 
 /// The name without the version, the leading underscores and the prefixes that the C library adds.
-fn bare(function: &str) -> &str {
+pub(super) fn bare(function: &str) -> &str {
     let mut bare = function.split('@').next().unwrap_or(function);
     loop {
         bare = bare.trim_start_matches('_');

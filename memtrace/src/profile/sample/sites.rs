@@ -5,8 +5,8 @@ use std::sync::Arc;
 use super::PAGE;
 use crate::distribution::Distribution;
 use crate::profile::{
-    CallSite, CauseEvidence, CauseName, Frame, Language, OriginName, Site, StackPages, Truncated,
-    Unknown,
+    CallSite, CauseEvidence, CauseName, Frame, Language, OriginName, Phase, Site, StackPages,
+    Truncated, Unknown,
 };
 
 const LIBPYTHON: &str = "/usr/lib/x86_64-linux-gnu/libpython3.11.so.1.0";
@@ -268,6 +268,7 @@ pub(super) fn call_site(
         cause,
         cause_reason: None,
         evidence: evidence(cause),
+        phase: Phase::Run,
         origin: OriginName::Fork,
         object_type: None,
         field_offset: None,
