@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use foldhash::HashMap;
 use memtrace_common::record::{Cause, Evidence};
 use memtrace_common::unwind::StackEnd;
 
@@ -22,7 +23,7 @@ use crate::process::maps::AddressSpace;
 use crate::process::memory::RelativesMemory;
 use crate::process::processes::{ProcessId, Processes, SpaceId};
 use crate::process::uses::Used;
-use crate::profile::Unknown;
+use crate::profile::{Unchanged, Unknown};
 use crate::summarize::Gathered;
 use crate::targets::Targets;
 
@@ -111,7 +112,7 @@ impl Intake {
         };
         self.settle_young();
         self.targets.processes.count_record(process, fault.origin);
-        self.targets.copied(process, fault.address);
+        let page = self.targets.copied(process, fault.address);
         let seen = self.observe(process, fault);
         let stack = self.find_or_add_stack(process, fault);
         let started_ns = self.targets.processes.get(process).times.started_ns;
@@ -120,6 +121,7 @@ impl Intake {
             seen,
             latency_ns: fault.latency_ns,
             age_ms: fault.time_ns.saturating_sub(started_ns) / 1_000_000,
+            page,
         };
         self.fold.count(stack, &copy);
     }
@@ -269,6 +271,13 @@ impl Intake {
         for (handle, named) in named {
             self.fold.set_name(handle, named);
         }
+    }
+
+    /// Compares the copied pages of living processes with their ancestors', by process, and samples
+    /// of them by call site.
+    pub fn compare_copied(&mut self) -> HashMap<ProcessId, Unchanged> {
+        self.fold.compare_samples(&self.targets.processes);
+        self.targets.compare_copied()
     }
 
     /// What has been gathered at this moment, as plain data. The counters are those that were read

@@ -197,11 +197,11 @@ impl Targets {
         }
     }
 
-    /// Records that a process copied the page at `address`.
-    pub fn copied(&mut self, process: ProcessId, address: u64) {
-        if let Some(copied) = &mut self.copied {
-            copied.add(process, address);
-        }
+    /// Records that a process copied the page at `address`; returns its number, if pages are
+    /// compared at the end.
+    pub fn copied(&mut self, process: ProcessId, address: u64) -> Option<u64> {
+        let copied = self.copied.as_mut()?;
+        Some(copied.add(process, address))
     }
 
     /// Records that the process in a slot ran code that was in none of its mappings.

@@ -37,6 +37,7 @@
 
 pub mod compare;
 pub mod image;
+mod sample;
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -46,6 +47,7 @@ use roaring::RoaringTreemap;
 
 use self::compare::{Compared, Comparer};
 use self::image::{Identity, Image};
+pub use self::sample::{PageSample, compare_samples};
 use crate::host;
 use crate::process::processes::{OTHERS, ProcessId, Processes};
 use crate::profile::Unchanged;
@@ -111,11 +113,11 @@ impl CopiedPages {
         }
     }
 
-    /// Records that `process` copied the page at `address`.
-    pub fn add(&mut self, process: ProcessId, address: u64) {
+    /// Records that `process` copied the page at `address`; returns the page's number.
+    pub fn add(&mut self, process: ProcessId, address: u64) -> u64 {
         let page = address >> self.page_bits;
         if self.halvings > 0 && !is_in_sample(hash(process, page), self.halvings) {
-            return;
+            return page;
         }
         if self.sets.entry(process).or_default().kept.insert(page) {
             self.kept += 1;
@@ -123,6 +125,7 @@ impl CopiedPages {
                 self.halve();
             }
         }
+        page
     }
 
     /// Records that `process` no longer has the memory that it had: it has ended, or replaced its

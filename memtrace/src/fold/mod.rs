@@ -29,8 +29,9 @@ pub use self::young::{Phase, YOUTH};
 use crate::cause::{Area, KernelView, Verdict, Writer, judge};
 use crate::interpreter::names::TypeId;
 use crate::process::maps::AddressSpace;
-use crate::process::processes::{OTHERS, ProcessId, SpaceId};
+use crate::process::processes::{OTHERS, ProcessId, Processes, SpaceId};
 use crate::profile::{Frame, Site, Truncated, Unknown};
+use crate::unchanged::{PageSample, compare_samples};
 
 /// One copied page.
 #[derive(Clone, Copy, Debug)]
@@ -43,6 +44,8 @@ pub struct Copy {
     pub latency_ns: Option<u32>,
     /// From the start of the process to the copy, in milliseconds.
     pub age_ms: u64,
+    /// The page's number, if pages are compared at the end.
+    pub page: Option<u64>,
 }
 
 /// What the BPF side saw of a write, which tells the copies of one stack apart.
@@ -445,6 +448,19 @@ impl Fold {
         new
     }
 
+    /// Compares samples of the pages of all call sites, and of stacks without a name, once.
+    pub fn compare_samples(&mut self, processes: &Processes) {
+        let mut sums: Vec<&mut Sum> = self.tally.sums.iter_mut().collect();
+        // If not all can be compared, what copied most is.
+        sums.sort_by_cached_key(|sum| std::cmp::Reverse(sum.processes.values().sum::<u64>()));
+        let samples: Vec<&PageSample> = sums.iter().map(|sum| &sum.sample).collect();
+        let found = compare_samples(processes, &samples);
+        for (sum, found) in sums.iter_mut().zip(found) {
+            sum.compared = found;
+            sum.sample.clear();
+        }
+    }
+
     /// Adds up processes that have ended under [`OTHERS`].
     pub fn add_up(&mut self, processes: &[ProcessId]) {
         if processes.is_empty() {
@@ -496,6 +512,9 @@ impl Sum {
             self.latency.record(u64::from(latency));
         }
         self.age.record(copy.age_ms);
+        if let Some(page) = copy.page {
+            self.sample.add(copy.process, page);
+        }
     }
 }
 

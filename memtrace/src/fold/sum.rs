@@ -6,6 +6,8 @@ use foldhash::HashMap;
 
 use crate::distribution::Distribution;
 use crate::process::processes::ProcessId;
+use crate::unchanged::PageSample;
+use crate::unchanged::compare::Compared;
 
 /// What is known of the copies of one kind and stack, or call site.
 #[derive(Clone, Debug, Default)]
@@ -16,6 +18,10 @@ pub struct Sum {
     pub latency: Distribution,
     /// From the start of the process to the copy, in milliseconds.
     pub age: Distribution,
+    /// Some of the pages, until they are compared.
+    pub sample: PageSample,
+    /// What has become of them.
+    pub compared: Compared,
 }
 
 impl Sum {
@@ -26,6 +32,9 @@ impl Sum {
         }
         self.latency.merge(&other.latency);
         self.age.merge(&other.age);
+        self.sample.absorb(&other.sample);
+        self.compared.compared += other.compared.compared;
+        self.compared.unchanged += other.compared.unchanged;
     }
 }
 

@@ -28,6 +28,7 @@ fn copy(process: ProcessId, seen: Observation) -> Copy {
         seen,
         latency_ns: Some(1000),
         age_ms: 5,
+        page: None,
     }
 }
 

@@ -189,6 +189,12 @@ impl Processes {
         &self.live[&id].facts
     }
 
+    /// Whether a process has not ended.
+    #[must_use]
+    pub fn lives(&self, id: ProcessId) -> bool {
+        self.live.contains_key(&id)
+    }
+
     /// When a process was forked, in nanoseconds of `CLOCK_MONOTONIC`; `None` when that was not
     /// during the trace, or it has ended.
     #[must_use]

@@ -27,7 +27,7 @@ pub use other::{NotAName, OrOther, Other};
 pub use phase::Phase;
 pub use process::{CommandExit, InterpreterSeen, Memory, MemorySample, MemorySizes, Process};
 pub use read::{LARGEST_REPORT, read};
-pub use site::{CallSite, CauseEvidence, Site, TypeRow, Unrecorded, type_rows};
+pub use site::{CallSite, CauseEvidence, SampleUnchanged, Site, TypeRow, Unrecorded, type_rows};
 pub use stack::{Frame, Language, ModuleUnwind, StackPages, Truncated, Unknown, UnwoundBy};
 
 /// The value of [`Profile::schema`].

@@ -45,8 +45,21 @@ pub struct CallSite {
     /// From the process's fork to the copy, in milliseconds, over the processes forked during the
     /// trace or whose start is known.
     pub age_ms: Distribution,
+    /// What became of a sample of its pages; `None` when none could be compared.
+    #[serde(default)]
+    pub unchanged: Option<SampleUnchanged>,
     /// By pages, the most first.
     pub stacks: Vec<StackPages>,
+}
+
+/// Pages of a call site, at most 64 by chance, compared with the same page of the nearest living
+/// ancestor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SampleUnchanged {
+    /// Pages that still equal the ancestor's.
+    pub unchanged_pages: u64,
+    /// Pages that were compared.
+    pub compared_pages: u64,
 }
 
 /// The frame that is blamed for copies. Two sites are the same when all fields are equal.
@@ -140,6 +153,7 @@ impl CallSite {
             processes,
             latency_ns: Distribution::default(),
             age_ms: Distribution::default(),
+            unchanged: None,
             stacks: vec![StackPages {
                 pages,
                 truncated: true,

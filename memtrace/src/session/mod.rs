@@ -305,7 +305,7 @@ impl<S: Source> Session<S> {
         intake.targets.catch_up(u64::MAX);
         intake.targets.update_counters();
         // Compared before naming, which takes longer, since the processes go on.
-        let unchanged = intake.targets.compare_copied();
+        let unchanged = intake.compare_copied();
         debug!("compared copied pages after {:?}", start.elapsed());
         intake.name_all_stacks();
         debug!("named stacks after {:?}", start.elapsed());

@@ -10,7 +10,8 @@ use super::{Gathered, Moment};
 use crate::fold::sum::Sum;
 use crate::fold::{FramesIndex, Kind, SiteIndex, Tally};
 use crate::process::processes::ProcessId;
-use crate::profile::{CallSite, StackPages, Truncated, Unrecorded};
+use crate::profile::{CallSite, SampleUnchanged, StackPages, Truncated, Unrecorded};
+use crate::unchanged::compare::Compared;
 
 /// Copies without a stack that can be shown, by process and [`Origin`] code.
 #[derive(Debug, Default)]
@@ -91,6 +92,7 @@ pub fn call_sites(gathered: &Gathered, missing: &Missing, pids: &Pids) -> Vec<Ca
                 processes: by_pid(&sum.processes, pids),
                 latency_ns: sum.latency,
                 age_ms: sum.age,
+                unchanged: unchanged(sum.compared),
                 stacks,
             })
         })
@@ -109,6 +111,13 @@ fn sums(tally: &Tally) -> HashMap<(SiteIndex, Kind), Sum> {
         settled.absorb(&tally.sums[sum]);
     }
     sums
+}
+
+fn unchanged(found: Compared) -> Option<SampleUnchanged> {
+    (found.compared > 0).then_some(SampleUnchanged {
+        unchanged_pages: found.unchanged,
+        compared_pages: found.compared,
+    })
 }
 
 fn by_pid(pages: &HashMap<ProcessId, u64>, pids: &Pids) -> BTreeMap<u32, u64> {

@@ -278,6 +278,7 @@ pub(super) fn call_site(
         processes: processes.iter().copied().collect(),
         latency_ns,
         age_ms,
+        unchanged: None,
         stacks: vec![StackPages {
             pages,
             truncated: false,
