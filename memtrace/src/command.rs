@@ -131,6 +131,9 @@ impl Running {
     }
 }
 
+/// The exit status of a child that was never let go.
+const NOT_RELEASED: i32 = 125;
+
 /// Runs in the child: reports that it is there, and waits. An error ends the child without exec.
 fn wait_at_gate([at_gate, gate, said]: [RawFd; 3]) -> io::Result<()> {
     let mut byte = 0u8;
@@ -142,13 +145,15 @@ fn wait_at_gate([at_gate, gate, said]: [RawFd; 3]) -> io::Result<()> {
         libc::close(gate);
         let pid = libc::getpid().to_ne_bytes();
         if libc::write(said, pid.as_ptr().cast(), pid.len()) != pid.len() as isize {
-            return Err(io::Error::last_os_error());
+            libc::_exit(NOT_RELEASED);
         }
         libc::close(said);
         loop {
             match libc::read(at_gate, (&raw mut byte).cast(), 1) {
                 1 => return Ok(()),
-                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                // memtrace has gone, or does not want it any more. Nobody is there to be told, and
+                // who returns an error here says on standard error that he could not tell it.
+                0 => libc::_exit(NOT_RELEASED),
                 _ if io::Error::last_os_error().kind() == io::ErrorKind::Interrupted => {}
                 _ => return Err(io::Error::last_os_error()),
             }
@@ -345,7 +350,12 @@ mod tests {
         let pid = held.pid();
         let Held { gate, starting, .. } = held;
         drop(gate);
-        assert!(starting.join().unwrap().is_err(), "it did not run");
+        let mut child = starting.join().unwrap().unwrap();
+        assert_eq!(
+            child.wait().unwrap().code(),
+            Some(NOT_RELEASED),
+            "it did not run"
+        );
         assert!(!Path::new(&format!("/proc/{pid}")).exists());
     }
 
@@ -413,6 +423,9 @@ mod tests {
             .output()
             .unwrap();
         assert_eq!(output.status.signal(), Some(libc::SIGKILL));
+        // It has nobody to complain to.
+        let complaints = String::from_utf8_lossy(&output.stderr);
+        assert!(!complaints.contains("fatal"), "{complaints}");
         let printed = String::from_utf8(output.stdout).unwrap();
         let held = printed.lines().find_map(|line| line.strip_prefix("held "));
         let held: u32 = held.unwrap().parse().unwrap();
