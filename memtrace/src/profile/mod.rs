@@ -14,6 +14,7 @@ mod host;
 mod other;
 mod process;
 mod read;
+mod runtimes;
 #[cfg(test)]
 pub(crate) mod sample;
 mod site;
@@ -23,8 +24,11 @@ pub mod sums;
 pub use by::{ByCause, ByOrigin, CauseName, OriginName};
 pub use host::{BackendName, Host, Python, Unwind};
 pub use other::{NotAName, OrOther, Other};
-pub use process::{CommandExit, InterpreterSeen, Memory, MemorySample, MemorySizes, Process};
+pub use process::{
+    CommandExit, InterpreterSeen, Memory, MemorySample, MemorySizes, Process, RuntimeSeen,
+};
 pub use read::{LARGEST_REPORT, read};
+pub use runtimes::{UnreadRuntime, unread_runtimes};
 pub use site::{CallSite, CauseEvidence, Site, TypeRow, Unrecorded, type_rows};
 pub use stack::{Frame, Language, ModuleUnwind, StackPages, Truncated, Unknown, UnwoundBy};
 
