@@ -11,12 +11,12 @@ use memtrace_common::process::{MAX_PROCESSES, ProcessSlot, SLOT_EXITED};
 
 use crate::collect::{Lifecycle, ProcessChange};
 use crate::fold::Phase;
-use crate::interpreter::tracker::Tracker;
+use crate::interpreter::tracker::{Seen, Tracker};
 use crate::probe::SharedArray;
 use crate::process::facts::ProcessFacts;
 use crate::process::memory::RelativesMemory;
 use crate::process::processes::{ProcessId, Processes, Said, Table};
-use crate::profile::{InterpreterSeen, Unchanged};
+use crate::profile::Unchanged;
 use crate::unchanged::CopiedPages;
 use crate::unwind::Unwinder;
 
@@ -41,8 +41,8 @@ pub struct Targets {
     pub unwinder: Unwinder,
     /// Which pages were copied; `None` when they are not compared at the end.
     copied: Option<CopiedPages>,
-    /// The interpreters of processes that have ended.
-    interpreters: HashMap<ProcessId, InterpreterSeen>,
+    /// The interpreters and runtimes of processes that have ended.
+    interpreters: HashMap<ProcessId, Seen>,
     /// The process that becomes COMMAND, until it does.
     held: Option<u32>,
     /// What has become of processes, and nobody has asked yet.
@@ -163,8 +163,8 @@ impl Targets {
             self.fates.push((id, Phase::Run));
             self.unwinder.ended(id);
             self.memory_gone(id);
-            if let Some(interpreter) = self.tracker.process_ended(id) {
-                self.interpreters.insert(id, interpreter);
+            if let Some(seen) = self.tracker.process_ended(id) {
+                self.interpreters.insert(id, seen);
             }
             self.processes.exited(id, entry);
             self.table.release(slot);
@@ -283,9 +283,9 @@ impl Targets {
         all
     }
 
-    /// The interpreters of the processes that have one.
+    /// The interpreters and runtimes of the processes that have any.
     #[must_use]
-    pub fn interpreters(&self) -> HashMap<ProcessId, InterpreterSeen> {
+    pub fn interpreters(&self) -> HashMap<ProcessId, Seen> {
         let live = self.processes.live();
         let live = live.filter_map(|(id, _)| Some((id, self.tracker.seen(id)?)));
         live.chain(self.interpreters.clone()).collect()

@@ -18,6 +18,8 @@ pub const EM_X86_64: u16 = 62;
 pub const PT_LOAD: u32 = 1;
 /// `p_type`: what the dynamic linker reads.
 pub const PT_DYNAMIC: u32 = 2;
+/// `p_type`: names the dynamic linker.
+pub const PT_INTERP: u32 = 3;
 /// `p_type`: notes.
 pub const PT_NOTE: u32 = 4;
 /// `p_type`: the sorted table of `.eh_frame`.

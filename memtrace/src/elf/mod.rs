@@ -1,7 +1,7 @@
 //! ELF files, read without trusting them.
 //!
 //! This is the only reader of headers: [`Layout`] says where a file's contents are loaded,
-//! [`Symbols`] looks exported symbols up, [`Headers`] and [`Sections`] are what both of them and
+//! [`Symbols`] looks exported symbols up, and those of static programs, [`Headers`] and [`Sections`] are what both of them and
 //! the builder of unwind tables are made of.
 //!
 //! The files belong to whoever runs the traced processes. Nothing is mapped: everything is read by
@@ -36,6 +36,7 @@ mod layout;
 pub mod made;
 mod sections;
 mod symbols;
+mod table;
 
 pub use budget::{Budget, Source};
 pub use headers::{EM_X86_64, Headers, PT_GNU_EH_FRAME, PT_LOAD};

@@ -4,7 +4,7 @@
 //! nothing of interest is dismissed after two or three reads however large it is.
 
 use super::budget::Source;
-use super::headers::{Headers, PT_DYNAMIC, Program, half, read, wide, word};
+use super::headers::{Headers, PT_DYNAMIC, PT_INTERP, Program, half, read, wide, word};
 use super::layout::Layout;
 use super::sections::Sections;
 
@@ -20,13 +20,16 @@ const DT_SYMTAB: u64 = 6;
 const DT_STRSZ: u64 = 10;
 const DT_SYMENT: u64 = 11;
 const DT_GNU_HASH: u64 = 0x6fff_fef5;
+const DT_FLAGS_1: u64 = 0x6fff_fffb;
+/// `DT_FLAGS_1`: the file is a program, not a library.
+const DF_1_PIE: u64 = 0x0800_0000;
 /// Bytes of a symbol, in a file of 64 bits.
-const SYMBOL: u64 = 24;
+pub(super) const SYMBOL: u64 = 24;
 
 /// A file's exported symbols and its sections, to be looked up by name.
 #[derive(Debug)]
 pub struct Symbols {
-    headers: Headers,
+    pub(super) headers: Headers,
     pub(super) exported: Option<Exported>,
 }
 
@@ -38,6 +41,8 @@ pub(super) struct Exported {
     names_size: u64,
     pub(super) gnu_hash: Option<u64>,
     hash: Option<u64>,
+    /// Whether the file says that it is a program.
+    is_program: bool,
 }
 
 impl Symbols {
@@ -63,6 +68,29 @@ impl Symbols {
             (None, Some(table)) => exported.by_hash(file, table, name),
             (None, None) => None,
         }
+    }
+
+    /// The text that an exported symbol names, without the zero that ends it; `None` when there is
+    /// no such symbol, or no end within `most` bytes.
+    #[must_use]
+    pub fn text(&self, file: &impl Source, name: &str, most: usize) -> Option<Vec<u8>> {
+        let address = self.symbol(file, name)?;
+        let offset = Layout::of(&self.headers).offset_of(address)?;
+        // Near the end of a file there are fewer bytes.
+        let left = file.size().ok()?.saturating_sub(offset);
+        let mut text = read(file, offset, left.min(most as u64) as usize)?;
+        let end = text.iter().position(|&byte| byte == 0)?;
+        text.truncate(end);
+        Some(text)
+    }
+
+    /// Whether the file is a program that is linked statically: it has all its code in itself, and
+    /// exports nothing.
+    #[must_use]
+    pub fn is_static_program(&self) -> bool {
+        let is_library = |exported: &Exported| !exported.is_program;
+        self.headers.programs_of(PT_INTERP).next().is_none()
+            && !self.exported.as_ref().is_some_and(is_library)
     }
 
     /// The address, as the file has it, of a section that is loaded.
@@ -95,6 +123,7 @@ impl Exported {
             names_size: value(DT_STRSZ)?,
             gnu_hash: place(DT_GNU_HASH),
             hash: place(DT_HASH),
+            is_program: value(DT_FLAGS_1).is_some_and(|flags| flags & DF_1_PIE != 0),
         })
     }
 

@@ -7,7 +7,7 @@
 //!
 //! Everything else (the [`tracker`] of which process has which, [`names`], and what merges and
 //! blames stacks) knows only these traits. An interpreter is a folder beside `python/` and an entry
-//! of [`LOADERS`].
+//! of [`LOADERS`]. Runtimes that are not read are only recognised, see [`runtimes`].
 //!
 //! Files and memory belong to the traced process, so nothing in them is trusted: every read has a
 //! bound, and what does not fit is refused with a reason.
@@ -16,9 +16,11 @@ pub mod entries;
 pub mod names;
 mod python;
 mod recognise;
+pub mod runtimes;
 #[cfg(test)]
 pub(crate) mod toy;
 pub mod tracker;
+mod unread;
 
 use std::any::Any;
 use std::fmt;

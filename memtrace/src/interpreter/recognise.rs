@@ -47,7 +47,7 @@ impl Recogniser {
         }
     }
 
-    /// Whether it knows no interpreter, so that it need not be asked.
+    /// Whether it knows no interpreter.
     pub fn knows_none(&self) -> bool {
         self.loaders.is_empty()
     }
@@ -56,6 +56,9 @@ impl Recogniser {
     /// is more than one interpreter, one that runs is preferred, then one that may still come to.
     pub fn recognise(&mut self, space: &AddressSpace, memory: &dyn ReadMemory) -> Recognised {
         let mut best = Recognised::None;
+        if self.knows_none() {
+            return best;
+        }
         let mut tried: Vec<(u32, u64)> = Vec::new();
         for mapping in space.mappings() {
             // All of a file is loaded with one bias, which its executable mapping tells.

@@ -12,6 +12,7 @@ use memtrace_common::interpreter::{Handle, MAX_INTERPRETERS};
 
 use super::entries::{Entries, Full, InstanceId};
 use super::recognise::Recogniser;
+use super::unread::{self, Unread};
 use super::{Interpreter, Loader, Recognised};
 use crate::clock;
 use crate::foreign::escape;
@@ -38,6 +39,8 @@ const PATIENCE: Duration = Duration::from_secs(4);
 /// The interpreters of all traced processes.
 pub struct Tracker {
     recogniser: Recogniser,
+    /// Runtimes that are not read, which are looked for whatever the recogniser knows.
+    unread: Unread,
     entries: Entries,
     states: HashMap<ProcessId, State>,
     /// Processes to look at again.
@@ -60,6 +63,15 @@ enum State {
     Refused { name: String, why: String },
 }
 
+/// What a report says of the interpreter and the runtimes of a process.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Seen {
+    /// The interpreter that is read, or would be.
+    pub interpreter: Option<InterpreterSeen>,
+    /// The runtimes that are not read; `None` without any.
+    pub runtimes: Option<unread::Seen>,
+}
+
 /// A process to look at again.
 struct Due {
     process: ProcessId,
@@ -71,11 +83,12 @@ struct Due {
 
 impl Tracker {
     /// Looks for the interpreters of these loaders, and writes what it finds into `tables`. Without
-    /// a loader it never looks at a process.
+    /// a loader no process is read for it: runtimes are looked for in mappings that are known.
     #[must_use]
     pub fn new(loaders: Vec<&'static dyn Loader>, tables: Tables) -> Self {
         Self {
             recogniser: Recogniser::new(loaders),
+            unread: Unread::default(),
             entries: Entries::new(tables.clone()),
             states: HashMap::default(),
             due: Vec::new(),
@@ -86,10 +99,11 @@ impl Tracker {
 
     /// Adds a process that was found or forked. A forked one inherits what is known of its parent.
     pub fn process_added(&mut self, slot: u32, process: ProcessId, processes: &Processes) {
-        if self.recogniser.knows_none() || self.states.contains_key(&process) {
+        if self.states.contains_key(&process) {
             return;
         }
         if let Some(parent) = processes.forked_from(process) {
+            self.unread.inherit(parent, process);
             let inherited = self.states.get(&parent).cloned().unwrap_or(State::None);
             if let State::Runs { handle, .. } = inherited {
                 self.entries.add_user(handle);
@@ -117,9 +131,7 @@ impl Tracker {
     /// Forgets the interpreter of a process that has replaced its program, and looks for one in the
     /// new program.
     pub fn process_execed(&mut self, slot: u32, process: ProcessId, processes: &Processes) {
-        if self.recogniser.knows_none() {
-            return;
-        }
+        self.unread.forget(process);
         self.stop_using(process);
         self.set_interpreter(slot, process, Handle::NONE, processes);
         self.states.insert(process, State::None);
@@ -129,10 +141,11 @@ impl Tracker {
         }
     }
 
-    /// Forgets a process, which has ended; returns what a report says of its interpreter.
-    pub fn process_ended(&mut self, process: ProcessId) -> Option<InterpreterSeen> {
+    /// Forgets a process, which has ended; returns what a report says of it.
+    pub fn process_ended(&mut self, process: ProcessId) -> Option<Seen> {
         let seen = self.seen(process);
         self.stop_using(process);
+        self.unread.forget(process);
         self.states.remove(&process);
         self.due.retain(|due| due.process != process);
         seen
@@ -143,6 +156,8 @@ impl Tracker {
         for (slot, process) in processes.take_remapped() {
             if self.may_change(process) {
                 self.look_at_known_mappings(slot, process, processes);
+            } else if let Some(space) = processes.known_space(process) {
+                self.unread.look(process, &space);
             }
         }
     }
@@ -199,9 +214,17 @@ impl Tracker {
         }
     }
 
-    /// What a report says of a process's interpreter.
+    /// What a report says of a process's interpreter and runtimes; `None` when it has neither.
     #[must_use]
-    pub fn seen(&self, process: ProcessId) -> Option<InterpreterSeen> {
+    pub fn seen(&self, process: ProcessId) -> Option<Seen> {
+        let seen = Seen {
+            interpreter: self.interpreter_seen(process),
+            runtimes: self.unread.of(process).cloned(),
+        };
+        (seen != Seen::default()).then_some(seen)
+    }
+
+    fn interpreter_seen(&self, process: ProcessId) -> Option<InterpreterSeen> {
         let (name, why) = match self.states.get(&process)? {
             State::None => return None,
             State::NotYet { name } => (name, Some("it had not initialised")),
@@ -225,6 +248,10 @@ impl Tracker {
     }
 
     fn look_again_soon(&mut self, slot: u32, process: ProcessId) {
+        // Runtimes need not be known as soon as interpreters.
+        if self.recogniser.knows_none() {
+            return;
+        }
         self.due.retain(|due| due.process != process);
         let now = Instant::now();
         self.due.push(Due {
@@ -245,6 +272,7 @@ impl Tracker {
 
     /// Finds out what runs in a process that has these mappings.
     fn look(&mut self, slot: u32, process: ProcessId, space: &AddressSpace, processes: &Processes) {
+        self.unread.look(process, space);
         let pid = processes.get(process).pid;
         let memory = ProcessMemory::new(pid);
         let state = match self.recogniser.recognise(space, &memory) {

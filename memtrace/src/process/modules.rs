@@ -102,6 +102,8 @@ struct Opened {
     file: CountedFile,
     layout: Option<Layout>,
     debug_file: Option<CountedFile>,
+    /// See [`Module::marks`].
+    marks: OnceLock<u32>,
 }
 
 impl Modules {
@@ -199,6 +201,7 @@ impl Modules {
                 .and_then(|layout| self.debug_file(layout, &budget)),
             layout,
             file,
+            marks: OnceLock::new(),
         })
     }
 
@@ -307,6 +310,15 @@ impl Module {
     /// How the file is laid out; `None` when it is not open or not an ELF file.
     pub(crate) fn layout(&self) -> Option<&Layout> {
         self.opened.get()?.layout.as_ref()
+    }
+
+    /// What `read` tells by the file, as bits, of which this module knows nothing else. It is asked
+    /// once for each file, whoever wants to know; 0 when the file is not open.
+    pub(crate) fn marks(&self, read: impl FnOnce(&File) -> u32) -> u32 {
+        let opened = self.opened.get();
+        opened.map_or(0, |opened| {
+            *opened.marks.get_or_init(|| read(&opened.file.file))
+        })
     }
 
     /// The file that has this one's debug information and symbols; `None` when it has them itself,

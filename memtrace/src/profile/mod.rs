@@ -15,6 +15,7 @@ mod other;
 mod phase;
 mod process;
 mod read;
+mod runtimes;
 #[cfg(test)]
 pub(crate) mod sample;
 mod site;
@@ -25,8 +26,11 @@ pub use by::{ByCause, ByOrigin, CauseName, OriginName};
 pub use host::{BackendName, Host, Python, Unwind};
 pub use other::{NotAName, OrOther, Other};
 pub use phase::Phase;
-pub use process::{CommandExit, InterpreterSeen, Memory, MemorySample, MemorySizes, Process};
+pub use process::{
+    CommandExit, InterpreterSeen, Memory, MemorySample, MemorySizes, Process, RuntimeSeen,
+};
 pub use read::{LARGEST_REPORT, read};
+pub use runtimes::{UnreadRuntime, unread_runtimes};
 pub use site::{CallSite, CauseEvidence, SampleUnchanged, Site, TypeRow, Unrecorded, type_rows};
 pub use stack::{Frame, Language, ModuleUnwind, StackPages, Truncated, Unknown, UnwoundBy};
 

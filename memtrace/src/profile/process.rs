@@ -52,6 +52,10 @@ pub struct Process {
     /// The interpreter that it runs; `None` without one.
     #[serde(default)]
     pub interpreter: Option<InterpreterSeen>,
+    /// Runtimes that it has mapped and that memtrace does not read: what they keep in their objects
+    /// is not looked at, and what they run has no frames. Absent where there are none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub runtimes: Vec<RuntimeSeen>,
     /// Memory accounting; `None` where it was not taken.
     pub memory: Option<Memory>,
     /// How many processes are added up here, which had all ended; the pid is 0 then. Absent for a
@@ -87,6 +91,16 @@ pub struct InterpreterSeen {
     /// Why its frames could not be read, or only in part; absent when they can.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub why: Option<String>,
+}
+
+/// A runtime in a process that is recognised and not read.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct RuntimeSeen {
+    /// What it is: `Ruby`, `PHP`, `LuaJIT`.
+    pub name: String,
+    /// Its version; absent where it does not say it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
 }
 
 /// How much memory a process had. No version so far takes it.

@@ -20,6 +20,7 @@ pub(crate) fn sample() -> Profile {
     let python = |unchanged, process| Process {
         unchanged,
         interpreter: Some(seen("CPython 3.11", None)),
+        runtimes: Vec::new(),
         ..process
     };
     let compared = |unchanged_pages, compared_pages, comparable_pages, gone_pages| {
@@ -269,6 +270,7 @@ fn process(pid: u32, parent: u32, comm: &str, forked: Option<f64>, exited: Optio
         lost_faults: 0,
         unchanged: None,
         interpreter: None,
+        runtimes: Vec::new(),
         memory: None,
         before: Vec::new(),
         stands_for: None,

@@ -14,12 +14,12 @@ use foldhash::HashMap;
 use memtrace_common::process::Health;
 
 use crate::fold::Tally;
+use crate::interpreter::tracker::Seen;
 use crate::process::ended::Others;
 use crate::process::facts::ProcessFacts;
 use crate::process::processes::{OTHERS, ProcessId};
 use crate::profile::{
-    CallSite, CommandExit, Host, InterpreterSeen, ModuleUnwind, Profile, SCHEMA, Unchanged,
-    type_rows,
+    CallSite, CommandExit, Host, ModuleUnwind, Profile, SCHEMA, Unchanged, type_rows,
 };
 
 /// What has been gathered of the traced processes at one moment, as plain data.
@@ -27,8 +27,8 @@ use crate::profile::{
 pub struct Gathered {
     /// The processes, by first appearance.
     pub processes: Vec<(ProcessId, ProcessFacts)>,
-    /// The interpreters of those that have one.
-    pub interpreters: HashMap<ProcessId, InterpreterSeen>,
+    /// The interpreters and runtimes of those that have any.
+    pub interpreters: HashMap<ProcessId, Seen>,
     /// The sum of those that have ended and are not kept one by one.
     pub others: Option<Others>,
     /// Their copies.

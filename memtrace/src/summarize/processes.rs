@@ -31,10 +31,14 @@ pub fn processes(
     let row = |(id, facts): (ProcessId, &ProcessFacts)| {
         let (mut by_cause, read) = copied.get(&id).cloned().unwrap_or_default();
         let (lost, pending) = missing.of_process(id);
+        let seen = gathered.interpreters.get(&id);
         by_cause.add(CauseName::Unknown, lost + pending);
         Process {
             copy_on_read_pages: read,
-            interpreter: gathered.interpreters.get(&id).cloned(),
+            interpreter: seen.and_then(|seen| seen.interpreter.clone()),
+            runtimes: seen
+                .and_then(|seen| seen.runtimes.as_deref())
+                .map_or_else(Vec::new, <[_]>::to_vec),
             unchanged: moment
                 .unchanged(id)
                 .filter(|unchanged| unchanged.compared_pages > 0),
@@ -99,6 +103,7 @@ fn process(facts: &ProcessFacts, by_cause: ByCause, run: &Run) -> Process {
         lost_faults: 0,
         unchanged: None,
         interpreter: None,
+        runtimes: Vec::new(),
         memory: None,
         stands_for: None,
     }

@@ -118,12 +118,6 @@ fn load(symbols: &Symbols, file: &File) -> Option<FileData> {
             api: known.map(|&(_, version)| version),
         }));
     }
-    if symbol("pypy_main_startup").is_some() || symbol("rpython_startup_code").is_some() {
-        return Some(FileData::Refused(
-            "PyPy",
-            "only CPython's frames can be read",
-        ));
-    }
     // What `_PyRuntime` replaced in 3.7.
     symbol("_PyThreadState_Current")?;
     Some(if symbol("PyString_Type").is_some() {

@@ -102,8 +102,20 @@ impl World {
         Some(layout.runtime)
     }
 
+    fn interpreter(&self, process: ProcessId) -> Option<InterpreterSeen> {
+        self.tracker.seen(process)?.interpreter
+    }
+
+    /// Names and versions of the runtimes that are not read.
+    fn runtimes(&self, process: ProcessId) -> Vec<String> {
+        let seen = self.tracker.seen(process).and_then(|seen| seen.runtimes);
+        let all = seen.iter().flat_map(|seen| seen.iter());
+        all.map(|one| format!("{} {}", one.name, one.version.clone().unwrap_or_default()))
+            .collect()
+    }
+
     fn why(&self, process: ProcessId) -> Option<String> {
-        self.tracker.seen(process).unwrap().why
+        self.interpreter(process).unwrap().why
     }
 }
 
@@ -114,7 +126,7 @@ fn a_process_that_is_found_has_its_interpreter() {
     let mut world = World::new(0x7000);
     let process = world.add(3, None);
     assert_eq!(world.walked(3), Some(0x7000));
-    let seen = world.tracker.seen(process).unwrap();
+    let seen = world.interpreter(process).unwrap();
     assert_eq!((seen.name.as_str(), seen.why), ("Toy 1", None));
     assert_eq!(
         world.tracker.next_due(),
@@ -132,7 +144,7 @@ fn without_loaders_no_process_is_looked_at() {
     world.tracker.processes_remapped(&mut world.processes);
     assert_eq!(world.walked(3), None);
     assert_eq!(world.tracker.next_due(), None);
-    assert!(world.tracker.seen(process).is_none());
+    assert!(world.interpreter(process).is_none());
 }
 
 #[test]
@@ -164,7 +176,7 @@ fn an_exec_clears_the_interpreter() {
     world.control.set(ABSENT);
     world.exec(4, child);
     assert_eq!(world.in_kernel(4), 0);
-    assert!(world.tracker.of(child).is_none() && world.tracker.seen(child).is_none());
+    assert!(world.tracker.of(child).is_none() && world.interpreter(child).is_none());
     assert_eq!(world.walked(3), Some(0x7000), "the parent's stays");
     // The new program starts another one.
     world.control.set(0x8000);
@@ -225,7 +237,7 @@ fn a_program_without_an_interpreter_is_given_up_after_a_while() {
         assert!(world.tracker.next_due().is_some());
         world.tick_in(2 * PATIENCE);
         assert_eq!(world.tracker.next_due(), None);
-        let why = world.tracker.seen(process).map(|seen| seen.why.unwrap());
+        let why = world.interpreter(process).map(|seen| seen.why.unwrap());
         let expected = (state == REFUSED).then(|| "it is broken".to_owned());
         assert_eq!(why, expected);
         // But a library that it loads later is looked at.
@@ -252,6 +264,7 @@ fn what_a_report_says_of_a_process_that_has_ended_is_all_that_is_left() {
     let mut world = World::new(0x7000);
     let process = world.add(3, None);
     let seen = world.tracker.process_ended(process).unwrap();
+    let seen = seen.interpreter.unwrap();
     assert_eq!((seen.name.as_str(), seen.why), ("Toy 1", None));
     assert!(world.tracker.of(process).is_none());
     assert!(world.tracker.states.is_empty());
@@ -284,4 +297,68 @@ fn a_full_table_refuses_until_a_process_ends() {
     world.tick_in(2 * SOON);
     assert_eq!(world.walked(5), Some(0x8000));
     assert_eq!(world.why(refused), None);
+}
+
+/// A loaded library that exports what only Lua does. Other tests see it too.
+struct Lua(*mut libc::c_void);
+
+impl Lua {
+    /// `None`, and said, without a compiler.
+    fn load() -> Option<Self> {
+        let directory = tempfile::tempdir().unwrap();
+        let source = directory.path().join("lua.c");
+        let library = directory.path().join("liblua.so");
+        let code = "const char lua_ident[] = \"$LuaVersion: Lua 5.4.9  Copyright\";
+                    void lua_newstate(void) {} void lua_gc(void) {}";
+        std::fs::write(&source, code).unwrap();
+        let built = std::process::Command::new("cc")
+            .args(["-shared", "-fPIC", "-o"])
+            .args([&library, &source])
+            .status();
+        if !built.is_ok_and(|status| status.success()) {
+            crate::skipped::skipped("there is no C compiler `cc` (apt-get install gcc)");
+            return None;
+        }
+        let library = std::ffi::CString::new(library.as_os_str().as_encoded_bytes()).unwrap();
+        // SAFETY: the path is a C string, and no code of the library runs when it is loaded.
+        let loaded = unsafe { libc::dlopen(library.as_ptr(), libc::RTLD_NOW) };
+        assert!(!loaded.is_null());
+        Some(Self(loaded))
+    }
+
+    fn unload(self) {
+        // SAFETY: it was loaded once, and nothing of it is used.
+        assert_eq!(unsafe { libc::dlclose(self.0) }, 0);
+    }
+}
+
+#[test]
+fn runtimes_are_inherited_by_a_fork_and_reset_by_an_exec() {
+    // One is found whether or not an interpreter is, and where none is looked for.
+    for (state, has_loaders) in [(ABSENT, true), (0x7000, true), (0x7000, false)] {
+        let Some(lua) = Lua::load() else {
+            return;
+        };
+        let mut world = World::new(state);
+        if !has_loaders {
+            world.tracker = Tracker::new(Vec::new(), world.tables.clone());
+        }
+        let parent = world.add(3, None);
+        lua.unload();
+        let child = world.add(4, Some(3));
+        for process in [parent, child] {
+            let is_read = has_loaders && state != ABSENT;
+            assert_eq!(world.interpreter(process).is_some(), is_read);
+            assert_eq!(world.runtimes(process), ["Lua 5.4.9"]);
+        }
+        world.exec(4, child);
+        assert!(world.runtimes(child).is_empty());
+        assert_eq!(world.runtimes(parent), ["Lua 5.4.9"]);
+        let lua = Lua::load().unwrap();
+        world.remap(3, parent);
+        lua.unload();
+        assert_eq!(world.runtimes(parent), ["Lua 5.4.9"]);
+        let ended = world.tracker.process_ended(parent).unwrap();
+        assert!(ended.runtimes.is_some() && world.tracker.seen(parent).is_none());
+    }
 }

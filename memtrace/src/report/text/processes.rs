@@ -3,12 +3,14 @@
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 
+use anstyle::Style;
+
 use super::copies::FEW_PIDS;
 use super::heading;
 use super::screen::{DIM, LOSS, Screen, WARNING};
 use super::table::{Cell, Column, Fit, Kind, Row, Table, column};
 use crate::foreign::escape;
-use crate::profile::{InterpreterSeen, NotCopied, Process, Profile};
+use crate::profile::{InterpreterSeen, NotCopied, Process, Profile, RuntimeSeen};
 use crate::report::words::{count, counted, percent, ratio, seconds, size};
 
 /// Writes the `top` processes that copied most.
@@ -44,7 +46,8 @@ pub(super) fn processes(
     let (rows, rest) = processes.split_at(shown);
     table(profile, rows, screen).write(screen, out)?;
     write_rest(screen, out, rest, total)?;
-    interpreters(profile, screen, out)
+    interpreters(profile, screen, out)?;
+    runtimes(profile, screen, out)
 }
 
 /// A column: its title, kind and style, and its cell for a process.
@@ -172,19 +175,7 @@ fn interpreters(profile: &Profile, screen: Screen, out: &mut dyn Write) -> io::R
         }
     }
     for ((name, why), pids) in pids {
-        let processes = match pids.len() {
-            1..=FEW_PIDS => pids
-                .iter()
-                .map(u32::to_string)
-                .collect::<Vec<_>>()
-                .join(", "),
-            many => format!(
-                "{} of {}",
-                count(many as u64),
-                counted(profile.process_count(), "process", "processes")
-            ),
-        };
-        let name = escape(name);
+        let (name, processes) = (escape(name), listed(profile, &pids));
         let (style, text) = match why {
             Some(why) => (
                 WARNING,
@@ -192,9 +183,49 @@ fn interpreters(profile: &Profile, screen: Screen, out: &mut dyn Write) -> io::R
             ),
             None => (DIM, format!("{name} in {processes}")),
         };
-        for line in screen.wrap(2, &text) {
-            writeln!(out, "{}", screen.paint(style, &line))?;
+        write_wrapped(screen, out, style, &text)?;
+    }
+    Ok(())
+}
+
+/// Which processes have a runtime that is not read.
+fn runtimes(profile: &Profile, screen: Screen, out: &mut dyn Write) -> io::Result<()> {
+    let mut pids: BTreeMap<&RuntimeSeen, Vec<u32>> = BTreeMap::new();
+    for process in &profile.processes {
+        for runtime in &process.runtimes {
+            pids.entry(runtime).or_default().push(process.pid);
         }
+    }
+    for (RuntimeSeen { name, version }, pids) in pids {
+        let version = version.iter().map(|version| format!(" {version}"));
+        let name = format!("{name}{}", version.collect::<String>());
+        let text = format!(
+            "{} in {}: its objects and functions are not read",
+            escape(&name),
+            listed(profile, &pids)
+        );
+        write_wrapped(screen, out, WARNING, &text)?;
+    }
+    Ok(())
+}
+
+fn listed(profile: &Profile, pids: &[u32]) -> String {
+    match pids.len() {
+        1..=FEW_PIDS => {
+            let pids: Vec<_> = pids.iter().map(u32::to_string).collect();
+            pids.join(", ")
+        }
+        many => format!(
+            "{} of {}",
+            count(many as u64),
+            counted(profile.process_count(), "process", "processes")
+        ),
+    }
+}
+
+fn write_wrapped(screen: Screen, out: &mut dyn Write, style: Style, text: &str) -> io::Result<()> {
+    for line in screen.wrap(2, text) {
+        writeln!(out, "{}", screen.paint(style, &line))?;
     }
     Ok(())
 }

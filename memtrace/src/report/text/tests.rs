@@ -3,7 +3,7 @@ use clap::ValueEnum as _;
 
 use crate::foreign::escape;
 use crate::profile::sample::{sample, sample_cut, sample_pending, sample_with_losses};
-use crate::profile::{InterpreterSeen, Totals};
+use crate::profile::{InterpreterSeen, RuntimeSeen, Totals};
 
 fn terminal(width: usize) -> Screen {
     Screen {
@@ -856,6 +856,35 @@ fn names_are_whole_in_a_file() {
 }
 
 #[test]
+fn runtimes_that_are_not_read_are_named_with_their_processes() {
+    let mut profile = sample();
+    let seen = |name: &str, version: Option<&str>| RuntimeSeen {
+        name: name.to_owned(),
+        version: version.map(str::to_owned),
+    };
+    for process in &mut profile.processes[..2] {
+        process.runtimes = vec![seen("PHP", None)];
+    }
+    profile.processes[0]
+        .runtimes
+        .push(seen("Lua", Some("5.4.4")));
+    let text = written(&profile, By::Site, 20, Screen::of_a_file());
+    let pids = profile.processes.iter().map(|process| process.pid);
+    let [first, second] = pids.take(2).collect::<Vec<_>>()[..] else {
+        panic!("the sample has two processes");
+    };
+    let not_read = "its objects and functions are not read";
+    assert!(
+        text.contains(&format!("  Lua 5.4.4 in {first}: {not_read}\n")),
+        "{text}"
+    );
+    assert!(
+        text.contains(&format!("  PHP in {first}, {second}: {not_read}\n")),
+        "{text}"
+    );
+}
+
+#[test]
 fn nothing_foreign_reaches_the_terminal_unescaped() {
     let mut profile = sample();
     let hostile = "\u{1b}]0;owned\u{7}\u{202e}<script>";
@@ -863,6 +892,10 @@ fn nothing_foreign_reaches_the_terminal_unescaped() {
         name: hostile.to_owned(),
         why: Some(hostile.to_owned()),
     });
+    profile.processes[0].runtimes = vec![RuntimeSeen {
+        name: hostile.to_owned(),
+        version: Some(hostile.to_owned()),
+    }];
     for site in &mut profile.call_sites {
         site.cause_reason = site.cause_reason.is_some().then(|| hostile.to_owned());
     }
