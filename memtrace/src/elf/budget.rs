@@ -6,8 +6,14 @@ use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::time::{Duration, Instant};
 
+use rustix::time::{ClockId, clock_gettime};
+
 /// Bytes that are read at once; the clock is looked at in between.
 const PIECE: usize = 1 << 20;
+
+/// How much longer something may take than this thread works on it. On a busy machine a thread has
+/// to wait for a processor, and that is no fault of the file's.
+const WAITING: u32 = 3;
 
 /// Where the bytes of an ELF file are read.
 pub trait Source {
@@ -40,14 +46,14 @@ impl Source for File {
     }
 }
 
-/// What may still be spent on a file, or on several: time, and bytes that are read, or made of
-/// what was read. Whatever reads foreign files is handed one, rather than having bounds of its own.
+/// What may still be spent on a file, or on several: time that a thread works on it, and bytes that
+/// are read, or made of what was read. Whatever reads foreign files is handed one, rather than having bounds of its own.
 #[derive(Debug)]
 pub struct Budget {
     time: Duration,
     /// How much time there was when it was started last.
     left: Duration,
-    started: Instant,
+    started: Moment,
     most: u64,
     bytes: Cell<u64>,
     over: Cell<Option<Over>>,
@@ -62,6 +68,32 @@ pub enum Over {
     Bytes,
 }
 
+/// A moment of a thread's life.
+#[derive(Clone, Copy, Debug)]
+struct Moment {
+    at: Instant,
+    /// For how long the thread had worked by then.
+    worked: Duration,
+}
+
+impl Moment {
+    fn now() -> Self {
+        let worked = clock_gettime(ClockId::ThreadCPUTime);
+        Self {
+            at: Instant::now(),
+            worked: worked.try_into().unwrap_or_default(),
+        }
+    }
+
+    /// How much time has been used on this thread since: what it worked, or the part of what passed
+    /// that it should have had.
+    fn elapsed(self) -> Duration {
+        let now = Self::now();
+        let worked = now.worked.saturating_sub(self.worked);
+        worked.max((now.at - self.at) / WAITING)
+    }
+}
+
 impl Budget {
     /// From now on, for `time` and `bytes`.
     #[must_use]
@@ -69,7 +101,7 @@ impl Budget {
         Self {
             time,
             left: time,
-            started: Instant::now(),
+            started: Moment::now(),
             most: bytes,
             bytes: Cell::new(bytes),
             over: Cell::new(None),
@@ -103,7 +135,7 @@ impl Budget {
     /// Lets the clock go on after [`pause`](Self::pause).
     #[must_use]
     pub fn resume(mut self) -> Self {
-        self.started = Instant::now();
+        self.started = Moment::now();
         self
     }
 

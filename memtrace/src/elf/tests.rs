@@ -481,6 +481,12 @@ fn a_budget_ends_and_does_not_run_while_it_is_paused() {
     let budget = Budget::new(Duration::from_mins(1), 100);
     assert!(budget.spend(100) && budget.why().is_none());
     assert!(!budget.spend(1));
+    // Whoever has to wait has used less.
+    let waits = Budget::new(Duration::from_millis(500), 100);
+    std::thread::sleep(Duration::from_millis(600));
+    assert!(waits.has_time());
+    std::thread::sleep(Duration::from_millis(1000));
+    assert!(!waits.has_time());
     let paused = Budget::new(Duration::from_millis(500), 100).pause();
     std::thread::sleep(Duration::from_millis(600));
     assert!(paused.resume().has_time());

@@ -6,7 +6,7 @@ use memtrace::profile::CauseName;
 use serde::Deserialize;
 
 use super::{Copies, NOISE_OF_A_FORK, Place, Worker, about, on, on_every_python, trace};
-use crate::support::{Python, Why};
+use crate::support::{Fixture, Python, Why};
 
 on_every_python! {
     exit_at_once
@@ -52,6 +52,32 @@ struct Walk {
 /// A shell that is traced becomes Python by exec, and its children are known.
 fn becomes_python(python: &Python) -> Result<(), Why> {
     let fixture = python.start_later("walk.py", &["--children", "1", "--scale", "40"])?;
+    walks(fixture);
+    Ok(())
+}
+
+/// Where threads keep their state is not always to be seen: then it is searched for.
+#[test]
+fn threads_whose_state_is_searched_for() {
+    for name in ["3.8", "3.12", "3.13", "free-threaded"] {
+        on(name, |python| {
+            let folder = tempfile::tempdir().expect("a temporary folder");
+            let library = folder.path().join("keys.so");
+            let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/python/keys.c");
+            let compiler = std::process::Command::new("gcc")
+                .args(["-shared", "-fPIC", source, "-o"])
+                .arg(&library)
+                .status();
+            assert!(compiler.expect("gcc runs").success());
+            let mut command = python.command("walk.py", &["--children", "1", "--scale", "40"]);
+            walks(Fixture::run(command.env("LD_PRELOAD", &library))?);
+            Ok(())
+        });
+    }
+}
+
+/// A child walks through its data, and is known for Python.
+fn walks(fixture: Fixture) {
     let (report, truth) = trace::<Walk>(fixture);
     let child = &truth.processes[0];
     let copies = Copies::of(&report, [child.pid]);
@@ -66,7 +92,6 @@ fn becomes_python(python: &Python) -> Result<(), Why> {
         site.cause == CauseName::Refcount
     });
     assert!(report.process(child.pid).interpreter.is_some());
-    Ok(())
 }
 
 #[derive(Debug, Deserialize)]
