@@ -232,6 +232,56 @@ mod tests {
         assert_eq!(told_by(&[Frame::native("gc_mark", "/srv/program")]), None);
     }
 
+    /// Compiles a library that has what R exports; `None`, and said, without a compiler. `collect`
+    /// has no symbol in a stripped one, but for the second name that it has here for the test.
+    fn library() -> Option<File> {
+        let directory = tempfile::tempdir().unwrap();
+        let source = directory.path().join("r.c");
+        let library = directory.path().join("libR.so");
+        let code = "
+            int R_GlobalEnv, state;
+            extern void pending(void);
+            __attribute__((noinline)) static void collect(int n) { state += n; }
+            extern void known(int) __attribute__((alias(\"collect\")));
+            __attribute__((noinline)) static void other(int n) { state -= n; }
+            extern void another(int) __attribute__((alias(\"other\")));
+            void Rf_eval(int n) { other(n); if (n) collect(n); state++; }
+            void R_gc(void) { collect(0); state++; pending(); }
+        ";
+        std::fs::write(&source, code).unwrap();
+        let built = std::process::Command::new("cc")
+            .args(["-O1", "-shared", "-fPIC", "-s", "-o"])
+            .args([&library, &source])
+            .status();
+        if built.is_ok_and(|status| status.success()) {
+            return Some(File::open(library).unwrap());
+        }
+        crate::skipped::skipped("there is no C compiler `cc` (apt-get install gcc)");
+        None
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[test]
+    fn what_an_exported_function_calls_for_collecting_is_the_collector() {
+        let Some(file) = library() else {
+            return;
+        };
+        let symbols = Symbols::read(&file).unwrap();
+        let place = |name| symbols.code(&file, name).unwrap().0;
+        let found = functions(&file, [Runtime::R].into_iter().collect()).unwrap();
+        // Not what it calls in other files.
+        assert_eq!(found, HashSet::from_iter([place("known")]));
+        // It is told wherever it is called from.
+        let (eval, size) = symbols.code(&file, "Rf_eval").unwrap();
+        let called: HashSet<u64> = (eval..=eval + size)
+            .filter_map(|at| callee(&file, at))
+            .filter(|at| [place("known"), place("another")].contains(at))
+            .collect();
+        assert!(called.contains(&place("known")), "{called:?}");
+        let none = functions(&file, [Runtime::Php].into_iter().collect()).unwrap();
+        assert!(none.is_empty());
+    }
+
     #[test]
     fn only_the_leaf_counts_a_reference() {
         let count = || Frame::native("Py_IncRef", "/srv/embeds");

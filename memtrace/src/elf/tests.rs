@@ -101,7 +101,7 @@ fn symbols_of_static_programs_are_in_their_table() {
         let found = symbols.in_table(&file, &names);
         assert_eq!(found, ["main", "one"].into_iter().collect(), "{options:?}");
         // What may not be read is not there.
-        let budget = Budget::new(Duration::from_secs(60), 4096);
+        let budget = Budget::new(Duration::from_mins(1), 4096);
         assert!(symbols.in_table(&budget.of(&file), &names).is_empty());
         let stripped = [options, &["-s"]].concat();
         let file = compiled_program(directory.path(), source, &stripped).unwrap();
