@@ -6,21 +6,26 @@
 //!
 //! Of a stripped runtime the frames in between often have no names. The nearest one with a name
 //! tells, and one without is told by what called it: an exported function that does nothing but
-//! call the collector has the collector's address in its code.
+//! call the collector has the collector's address in its code, and some collectors' functions name
+//! a text that nobody else does.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
+use std::time::Duration;
 
 use foldhash::{HashMap, HashSet};
 
 use super::calls::{callee, calls, is_stub};
-use crate::elf::Symbols;
-use crate::interpreter::collectors::{entries, role as role_of};
+use crate::elf::{Budget, Symbols, functions_that_name};
+use crate::interpreter::collectors::{entries, role as role_of, texts};
 use crate::interpreter::runtimes::Runtimes;
 use crate::process::maps::AddressSpace;
 use crate::process::modules::Module;
 use crate::profile::{Frame, Language};
 use crate::symbolize::role::{Role, role};
+
+/// How long all code of a file may be read, and how many bytes of it.
+const ALL_CODE: (Duration, u64) = (Duration::from_secs(1), 128 << 20);
 
 /// Bytes of a function that are looked at.
 const MAX_CODE: u64 = 4096;
@@ -72,7 +77,9 @@ impl Collectors {
     /// `None` for a file that has none.
     fn functions(&mut self, module: &Module, file: &File) -> Option<&HashSet<u64>> {
         let there = Runtimes::of(module);
-        entries(there).next()?;
+        if entries(there).next().is_none() && texts(there).is_empty() {
+            return None;
+        }
         if self.files.len() >= MAX_FILES && !self.files.contains_key(&module.id()) {
             self.files.clear();
         }
@@ -81,7 +88,8 @@ impl Collectors {
     }
 }
 
-/// Where the functions begin that exported functions call for collecting.
+/// Where the collector's functions begin: those that exported functions call for collecting, and
+/// those that name a text of the collector's.
 fn functions(file: &File, there: Runtimes) -> Option<HashSet<u64>> {
     let symbols = Symbols::read(file)?;
     let mut all = HashSet::default();
@@ -97,6 +105,11 @@ fn functions(file: &File, there: Runtimes) -> Option<HashSet<u64>> {
             found = next;
         }
         all.extend(found);
+    }
+    if !texts(there).is_empty() {
+        let (time, bytes) = ALL_CODE;
+        let budget = Budget::new(time, bytes);
+        all.extend(functions_that_name(&budget.of(file), texts(there)).unwrap_or_default());
     }
     Some(all)
 }

@@ -4,7 +4,8 @@
 //! A name counts in a file that is the runtime ([`Runtimes`]), or everywhere if nobody else may use
 //! it. It ends in `*` where only its beginning is given. Of a stripped runtime few names are left:
 //! [`entries`] has exported functions that call the collector and nothing else of their file, so
-//! that what they call can be told without a name.
+//! that what they call can be told without a name, and [`texts`] what only a collector's functions
+//! name.
 
 use super::runtimes::{Runtime, Runtimes};
 use super::{Role, unsplit};
@@ -236,6 +237,14 @@ const PYPY_COLLECTORS: &[&str] = &[
     "visit",
 ];
 
+/// What a stripped `PyPy` calls the phases of its collector, in the functions that have them.
+const PYPY_TEXTS: &[&str] = &[
+    "gc-collect-done",
+    "gc-collect-step",
+    "gc-minor",
+    "gc-minor-walkroots",
+];
+
 /// Functions that count a reference and write nothing else, of names that nobody else may use.
 const COUNTS: &[&str] = &[
     "Perl_sv_newref",
@@ -287,6 +296,16 @@ pub fn role(function: &str, there: Runtimes) -> Option<Role> {
 pub fn entries(there: Runtimes) -> impl Iterator<Item = (&'static str, u32)> {
     let own = FUNCTIONS.iter().filter(move |own| there.has(own.runtime));
     own.flat_map(|own| own.entries).copied()
+}
+
+/// Texts that only the collector's functions name, in files with these runtimes.
+#[must_use]
+pub fn texts(there: Runtimes) -> &'static [&'static str] {
+    if there.has(Runtime::PyPy) {
+        PYPY_TEXTS
+    } else {
+        &[]
+    }
 }
 
 fn is_of_pypy(function: &str) -> bool {

@@ -2,7 +2,7 @@
 
 use memtrace::profile::{CauseEvidence, CauseName, Process};
 
-use crate::support::{Report, Trace, privileged, requires, tool};
+use crate::support::{Report, Trace, Why, is_installed, privileged, requires, tool};
 
 /// Children wait a little before they end, so that what identifies them is read while they live.
 const RUBY: &str = "
@@ -60,24 +60,53 @@ end
 ffi.C.waitpid(pid, nil, 0)
 "#;
 
+const PYPY: &str = r#"
+import gc, os, time
+objects = [{"number": n, "name": "number %d" % n} for n in range(100000)]
+gc.collect()
+pid = os.fork()
+if pid == 0:
+    gc.collect()
+    time.sleep(0.2)
+    os._exit(0)
+os.waitpid(pid, 0)
+"#;
+
+const R: &str = r"
+objects <- lapply(1:100000, function(n) list(number = n))
+invisible(gc())
+job <- parallel::mcparallel({ gc(); Sys.sleep(0.2) })
+invisible(parallel::mccollect(job))
+";
+
+/// A program that is too large to be installed for a test.
+fn large(name: &str, package: &str) -> Result<(), Why> {
+    if is_installed(name) {
+        Ok(())
+    } else {
+        let why = format!("{name} is not installed (apt-get install {package})");
+        Err(Why::Unavailable(why))
+    }
+}
+
 /// Traces a program from its start.
 fn traced(program: &str, arguments: &[&str]) -> Report {
     let command = ["--", program];
     Trace::with(command.iter().chain(arguments)).report()
 }
 
-/// The process that was forked, which has the same runtime as the one that forked it: this one.
+/// The process that was forked and copied, which has the same runtime as its parent: this one.
 fn forked<'report>(report: &'report Report, runtime: &str) -> &'report Process {
-    let Report(profile) = report;
-    for process in &profile.processes {
+    let processes = report.0.processes.iter();
+    let child = processes.max_by_key(|process| process.copied_pages);
+    let child = child.expect("the child was traced");
+    assert!(child.forked_at_s.is_some(), "{child:?}");
+    assert!(child.copied_pages > 500, "{} pages", child.copied_pages);
+    for process in [child, report.process(child.ppid)] {
         let names: Vec<_> = process.runtimes.iter().map(|seen| &seen.name).collect();
         assert_eq!(names, [runtime], "{process:?}");
         assert_eq!(process.interpreter, None);
     }
-    let mut forked = profile.processes.iter();
-    let child = forked.find(|process| process.forked_at_s.is_some());
-    let child = child.expect("the child was traced");
-    assert!(child.copied_pages > 500, "{} pages", child.copied_pages);
     child
 }
 
@@ -136,6 +165,24 @@ fn luajit_is_named_and_its_collector_told() {
     requires!(tool("luajit"));
     let report = traced("luajit", &["-e", LUAJIT]);
     let share = collected(&report, forked(&report, "LuaJIT"));
+    assert!(share > 0.8, "{share}");
+}
+
+#[test]
+fn pypy_is_named_and_its_collector_told_without_a_name() {
+    requires!(privileged());
+    requires!(large("pypy3", "pypy3"));
+    let report = traced("pypy3", &["-c", PYPY]);
+    let share = collected(&report, forked(&report, "PyPy"));
+    assert!(share > 0.8, "{share}");
+}
+
+#[test]
+fn r_is_named_and_its_collector_told() {
+    requires!(privileged());
+    requires!(large("Rscript", "r-base-core"));
+    let report = traced("Rscript", &["-e", R]);
+    let share = collected(&report, forked(&report, "R"));
     assert!(share > 0.8, "{share}");
 }
 
