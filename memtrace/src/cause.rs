@@ -4,7 +4,8 @@
 //! ([`Evidence`]), and knows when the kernel itself wrote. Everything else is decided by these, in
 //! this order:
 //!
-//! 1. **who wrote**: the functions of allocators write their own bookkeeping;
+//! 1. **who wrote**: the functions of allocators write their own bookkeeping, those of a runtime's
+//!    collector mark and sweep, and a few do nothing but count references ([`collector`]);
 //! 2. **how**: an instruction that adds or subtracts one in place is taken to maintain a reference
 //!    count. Counters of other things are false positives; those of locks and on stacks are told
 //!    apart;
@@ -13,12 +14,15 @@
 //! So a cause is unknown only when the fault's record is incomplete, or neither its instruction nor
 //! its mapping could be read.
 
+mod calls;
+mod collector;
 pub mod instruction;
 
 use std::fmt;
 
 use memtrace_common::record::{Cause, Evidence};
 
+pub use self::collector::Collectors;
 pub use self::instruction::{Instructions, Write};
 use crate::process::maps::{AddressSpace, MappingKind};
 use crate::profile::{CauseEvidence, Frame, Language, Unknown};
@@ -160,6 +164,16 @@ impl Writer {
             leaves: is_leaving(frames),
         }
     }
+
+    /// As [`Collectors`] say by the same stack. An allocator that is called by a collector stays
+    /// one.
+    #[must_use]
+    pub fn within(self, runtime: Option<Role>) -> Self {
+        match (self.role, runtime) {
+            (Role::Other | Role::String, Some(role)) => Self { role, ..self },
+            _ => self,
+        }
+    }
 }
 
 /// Decides what a write was.
@@ -184,6 +198,12 @@ pub fn judge(view: KernelView, area: Area, writer: Writer) -> Verdict {
     let on_stack = area == Area::Stack || write == Write::Push;
     if role == Role::Allocator && !on_stack {
         return Verdict::known(Cause::Allocator, CauseEvidence::Function);
+    }
+    if role == Role::Collector && !on_stack {
+        return Verdict::known(Cause::Gc, CauseEvidence::Function);
+    }
+    if role == Role::Count && !on_stack {
+        return Verdict::known(Cause::Refcount, CauseEvidence::Function);
     }
     let counts = matches!(write, Write::Count | Write::CountAtomic);
     if counts && !on_stack && role == Role::Other {
@@ -330,6 +350,41 @@ mod tests {
         // `malloc` saves its caller's registers.
         let frames = vec![Frame::native("malloc", LIBC)];
         assert_eq!(plain(Area::Stack, Write::Push, frames).0, Cause::Data);
+    }
+
+    #[test]
+    fn collectors_write_for_themselves_unless_the_allocator_does() {
+        let by = |frames: &[Frame], write, area, role| {
+            let writer = Writer::of(write, frames).within(Some(role));
+            let verdict = judge(UNDECIDED, area, writer);
+            (verdict.cause, verdict.evidence)
+        };
+        let function = Some(CauseEvidence::Function);
+        let mark = [Frame::native("gc_mark", "/usr/lib/libruby.so")];
+        for write in [Write::Store, Write::Modify, Write::Count, Write::Block] {
+            let judged = by(&mark, write, Area::Heap, Role::Collector);
+            assert_eq!(judged, (Cause::Gc, function));
+            let judged = by(&mark, write, Area::Heap, Role::Count);
+            assert_eq!(judged, (Cause::Refcount, function));
+        }
+        let memset = [Frame::native("memset", LIBC)];
+        let judged = by(&memset, Write::Block, Area::Heap, Role::Collector);
+        assert_eq!(judged, (Cause::Gc, function));
+        let free = [Frame::native("free", LIBC)];
+        let judged = by(&free, Write::Store, Area::Heap, Role::Collector);
+        assert_eq!(judged, (Cause::Allocator, function));
+        for (area, write) in [(Area::Stack, Write::Store), (Area::Heap, Write::Push)] {
+            let judged = by(&mark, write, area, Role::Collector);
+            assert_eq!(judged.0, Cause::Data, "a stack");
+        }
+        // What the kernel side saw in memory comes first.
+        let object = KernelView {
+            cause: Cause::Object,
+            evidence: Evidence::Elsewhere,
+        };
+        let writer = Writer::of(Write::Store, &mark).within(Some(Role::Collector));
+        let expected = Verdict::known(Cause::Object, CauseEvidence::Structure);
+        assert_eq!(judge(object, Area::Heap, writer), expected);
     }
 
     #[test]

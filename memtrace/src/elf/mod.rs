@@ -34,6 +34,7 @@ mod headers;
 mod layout;
 #[cfg(test)]
 pub mod made;
+mod references;
 mod sections;
 mod symbols;
 mod table;
@@ -41,6 +42,7 @@ mod table;
 pub use budget::{Budget, Source};
 pub use headers::{EM_X86_64, Headers, PT_GNU_EH_FRAME, PT_LOAD};
 pub use layout::Layout;
+pub use references::functions_that_name;
 pub use sections::{Section, Sections, Unreadable};
 pub use symbols::Symbols;
 

@@ -45,6 +45,12 @@ pub(super) struct Exported {
     is_program: bool,
 }
 
+/// A symbol that was found.
+struct Found {
+    address: u64,
+    size: u64,
+}
+
 impl Symbols {
     /// `None` when `file` is not an ELF file of 64 bits and this machine's byte order, or its
     /// headers cannot be read.
@@ -62,6 +68,18 @@ impl Symbols {
     /// The address, as the file has it, of a symbol that it defines and exports.
     #[must_use]
     pub fn symbol(&self, file: &impl Source, name: &str) -> Option<u64> {
+        self.find(file, name).map(|found| found.address)
+    }
+
+    /// Where an exported function's code is in the file, and how many bytes it has.
+    #[must_use]
+    pub fn code(&self, file: &impl Source, name: &str) -> Option<(u64, u64)> {
+        let found = self.find(file, name)?;
+        let offset = Layout::of(&self.headers).offset_of(found.address)?;
+        Some((offset, found.size))
+    }
+
+    fn find(&self, file: &impl Source, name: &str) -> Option<Found> {
         let exported = self.exported.as_ref()?;
         match (exported.gnu_hash, exported.hash) {
             (Some(table), _) => exported.by_gnu_hash(file, table, name),
@@ -129,7 +147,7 @@ impl Exported {
 
     /// Looks `name` up in the table of `DT_GNU_HASH`: four words, a Bloom filter, buckets, and
     /// for each symbol its hash, of which the lowest bit ends the bucket.
-    fn by_gnu_hash(&self, file: &impl Source, table: u64, name: &str) -> Option<u64> {
+    fn by_gnu_hash(&self, file: &impl Source, table: u64, name: &str) -> Option<Found> {
         let hash = name.bytes().fold(5381_u32, |hash, byte| {
             hash.wrapping_mul(33).wrapping_add(u32::from(byte))
         });
@@ -153,9 +171,9 @@ impl Exported {
             let at = chain.checked_add(u64::from(symbol.checked_sub(first)?) * 4)?;
             let found = word(&read(file, at, 4)?, 0)?;
             if found | 1 == hash | 1
-                && let Some(address) = self.defined(file, symbol, name)
+                && let Some(found) = self.defined(file, symbol, name)
             {
-                return Some(address);
+                return Some(found);
             }
             if found & 1 == 1 {
                 return None;
@@ -167,7 +185,7 @@ impl Exported {
 
     /// Looks `name` up in the table of `DT_HASH`: numbers of buckets and symbols, buckets, and
     /// for each symbol the next one of its bucket.
-    fn by_hash(&self, file: &impl Source, table: u64, name: &str) -> Option<u64> {
+    fn by_hash(&self, file: &impl Source, table: u64, name: &str) -> Option<Found> {
         let hash = name.bytes().fold(0_u32, |hash, byte| {
             let hash = (hash << 4).wrapping_add(u32::from(byte));
             let high = hash & 0xf000_0000;
@@ -184,16 +202,16 @@ impl Exported {
             if symbol == 0 {
                 return None;
             }
-            if let Some(address) = self.defined(file, symbol, name) {
-                return Some(address);
+            if let Some(found) = self.defined(file, symbol, name) {
+                return Some(found);
             }
             symbol = number(u64::from(buckets) + u64::from(symbol))?;
         }
         None
     }
 
-    /// The address of the symbol of this number if it has this name and is not of another file.
-    fn defined(&self, file: &impl Source, symbol: u32, name: &str) -> Option<u64> {
+    /// The symbol of this number if it has this name and is not of another file.
+    fn defined(&self, file: &impl Source, symbol: u32, name: &str) -> Option<Found> {
         let at = self.symbols.checked_add(u64::from(symbol) * SYMBOL)?;
         let entry = read(file, at, SYMBOL as usize)?;
         let at = u64::from(word(&entry, 0)?);
@@ -202,6 +220,10 @@ impl Exported {
         }
         let found = read(file, self.names.checked_add(at)?, name.len() + 1)?;
         let same = found.strip_prefix(name.as_bytes()) == Some(&[0][..]);
-        same.then(|| wide(&entry, 8))?
+        let found = Found {
+            address: wide(&entry, 8)?,
+            size: wide(&entry, 16)?,
+        };
+        same.then_some(found)
     }
 }

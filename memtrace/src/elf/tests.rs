@@ -9,7 +9,6 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use foldhash::HashSet;
 use proptest::prelude::*;
 
 use super::headers::Program;
@@ -52,71 +51,6 @@ fn compiled(directory: &Path, source: &str, options: &[&str]) -> Option<File> {
         "there is no C compiler `cc` that links a shared object with {options:?} (apt-get install gcc)"
     ));
     None
-}
-
-/// Compiles C to a program in `directory` with these options; `None`, and said, where that cannot be.
-fn compiled_program(directory: &Path, source: &str, options: &[&str]) -> Option<File> {
-    let input = directory.join("made.c");
-    let output = directory.join("made");
-    std::fs::write(&input, source).unwrap();
-    let built = Command::new("cc")
-        .args(options)
-        .arg("-o")
-        .args([&output, &input])
-        .status();
-    if built.is_ok_and(|status| status.success()) {
-        return Some(File::open(output).unwrap());
-    }
-    crate::skipped::skipped(&format!(
-        "there is no C compiler `cc` that links a program with {options:?} (apt-get install gcc)"
-    ));
-    None
-}
-
-#[test]
-fn a_text_is_read_by_its_symbol() {
-    let directory = tempfile::tempdir().unwrap();
-    let source = "const char version[] = \"1.2\"; const char open[] = {'a', 'b'}; int number = 7;";
-    let Some(file) = compiled(directory.path(), source, &[]) else {
-        return;
-    };
-    let symbols = Symbols::read(&file).unwrap();
-    assert_eq!(symbols.text(&file, "version", 80).unwrap(), b"1.2");
-    assert_eq!(symbols.text(&file, "version", 4).unwrap(), b"1.2");
-    assert_eq!(symbols.text(&file, "version", 3), None, "it has no end");
-    assert_eq!(symbols.text(&file, "missing", 80), None);
-}
-
-#[test]
-fn symbols_of_static_programs_are_in_their_table() {
-    let source = "int used(void); int one(void) { return 1; } int main(void) { return one(); }";
-    let names: HashSet<&str> = ["one", "main", "used", "printf_not"].into_iter().collect();
-    for options in [&["-static"][..], &["-static-pie"]] {
-        let directory = tempfile::tempdir().unwrap();
-        let Some(file) = compiled_program(directory.path(), source, options) else {
-            return;
-        };
-        let symbols = Symbols::read(&file).unwrap();
-        assert!(symbols.is_static_program(), "{options:?}");
-        let found = symbols.in_table(&file, &names);
-        assert_eq!(found, ["main", "one"].into_iter().collect(), "{options:?}");
-        // What may not be read is not there.
-        let budget = Budget::new(Duration::from_secs(60), 4096);
-        assert!(symbols.in_table(&budget.of(&file), &names).is_empty());
-        let stripped = [options, &["-s"]].concat();
-        let file = compiled_program(directory.path(), source, &stripped).unwrap();
-        let symbols = Symbols::read(&file).unwrap();
-        assert!(symbols.is_static_program());
-        assert!(symbols.in_table(&file, &names).is_empty());
-    }
-}
-
-#[test]
-fn what_a_dynamic_linker_loads_is_not_a_static_program() {
-    let (libc, _) = libc();
-    for file in [own_program(), File::open(libc).unwrap()] {
-        assert!(!Symbols::read(&file).unwrap().is_static_program());
-    }
 }
 
 /// A file that has these bytes.
@@ -595,3 +529,5 @@ proptest! {
         look_at(&file_of(&bytes));
     }
 }
+
+mod programs;

@@ -14,7 +14,7 @@ use memtrace_common::unwind::StackEnd;
 use tokio::sync::Notify;
 
 use super::{Handle, Named, StackKey, Unnamed};
-use crate::cause::{Instructions, Write, Writer};
+use crate::cause::{Collectors, Instructions, Write, Writer};
 use crate::collect::TakenStack;
 use crate::interpreter::names::Names;
 use crate::interpreter::{Interpreter, ScriptCall};
@@ -273,6 +273,7 @@ struct Files {
     unwind: Unwind,
     symbolizer: Symbolizer,
     instructions: Instructions,
+    collectors: Collectors,
 }
 
 impl Files {
@@ -281,6 +282,7 @@ impl Files {
             unwind,
             symbolizer: Symbolizer::default(),
             instructions: Instructions::default(),
+            collectors: Collectors::default(),
         }
     }
 
@@ -308,7 +310,9 @@ impl Files {
             trust: trust(self.unwind, taken.end),
             taken,
         });
+        let runtime = self.collectors.role(&space, &native);
         let mut named = put_together(native, taken, write);
+        named.writer = named.writer.within(runtime);
         let places = named.frames.iter().map(|frame| place(&space, frame));
         named.places = places.collect();
         named

@@ -12,6 +12,7 @@
 //! Files and memory belong to the traced process, so nothing in them is trusted: every read has a
 //! bound, and what does not fit is refused with a reason.
 
+pub mod collectors;
 pub mod entries;
 pub mod names;
 mod python;
@@ -151,6 +152,12 @@ pub enum Role {
     /// It belongs to the C library and counts what is not a reference: holders of a lock, a
     /// semaphore.
     Lock,
+    /// It collects a runtime's garbage.
+    Collector,
+    /// It counts a reference, and writes nothing else.
+    Count,
+    /// It runs functions of the program that a runtime runs.
+    Program,
     /// Anything else.
     Other,
 }

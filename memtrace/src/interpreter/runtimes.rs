@@ -158,7 +158,7 @@ impl Runtimes {
                 && !known.without.is_some_and(&is_defined)
         };
         let there = KNOWN.iter().filter(is_there);
-        Self(there.fold(0, |bits, known| bits | known.runtime.bit()))
+        there.map(|known| known.runtime).collect()
     }
 
     /// Whether there are none.
@@ -171,6 +171,13 @@ impl Runtimes {
     #[must_use]
     pub fn has(self, runtime: Runtime) -> bool {
         self.0 & runtime.bit() != 0
+    }
+}
+
+impl FromIterator<Runtime> for Runtimes {
+    fn from_iter<I: IntoIterator<Item = Runtime>>(runtimes: I) -> Self {
+        let bits = runtimes.into_iter().map(Runtime::bit);
+        Self(bits.fold(0, |all, bit| all | bit))
     }
 }
 

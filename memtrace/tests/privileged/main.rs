@@ -19,6 +19,7 @@ mod past;
 mod python;
 mod refusals;
 mod reports;
+mod runtimes;
 mod served;
 mod servers;
 mod signals;
