@@ -53,23 +53,23 @@ impl Extents {
     }
 
     /// The address that is `at` bytes into an entry.
-    fn address(&self, entry: &[u8; ENTRY], at: usize) -> u64 {
-        let relative = word(entry, at).unwrap_or_default().cast_signed();
+    fn address(&self, entry: [u8; ENTRY], at: usize) -> u64 {
+        let relative = word(&entry, at).unwrap_or_default().cast_signed();
         self.base.wrapping_add_signed(relative.into())
     }
 
     /// The first function that begins after `address`.
     pub(super) fn next_after(&self, address: u64) -> Option<u64> {
         let entries = self.entries();
-        let next = entries.partition_point(|entry| self.address(entry, 0) <= address);
-        entries.get(next).map(|entry| self.address(entry, 0))
+        let next = entries.partition_point(|&entry| self.address(entry, 0) <= address);
+        entries.get(next).map(|&entry| self.address(entry, 0))
     }
 
     /// Where the function ends that begins at exactly `start`.
     pub(super) fn end_of(&self, file: &impl Source, start: u64) -> Option<u64> {
         let entries = self.entries();
-        let found = entries.binary_search_by_key(&start, |entry| self.address(entry, 0));
-        let at = self.address(&entries[found.ok()?], 4);
+        let found = entries.binary_search_by_key(&start, |&entry| self.address(entry, 0));
+        let at = self.address(entries[found.ok()?], 4);
         let bytes = read(file, self.layout.offset_of(at)?, 16)?;
         // Its length, its common part, start and size. How these two are encoded is said
         // elsewhere; if the start comes out right, the size is encoded likewise.

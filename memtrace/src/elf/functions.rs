@@ -98,7 +98,7 @@ impl Functions {
         for table in &tables {
             table.each(file, |index, entry| {
                 let section = sections.get(usize::from(entry.section));
-                if !entry.is_function() || section.is_none_or(|section| !section.executable) {
+                if !entry.is_function() || !section.is_some_and(Section::is_code) {
                     return true;
                 }
                 has_locals |= entry.binding == STB_LOCAL && entry.kind == STT_FUNC;
@@ -214,7 +214,7 @@ impl Functions {
 
 impl Section<'_> {
     fn is_code_at(&self, address: u64) -> bool {
-        self.executable && address >= self.address && address - self.address < self.size
+        self.is_code() && address >= self.address && address - self.address < self.size
     }
 }
 

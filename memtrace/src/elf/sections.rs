@@ -53,11 +53,9 @@ pub struct Section<'sections> {
     pub has_contents: bool,
     /// `sh_type`, what it is.
     pub(super) kind: u32,
-    /// Whether it is code.
-    pub(super) executable: bool,
     /// The number of the section that belongs to it: of symbols, that of their names.
     pub(super) link: usize,
-    compressed: bool,
+    flags: u64,
     wide: bool,
     pub(super) offset: u64,
     /// Bytes in the file.
@@ -134,15 +132,13 @@ impl Sections {
         let field = |narrow, wide_at| address(entry, self.wide, narrow, wide_at);
         let size = field(20, 32)?;
         let kind = word(entry, 4)?;
-        let flags = field(8, 8)?;
         Some(Section {
             name: self.name(word(entry, 0)? as usize),
             address: field(12, 16)?,
             has_contents: size != 0 && kind != SHT_NOBITS,
             kind,
-            executable: flags & SHF_EXECINSTR != 0,
             link: word(entry, if self.wide { 40 } else { 24 })? as usize,
-            compressed: flags & SHF_COMPRESSED != 0,
+            flags: field(8, 8)?,
             wide: self.wide,
             offset: field(16, 24)?,
             size,
@@ -151,12 +147,21 @@ impl Sections {
 }
 
 impl Section<'_> {
+    /// Whether it is code.
+    pub(super) fn is_code(&self) -> bool {
+        self.flags & SHF_EXECINSTR != 0
+    }
+
+    fn is_compressed(&self) -> bool {
+        self.flags & SHF_COMPRESSED != 0
+    }
+
     /// How many bytes its contents have, or would have if they were what the file says.
     pub fn contents_size(&self, file: &impl Source) -> u64 {
         if !self.has_contents {
             return 0;
         }
-        let size = if self.compressed {
+        let size = if self.is_compressed() {
             let header = read(file, self.offset, COMPRESSION_HEADER);
             header.and_then(|header| wide(&header, 8))
         } else if self.name.starts_with(OLD_COMPRESSED) {
@@ -184,7 +189,7 @@ impl Section<'_> {
             return Err(Unreadable::TooLarge);
         }
         let stored = read(file, self.offset, self.size as usize).ok_or(Unreadable::Damaged)?;
-        if self.compressed {
+        if self.is_compressed() {
             if !self.wide {
                 return Err(Unreadable::Damaged);
             }

@@ -136,7 +136,7 @@ impl Engine {
         let answers = symbols.map(|(symbol, &address)| match symbol {
             Symbolized::Sym(symbol) => {
                 let names = self.tables.names_of(symbol, address, file);
-                found(symbol, names, &mut room)
+                found(symbol, &names, &mut room)
             }
             Symbolized::Unknown(Reason::IgnoredError) => Found::Damaged,
             Symbolized::Unknown(_) => Found::NoSymbol,
@@ -202,12 +202,12 @@ fn by_symbols(addresses: &[u64], functions: &Functions, file: &File) -> Vec<Foun
 }
 
 /// A function that debug information has described, and its names.
-fn found(symbol: &Sym<'_>, names: Vec<String>, room: &mut usize) -> Found {
+fn found(symbol: &Sym<'_>, names: &[String], room: &mut usize) -> Found {
     // A function of which DWARF gives only the extent may still have a symbol.
     if symbol.name.is_empty() {
         return Found::Damaged;
     }
-    match plainest(&names) {
+    match plainest(names) {
         Some(name) => within(room, functions(symbol, name)),
         None => Found::NoSymbol,
     }
