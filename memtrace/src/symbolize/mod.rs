@@ -14,7 +14,7 @@ pub mod merge;
 pub mod native;
 pub mod role;
 
-pub use blame::blame;
+pub use blame::{Blamed, blame};
 pub use native::Symbolizer;
 
 #[cfg(test)]
