@@ -211,6 +211,23 @@ pub fn is_library(language: Language, file: &str) -> bool {
     }
 }
 
+/// Which is the innermost function of the application among functions of this language that called
+/// one another, given their files, innermost first: it is neither a library's nor a script that came
+/// with one of these libraries.
+#[must_use]
+pub fn application(language: Language, files: &[Option<&str>]) -> Option<usize> {
+    if language != Language::Python {
+        return None;
+    }
+    let libraries = files.iter().flatten();
+    let roots: Vec<_> = libraries
+        .filter_map(|file| python::environment(file))
+        .collect();
+    let is_script = |file: &str| python::script_of(file).is_some_and(|root| roots.contains(&root));
+    let is_own = |file: &str| !python::is_library(file) && !is_script(file);
+    files.iter().position(|file| file.is_some_and(is_own))
+}
+
 /// The name of a native function without what compilers put behind it where they split or
 /// specialise a function: `.cold`, `.isra.0`, `.lto_priv.0`.
 #[must_use]

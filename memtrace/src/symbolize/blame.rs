@@ -92,17 +92,16 @@ fn site(frame: &Frame) -> Site {
 
 /// The innermost frame of the application, where the first of `frames` is of a library.
 fn app(frames: &[Frame]) -> Option<&Frame> {
-    let is_library = |frame: &Frame| {
-        let file = frame.file.as_deref();
-        file.map(|file| interpreter::is_library(frame.language, file))
-    };
-    if !is_library(frames.first()?)? {
+    let first = frames.first()?;
+    let language = first.language;
+    if !interpreter::is_library(language, first.file.as_deref()?) {
         return None;
     }
-    let mut script = frames
-        .iter()
-        .filter(|frame| frame.language.is_interpreted());
-    script.find(|frame| is_library(frame) == Some(false))
+    let script = frames.iter().filter(|frame| frame.language == language);
+    let files: Vec<_> = script.clone().map(|frame| frame.file.as_deref()).collect();
+    script
+        .clone()
+        .nth(interpreter::application(language, &files)?)
 }
 
 /// The function that says best what the interpreter does that `innermost` is a part of, or that
@@ -412,6 +411,13 @@ mod tests {
         );
         assert_eq!(app_of(&stack[4..5]), None, "there is nothing else");
         assert_eq!(app_of(&stack[4..]), Some(("main".to_owned(), Some(7))));
+        // What begins a package's program is not the application either, and a program in another
+        // `bin` may be.
+        let run = "/srv/venv/lib/python3.11/site-packages/gunicorn/app/wsgiapp.py";
+        let begun_by = |script| [python("run", run), python("<module>", script)];
+        assert_eq!(app_of(&begun_by("/srv/venv/bin/gunicorn")), None);
+        let own = Some(("<module>".to_owned(), Some(7)));
+        assert_eq!(app_of(&begun_by("/srv/shop/bin/serve")), own);
         // Whose function it is that could not be read is not known.
         let gone = Frame {
             language: Language::Python,

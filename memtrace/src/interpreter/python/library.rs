@@ -20,7 +20,8 @@ const PARENTS: [&str; 2] = ["lib", "lib64"];
 /// from a source tree (`Lib/os.py`) or out of a program that was packed into one file, which have
 /// relative paths (`os.py`), nor a package that was installed for development, whose files are
 /// wherever its author has them. Code that was made at run time (`<string>`) may be anybody's, and
-/// counts as the application's, as does what is given with `-c`. An application that is itself
+/// counts as the application's, as does what is given with `-c`. Scripts of packages are told apart
+/// by [`script_of`]. An application that is itself
 /// installed as a package is a library by this rule; it then has no frame of its own.
 #[must_use]
 pub fn is_library(file: &str) -> bool {
@@ -40,6 +41,28 @@ pub fn is_library(file: &str) -> bool {
         parent = name;
         in_library
     })
+}
+
+/// The root of the environment that a library is installed in: what its path has before the first
+/// `lib`.
+#[must_use]
+pub fn environment(file: &str) -> Option<&str> {
+    let mut at = 0;
+    for name in file.split('/') {
+        if PARENTS.contains(&name) {
+            return file[..at].strip_suffix('/').filter(|_| is_library(file));
+        }
+        at += name.len() + 1;
+    }
+    None
+}
+
+/// The root of the environment that a program is a script of, if it is: what begins a package's
+/// program, such as `/usr/bin/gunicorn`, is beside the package.
+#[must_use]
+pub fn script_of(file: &str) -> Option<&str> {
+    let (directory, _) = file.rsplit_once('/')?;
+    directory.strip_suffix("/bin")
 }
 
 /// `python3.11`, `python3.13t`, `python311.zip`.
@@ -74,6 +97,31 @@ mod tests {
         ] {
             assert!(is_library(file), "{file}");
         }
+    }
+
+    #[test]
+    fn scripts_are_beside_the_packages_that_they_begin() {
+        for (file, expected) in [
+            (
+                "/usr/lib/python3/dist-packages/gunicorn/app/base.py",
+                Some("/usr"),
+            ),
+            (
+                "/srv/venv/lib64/python3.12/site-packages/x.py",
+                Some("/srv/venv"),
+            ),
+            ("/usr/lib/python3.11/os.py", Some("/usr")),
+            ("/lib/python3.11/os.py", Some("")),
+            ("/srv/lib/views.py", None),
+            ("<frozen runpy>", None),
+            ("lib/python3.11/os.py", None),
+        ] {
+            assert_eq!(environment(file), expected, "{file}");
+        }
+        assert_eq!(script_of("/srv/venv/bin/gunicorn"), Some("/srv/venv"));
+        assert_eq!(script_of("/bin/gunicorn"), Some(""));
+        assert_eq!(script_of("/srv/bin/tools/run.py"), None);
+        assert_eq!(script_of("gunicorn"), None);
     }
 
     #[test]

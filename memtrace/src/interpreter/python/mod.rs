@@ -24,7 +24,7 @@ use memtrace_common::interpreter::Kind;
 use memtrace_common::interpreter::python::Layout;
 
 use self::code::Code;
-pub use self::library::is_library;
+pub use self::library::{environment, is_library, script_of};
 use super::{Data, Function, Instance, NoTypeName, Recognised, Role, unsplit};
 use crate::collect::TakenFunction;
 use crate::elf::Symbols;

@@ -931,10 +931,10 @@ fn frames_of_the_application_are_rows_of_their_own() {
     let row: Vec<_> = row.take(6).collect();
     insta::assert_snapshot!(row.join("\n"), @r"
     8.8% ▊           2.4 MiB    612  checkout  views.py:91
-           /srv/shop/app/views.py:91
-           cause kernel; origin fork; in 4243, 4244
-           latency min 1.10 µs  p50 2.08 µs  p90 2.91 µs  p99 3.10 µs  max 68.4 µs
-           age     min 20.0 ms  p50  2.04 s  p90  5.22 s  p99  5.93 s  max  6.01 s
-           100.0%  recv  /usr/lib/python3.11/socket.py:706
+          /srv/shop/app/views.py:91
+          cause kernel; origin fork; in 4243, 4244
+          latency min 1.10 µs  p50 2.08 µs  p90 2.91 µs  p99 3.10 µs  max 68.4 µs
+          age     min 20.0 ms  p50  2.04 s  p90  5.22 s  p99  5.93 s  max  6.01 s
+          100.0%  recv  /usr/lib/python3.11/socket.py:706
     ");
 }
