@@ -14,7 +14,7 @@ use super::sections::{SHT_DYNSYM, SHT_SYMTAB, Section, Sections};
 
 /// Functions in one file. A file with more counts as one without: they are held in memory, of 16
 /// bytes each.
-pub const MAX_FUNCTIONS: usize = 1_500_000;
+pub const MAX_FUNCTIONS: usize = 1 << 20;
 
 /// Bytes of a name. Of a longer one, the beginning.
 pub const MAX_NAME: usize = 8192;
