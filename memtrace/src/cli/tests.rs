@@ -158,7 +158,7 @@ fn what_is_wrong_is_said_with_what_to_do() {
     insta::assert_snapshot!(refused(&["-p1", "--backend", "fentry"]), @"error: this version of memtrace has no fentry backend; use --backend tracepoint, or auto, which takes the best there is");
     insta::assert_snapshot!(refused(&["-p1", "--by", "weight"]), @"
     error: invalid value 'weight' for '--by <BY>'
-      [possible values: site, function, stack, type, process, file, cause]
+      [possible values: site, app, function, stack, type, process, file, cause]
     ");
     insta::assert_snapshot!(refused(&["ls"]), @"error: unexpected argument 'ls' found");
 }

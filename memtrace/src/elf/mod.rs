@@ -1,14 +1,15 @@
 //! ELF files, read without trusting them.
 //!
 //! This is the only reader of headers: [`Layout`] says where a file's contents are loaded,
-//! [`Symbols`] looks exported symbols up, and those of static programs, [`Headers`] and [`Sections`] are what both of them and
-//! the builder of unwind tables are made of.
+//! [`Symbols`] looks exported symbols up, and those of static programs, [`Functions`] names addresses
+//! by all symbols, [`Headers`] and [`Sections`] are what these and the builder of unwind tables are
+//! made of.
 //!
 //! The files belong to whoever runs the traced processes. Nothing is mapped: everything is read by
 //! `pread` into memory of a bounded size, so a file that is truncated meanwhile is a short read and
 //! not a signal. Bounds, each where it is kept: `MAX_PROGRAMS` and `MAX_NOTES` in headers.rs,
 //! `MAX_SECTIONS`, `MAX_NAMES` and `MAX_NAME` in sections.rs, `MAX_DYNAMIC` and `MAX_CHAIN` in
-//! symbols.rs. What is beyond a bound counts as not there. Together they bound headers: at most
+//! symbols.rs, `MAX_FUNCTIONS` and what is beside it in functions.rs. What is beyond a bound counts as not there. Together they bound headers: at most
 //! 4 MiB in ten reads, and a step for each section for each name that is looked for. The contents
 //! of a section have the bound that their reader gives. Whoever reads more than headers does it
 //! within a [`Budget`], which also bounds the time.
@@ -30,6 +31,8 @@
 //! All of it wraps around. [`Layout`] computes it, for one mapping at a time.
 
 mod budget;
+mod extents;
+mod functions;
 mod headers;
 mod layout;
 #[cfg(test)]
@@ -40,6 +43,7 @@ mod symbols;
 mod table;
 
 pub use budget::{Budget, Source};
+pub use functions::{Function, Functions, MAX_FUNCTIONS};
 pub use headers::{EM_X86_64, Headers, PT_GNU_EH_FRAME, PT_LOAD};
 pub use layout::Layout;
 pub use references::functions_that_name;

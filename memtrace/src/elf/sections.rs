@@ -18,7 +18,12 @@ pub const MAX_NAME: usize = 32;
 /// Bytes that are decompressed at once; the budget is asked in between.
 const PIECE: u64 = 64 << 10;
 
+/// `sh_type`: all symbols.
+pub(super) const SHT_SYMTAB: u32 = 2;
+/// `sh_type`: the symbols that the dynamic linker reads.
+pub(super) const SHT_DYNSYM: u32 = 11;
 const SHT_NOBITS: u32 = 8;
+const SHF_EXECINSTR: u64 = 1 << 2;
 const SHF_COMPRESSED: u64 = 1 << 11;
 const ELFCOMPRESS_ZLIB: u32 = 1;
 /// Bytes of the header of compressed contents, in a file of 64 bits.
@@ -46,9 +51,13 @@ pub struct Section<'sections> {
     pub address: u64,
     /// Whether the file has its contents: it is not empty, and not left out as in a debug file.
     pub has_contents: bool,
-    compressed: bool,
+    /// `sh_type`, what it is.
+    pub(super) kind: u32,
+    /// The number of the section that belongs to it: of symbols, that of their names.
+    pub(super) link: usize,
+    flags: u64,
     wide: bool,
-    offset: u64,
+    pub(super) offset: u64,
     /// Bytes in the file.
     pub(super) size: u64,
 }
@@ -122,11 +131,14 @@ impl Sections {
     fn parse(&self, entry: &[u8]) -> Option<Section<'_>> {
         let field = |narrow, wide_at| address(entry, self.wide, narrow, wide_at);
         let size = field(20, 32)?;
+        let kind = word(entry, 4)?;
         Some(Section {
             name: self.name(word(entry, 0)? as usize),
             address: field(12, 16)?,
-            has_contents: size != 0 && word(entry, 4)? != SHT_NOBITS,
-            compressed: field(8, 8)? & SHF_COMPRESSED != 0,
+            has_contents: size != 0 && kind != SHT_NOBITS,
+            kind,
+            link: word(entry, if self.wide { 40 } else { 24 })? as usize,
+            flags: field(8, 8)?,
             wide: self.wide,
             offset: field(16, 24)?,
             size,
@@ -135,12 +147,21 @@ impl Sections {
 }
 
 impl Section<'_> {
+    /// Whether it is code.
+    pub(super) fn is_code(&self) -> bool {
+        self.flags & SHF_EXECINSTR != 0
+    }
+
+    fn is_compressed(&self) -> bool {
+        self.flags & SHF_COMPRESSED != 0
+    }
+
     /// How many bytes its contents have, or would have if they were what the file says.
     pub fn contents_size(&self, file: &impl Source) -> u64 {
         if !self.has_contents {
             return 0;
         }
-        let size = if self.compressed {
+        let size = if self.is_compressed() {
             let header = read(file, self.offset, COMPRESSION_HEADER);
             header.and_then(|header| wide(&header, 8))
         } else if self.name.starts_with(OLD_COMPRESSED) {
@@ -168,7 +189,7 @@ impl Section<'_> {
             return Err(Unreadable::TooLarge);
         }
         let stored = read(file, self.offset, self.size as usize).ok_or(Unreadable::Damaged)?;
-        if self.compressed {
+        if self.is_compressed() {
             if !self.wide {
                 return Err(Unreadable::Damaged);
             }

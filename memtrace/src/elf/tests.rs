@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 
+use super::functions::MAX_ALIASES;
 use super::headers::Program;
 use super::headers::{MAX_NOTES, MAX_PROGRAMS, PT_LOAD, build_id, read};
 use super::made::{self, MadeContent};
@@ -457,6 +458,12 @@ fn look_at(file: &File) {
             let _ = symbols.symbol(file, name);
         }
         let _ = symbols.section(file, ".PyRuntime");
+    }
+    if let Some(functions) = Functions::read(file) {
+        for address in [0, 0x3_0000, u64::MAX] {
+            let found = functions.at(file, address);
+            assert!(found.is_none_or(|found| found.names.len() <= MAX_ALIASES));
+        }
     }
 }
 

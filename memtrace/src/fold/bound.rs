@@ -8,6 +8,7 @@ use foldhash::{HashMap, HashSet};
 
 use super::{Fold, StackIndex, StackName};
 use crate::profile::{Frame, Site, Truncated};
+use crate::symbolize::Blamed;
 
 /// Stacks that are kept.
 pub const MOST_STACKS: usize = 50_000;
@@ -15,7 +16,23 @@ pub const MOST_STACKS: usize = 50_000;
 /// Stacks beyond that after which the rarest are added up, since it takes long to find them.
 const SLACK: usize = MOST_STACKS / 8;
 
+/// Call sites that are told apart by more than their own function, file and line.
+pub const MOST_SITES: usize = MOST_STACKS;
+
 impl Fold {
+    /// A call site; one that is new, without what led to it where there are `most`, so that there are
+    /// no more of them than places in the code.
+    pub(super) fn bounded(&self, blamed: Blamed, most: usize) -> Blamed {
+        if self.tally.sites.len() < most || self.site_index.contains_key(&blamed) {
+            return blamed;
+        }
+        Blamed {
+            app: None,
+            caller: None,
+            ..blamed
+        }
+    }
+
     /// Adds up the rarest stacks when there are too many.
     pub(super) fn keep_bound(&mut self) {
         self.keep_most(MOST_STACKS, SLACK);
@@ -59,7 +76,7 @@ impl Fold {
 
     /// The stack that stands for others like this one.
     fn others_of(&mut self, name: StackName) -> StackIndex {
-        let blamed = blamed(&self.tally.sites[name.site]);
+        let blamed = blamed(&self.tally.sites[name.site].site);
         let frames = self
             .frames
             .intern(&mut self.tally.frame_lists, vec![blamed], &[]);

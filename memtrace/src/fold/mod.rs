@@ -30,7 +30,8 @@ use crate::cause::{Area, KernelView, Verdict, Writer, judge};
 use crate::interpreter::names::TypeId;
 use crate::process::maps::AddressSpace;
 use crate::process::processes::{OTHERS, ProcessId, Processes, SpaceId};
-use crate::profile::{Frame, Site, Truncated, Unknown};
+use crate::profile::{Frame, Truncated, Unknown};
+use crate::symbolize::Blamed;
 use crate::unchanged::{PageSample, compare_samples};
 
 /// One copied page.
@@ -157,7 +158,7 @@ pub struct Named {
     /// Where each is in its file, which tells places in one function apart; missing ones are 0.
     pub places: Vec<u64>,
     /// The call site that is blamed.
-    pub site: Site,
+    pub site: Blamed,
     /// Why frames are missing at its root, if they are.
     pub truncated: Option<Truncated>,
     /// Who wrote, and how.
@@ -183,7 +184,7 @@ pub struct Tally {
     /// What [`Stack::cells`] refers to.
     pub cells: Vec<Cell>,
     /// Every call site.
-    pub sites: Vec<Site>,
+    pub sites: Vec<Blamed>,
     /// The functions of named stacks, leaf first, each list once.
     pub frame_lists: Vec<Arc<[Arc<Frame>]>>,
     /// What cells and call sites refer to.
@@ -240,7 +241,7 @@ pub struct Fold {
     unnamed: VecDeque<Unnamed>,
     /// Stacks that have been handed out to be named.
     handed_out: u64,
-    site_index: HashMap<Site, SiteIndex>,
+    site_index: HashMap<Blamed, SiteIndex>,
     frames: Frames,
     young: Young,
     free: Free,
@@ -438,7 +439,8 @@ impl Fold {
         }
     }
 
-    fn site(&mut self, site: Site) -> SiteIndex {
+    fn site(&mut self, site: Blamed) -> SiteIndex {
+        let site = self.bounded(site, bound::MOST_SITES);
         if let Some(&known) = self.site_index.get(&site) {
             return known;
         }

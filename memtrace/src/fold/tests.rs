@@ -3,6 +3,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::cause::Write;
+use crate::profile::Site;
+use crate::symbolize::blame;
 use crate::symbolize::role::Role;
 
 const SEEN: Observation = Observation {
@@ -41,15 +43,8 @@ fn named(functions: &[&str]) -> Named {
         .iter()
         .map(|function| Frame::native(function, "/bin/app"))
         .collect();
-    let leaf = &frames[0];
     Named {
-        site: Site {
-            function: Arc::clone(&leaf.function),
-            file: None,
-            line: None,
-            module: leaf.module.clone(),
-            language: leaf.language,
-        },
+        site: blame(&frames),
         frames,
         places: Vec::new(),
         truncated: None,
@@ -60,6 +55,53 @@ fn named(functions: &[&str]) -> Named {
 
 fn add(fold: &mut Fold, id: u64) -> StackIndex {
     fold.find_or_add_stack(SpaceId::Snapshot(0), key(id), AddressSpace::gone)
+}
+
+/// A stack of a library that this function of the application called.
+fn named_for(app: &str) -> Named {
+    let mut named = named(&["iterrows", app]);
+    named.site.app = Some(Site {
+        function: app.into(),
+        ..named.site.site.clone()
+    });
+    named
+}
+
+#[test]
+fn a_library_that_was_called_for_two_is_two_call_sites() {
+    let mut fold = Fold::default();
+    for (id, app) in [(1, "worker"), (2, "export"), (3, "worker")] {
+        let stack = add(&mut fold, id);
+        fold.count(stack, &copy(0, SEEN));
+        let handle = fold.take_unnamed(1)[0].handle;
+        fold.set_name(handle, named_for(app));
+    }
+    let tally = fold.tally();
+    let apps: Vec<_> = (tally.sites.iter())
+        .filter_map(|site| Some(&*site.app.as_ref()?.function))
+        .collect();
+    assert_eq!(apps, ["worker", "export"]);
+    let pages: Vec<u64> = (0..2)
+        .map(|site| {
+            let mut sums = tally.site_sums.iter();
+            let (_, &sum) = sums.find(|((of, _), _)| *of == site).unwrap();
+            tally.sums[sum].processes[&0]
+        })
+        .collect();
+    assert_eq!(pages, [2, 1]);
+}
+
+#[test]
+fn beyond_a_bound_what_led_to_a_call_site_is_left_out() {
+    let mut fold = Fold::default();
+    add(&mut fold, 1);
+    let handle = fold.take_unnamed(1)[0].handle;
+    fold.set_name(handle, named_for("worker"));
+    let (known, new) = (named_for("worker").site, named_for("export").site);
+    assert_eq!(fold.bounded(new.clone(), 2), new);
+    assert_eq!(fold.bounded(known.clone(), 1), known);
+    let bounded = fold.bounded(new.clone(), 1);
+    assert_eq!((bounded.site, bounded.app), (new.site, None));
 }
 
 #[test]

@@ -55,6 +55,14 @@ pub trait Loader: Sync {
     /// It is asked about functions of all programs, whether or not they have the interpreter, so it
     /// may only answer for names that nobody else may use.
     fn role(&self, function: &str) -> Option<Role>;
+
+    /// Whether a native function says what the interpreter does while it runs no script (starting,
+    /// ending, collecting), by its name; of several in a stack, the one with the lowest number says
+    /// it best. As [`Loader::role`], it is asked about all programs.
+    fn activity(&self, function: &str) -> Option<usize> {
+        let _ = function;
+        None
+    }
 }
 
 /// What a file says of an interpreter. Addresses in it are the file's own; see [`elf`](crate::elf).
@@ -193,6 +201,40 @@ pub fn loaders(is_wanted: impl Fn(Kind) -> bool) -> Vec<&'static dyn Loader> {
 #[must_use]
 pub fn role(function: &str) -> Option<Role> {
     LOADERS.iter().find_map(|loader| loader.role(function))
+}
+
+/// Whether a native function says what an interpreter does while it runs no script, and how well;
+/// by its name. See [`Loader::activity`].
+#[must_use]
+pub fn activity(function: &str) -> Option<usize> {
+    LOADERS.iter().find_map(|loader| loader.activity(function))
+}
+
+/// Whether a function of this language is of its standard library or of a package that was
+/// installed, by its file, rather than of the application.
+#[must_use]
+pub fn is_library(language: Language, file: &str) -> bool {
+    match language {
+        Language::Python => python::is_library(file),
+        Language::Native | Language::Kernel | Language::Other(_) => false,
+    }
+}
+
+/// Which is the innermost function of the application among functions of this language that called
+/// one another, given their files, innermost first: it is neither a library's nor a script that came
+/// with one of these libraries.
+#[must_use]
+pub fn application(language: Language, files: &[Option<&str>]) -> Option<usize> {
+    if language != Language::Python {
+        return None;
+    }
+    let libraries = files.iter().flatten();
+    let roots: Vec<_> = libraries
+        .filter_map(|file| python::environment(file))
+        .collect();
+    let is_script = |file: &str| python::script_of(file).is_some_and(|root| roots.contains(&root));
+    let is_own = |file: &str| !python::is_library(file) && !is_script(file);
+    files.iter().position(|file| file.is_some_and(is_own))
 }
 
 /// The name of a native function without what compilers put behind it where they split or

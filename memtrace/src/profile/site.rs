@@ -14,6 +14,15 @@ use crate::distribution::Distribution;
 pub struct CallSite {
     /// The blamed frame.
     pub site: Site,
+    /// Where `site` is in the standard library of its language, or in a package that was installed:
+    /// the first frame outwards that is in neither, the application's own. Absent where `site` is
+    /// the application's, or no frame is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub app: Option<Site>,
+    /// Where `site` has no name: the nearest caller that has one. Absent where `site` has, or no
+    /// caller has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub caller: Option<Site>,
     /// What the write was.
     pub cause: CauseName,
     /// Why the cause is `unknown`; absent otherwise.
@@ -140,6 +149,8 @@ impl CallSite {
         };
         Self {
             site,
+            app: None,
+            caller: None,
             cause: CauseName::Unknown,
             cause_reason: Some(cause_reason.to_owned()),
             evidence: None,
@@ -167,6 +178,13 @@ impl CallSite {
     #[must_use]
     pub fn is_copy_on_read(&self) -> bool {
         self.cause.is_copy_on_read() && self.phase == Phase::Run
+    }
+
+    /// The frame that a person can act on: the application's where there is one beside the blamed
+    /// frame, else that.
+    #[must_use]
+    pub fn act_on(&self) -> &Site {
+        self.app.as_ref().unwrap_or(&self.site)
     }
 
     /// Whether it was made by [`CallSite::unrecorded`] for this reason.

@@ -9,13 +9,17 @@ use foldhash::HashMap;
 
 use super::words;
 use crate::distribution::Distribution;
-use crate::profile::{CallSite, CauseName, Frame, Language, OriginName, Profile, Site, StackPages};
+use crate::profile::{
+    CallSite, CauseName, Frame, Language, OriginName, Profile, Site, StackPages, Unknown,
+};
 
 /// What a row of a table of copies is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum By {
     /// The function, file and line that copied, and the cause.
     Site,
+    /// The application's function, file and line that led there, where a library copied.
+    App,
     /// The function that copied.
     Function,
     /// The whole call stack.
@@ -52,7 +56,8 @@ pub(super) struct Group<'a> {
 
 #[derive(PartialEq, Eq, Hash)]
 enum Key<'a> {
-    Site(&'a Site, CauseName),
+    Site([Option<&'a Site>; 3], CauseName),
+    App(&'a Site),
     Function(&'a str, Option<&'a str>, Language),
     Stack(&'a [Arc<Frame>]),
     Type(&'a str),
@@ -94,7 +99,11 @@ pub(super) fn regroup(profile: &Profile, by: By) -> Vec<Group<'_>> {
                 }
                 continue;
             }
-            By::Site => whole(Key::Site(blamed, site.cause), site_name(blamed)),
+            By::Site => {
+                let ways = [Some(blamed), site.app.as_ref(), site.caller.as_ref()];
+                whole(Key::Site(ways, site.cause), site_name(blamed))
+            }
+            By::App => whole(Key::App(site.act_on()), site_name(site.act_on())),
             By::Function => whole(
                 Key::Function(
                     &blamed.function,
@@ -171,6 +180,14 @@ impl<'a> Group<'a> {
         }
         merged
     }
+}
+
+/// Why a call site has no name, as its stacks tell.
+pub(super) fn reason_of(site: &CallSite) -> Option<Unknown> {
+    let frames = site.stacks.first()?.frames.iter();
+    frames
+        .filter(|frame| frame.function == site.site.function)
+        .find_map(|frame| frame.unknown)
 }
 
 /// The function; of Python and its like with the file's name and the line, since many functions of
@@ -279,6 +296,43 @@ mod tests {
             .map(|row| (row.pages, row.parts.len()))
             .collect();
         assert_eq!(render, [(3_702, 4), (2_500, 1)]);
+    }
+
+    #[test]
+    fn a_call_site_is_one_row_for_each_frame_of_the_application() {
+        let mut profile = sample();
+        let library = profile
+            .call_sites
+            .iter()
+            .position(|site| site.app.is_some())
+            .unwrap();
+        let mut other = profile.call_sites[library].clone();
+        other.app.as_mut().unwrap().function = "export".into();
+        profile.call_sites.push(other);
+        let rows = regroup(&profile, By::Site);
+        let apps: Vec<_> = rows
+            .iter()
+            .filter_map(|row| Some(&*row.parts[0].0.app.as_ref()?.function))
+            .collect();
+        assert_eq!(apps, ["checkout", "export"]);
+    }
+
+    #[test]
+    fn by_app_a_library_is_part_of_what_it_was_called_for() {
+        let mut profile = sample();
+        let library = profile.call_sites.iter();
+        let library = library.clone().find(|site| site.app.is_some()).unwrap();
+        let mut own = library.clone();
+        own.site = own.app.take().unwrap();
+        profile.call_sites.push(own);
+        let rows = regroup(&profile, By::App);
+        let row = rows
+            .iter()
+            .find(|row| row.name == "checkout  views.py:91")
+            .unwrap();
+        assert_eq!((row.pages, row.parts.len()), (2 * 612, 2));
+        // Where there is none, the call site is what can be acted on.
+        assert!(rows.iter().any(|row| row.name == "_PyObject_Free"));
     }
 
     #[test]

@@ -78,7 +78,9 @@ pub fn call_sites(gathered: &Gathered, missing: &Missing, pids: &Pids) -> Vec<Ca
             let verdict = kind.verdict;
             let object_type = kind.object_type.map(|id| &gathered.types[id.index()]);
             Some(CallSite {
-                site: tally.sites[site].clone(),
+                site: tally.sites[site].site.clone(),
+                app: tally.sites[site].app.clone(),
+                caller: tally.sites[site].caller.clone(),
                 cause: verdict.cause.into(),
                 cause_reason: verdict.why.map(|why| why.to_string()),
                 evidence: verdict.evidence,

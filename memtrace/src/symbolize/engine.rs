@@ -1,4 +1,5 @@
-//! Symbols of one ELF file, through blazesym.
+//! Functions of one ELF file: by its symbol tables, which [`Functions`] reads, and by its DWARF,
+//! which blazesym reads.
 //!
 //! This code reads files that whoever runs the traced process has written, with parsers that are
 //! not made to withstand that: measured against blazesym 0.2.7, crafted DWARF can make it panic (a
@@ -7,14 +8,18 @@
 //! (a file that is truncated while it is mapped). None of these can be caught in a process, so the
 //! engine runs in a process of its own: see [`helper`](super::helper).
 
-use std::fs;
+use std::fs::{self, File};
+use std::os::unix::fs::MetadataExt as _;
 use std::panic::{self, AssertUnwindSafe};
 use std::path::PathBuf;
 
 use blazesym::symbolize::source::{Elf, Source};
 use blazesym::symbolize::{self, CodeInfo, Input, Reason, Sym, Symbolized};
+use foldhash::HashMap;
 use serde::{Deserialize, Serialize};
 
+use super::alias::{is_plain, plainest};
+use crate::elf::{Function, Functions, MAX_FUNCTIONS};
 use crate::foreign;
 
 /// Inlined functions that are shown at one address, innermost first.
@@ -67,9 +72,17 @@ pub struct NamedFunction {
 #[derive(Default)]
 pub struct Engine {
     symbolizer: Option<symbolize::Symbolizer>,
+    tables: Tables,
     /// Anonymous memory when the symbolizer was made, in bytes.
     empty: u64,
 }
+
+/// Functions of files by their symbol tables; `None` of a file whose symbols cannot be read.
+#[derive(Default)]
+struct Tables(HashMap<FileIdentity, Option<Functions>>);
+
+/// Which file it is, and whether it is still as it was: device, number, size, and when it changed.
+type FileIdentity = (u64, u64, u64, (i64, i64));
 
 impl Engine {
     /// Looks up every address of a query.
@@ -81,6 +94,7 @@ impl Engine {
         let answer = panic::catch_unwind(AssertUnwindSafe(|| self.look_up(query)));
         if answer.is_err() || anonymous_memory().is_none_or(|bytes| bytes > self.empty + MAX_KEPT) {
             self.symbolizer = None;
+            self.tables.0.clear();
             // SAFETY: takes no pointers, and may be called at any time and from any thread.
             #[cfg(target_env = "gnu")]
             unsafe {
@@ -91,6 +105,17 @@ impl Engine {
     }
 
     fn look_up(&mut self, query: &Query) -> Reply {
+        let file = File::open(&query.path).map_err(|error| error.to_string())?;
+        if query.debug_info {
+            self.by_debug_info(query, &file)
+        } else {
+            let functions = self.tables.of(&file);
+            let functions = functions.ok_or("its symbols cannot be read")?;
+            Ok(by_symbols(&query.addresses, functions, &file))
+        }
+    }
+
+    fn by_debug_info(&mut self, query: &Query, file: &File) -> Reply {
         let symbolizer = self.symbolizer.get_or_insert_with(|| {
             symbolize::Symbolizer::builder()
                 .enable_code_info(true)
@@ -101,31 +126,95 @@ impl Engine {
                 .set_debug_dirs(Some(<[PathBuf; 0]>::default()))
                 .build()
         });
-        let mut elf = Elf::new(&query.path);
-        elf.debug_syms = query.debug_info;
+        let elf = Elf::new(&query.path);
         let input = Input::VirtOffset(query.addresses.as_slice());
         let symbols = symbolizer
             .symbolize(&Source::Elf(elf), input)
             .map_err(|error| error.to_string())?;
         let mut room = MAX_REPLY;
-        Ok(symbols
-            .iter()
-            .map(|symbol| found(symbol, &mut room))
-            .collect())
+        let symbols = symbols.iter().zip(&query.addresses);
+        let answers = symbols.map(|(symbol, &address)| match symbol {
+            Symbolized::Sym(symbol) => {
+                let names = self.tables.names_of(symbol, address, file);
+                found(symbol, &names, &mut room)
+            }
+            Symbolized::Unknown(Reason::IgnoredError) => Found::Damaged,
+            Symbolized::Unknown(_) => Found::NoSymbol,
+        });
+        Ok(answers.collect())
     }
 }
 
-fn found(symbol: &Symbolized<'_>, room: &mut usize) -> Found {
-    let symbol = match symbol {
-        Symbolized::Sym(symbol) => symbol,
-        Symbolized::Unknown(Reason::IgnoredError) => return Found::Damaged,
-        Symbolized::Unknown(_) => return Found::NoSymbol,
+impl Tables {
+    /// The functions of a file.
+    fn of(&mut self, file: &File) -> Option<&Functions> {
+        let data = file.metadata().ok()?;
+        let changed = (data.mtime(), data.mtime_nsec());
+        let identity = (data.dev(), data.ino(), data.len(), changed);
+        if !self.0.contains_key(&identity) {
+            let functions = Functions::read(file);
+            let held = self.0.values().chain([&functions]).flatten();
+            if held.map(Functions::len).sum::<usize>() > MAX_FUNCTIONS {
+                self.0.clear();
+            }
+            self.0.insert(identity, functions);
+        }
+        self.0.get(&identity)?.as_ref()
+    }
+
+    /// What a function is called that debug information has named: by that, or where it is a name
+    /// for use within the library, by its symbols too.
+    fn names_of(&mut self, symbol: &Sym<'_>, address: u64, file: &File) -> Vec<String> {
+        let nearest = symbol.size.is_none() && symbol.addr != 0;
+        if !nearest && is_plain(&symbol.name) {
+            return vec![symbol.name.to_string()];
+        }
+        let functions = self.of(file);
+        let function = functions.and_then(|functions| functions.at(file, address));
+        let mut names = function.map_or_else(Vec::new, |function| function.names);
+        // What has an address and no size is no function of the debug information, but the nearest
+        // symbol before it, which need not be right. Functions in several parts have neither.
+        if !nearest {
+            names.push(symbol.name.to_string());
+        }
+        names
+    }
+}
+
+/// What the symbol tables of a file say.
+fn by_symbols(addresses: &[u64], functions: &Functions, file: &File) -> Vec<Found> {
+    let mut room = MAX_REPLY;
+    // Addresses come in order, so several of one function are next to one another.
+    let mut last: Option<(Function, NamedFunction)> = None;
+    let mut name = |address| {
+        let function = functions.at(file, address)?;
+        if last.as_ref().is_none_or(|(known, _)| *known != function) {
+            let name = named(plainest(&function.names)?, None);
+            last = Some((function, name));
+        }
+        last.as_ref().map(|(_, name)| name.clone())
     };
+    let answers = addresses.iter().map(|&address| match name(address) {
+        Some(function) => within(&mut room, vec![function]),
+        None => Found::NoSymbol,
+    });
+    answers.collect()
+}
+
+/// A function that debug information has described, and its names.
+fn found(symbol: &Sym<'_>, names: &[String], room: &mut usize) -> Found {
     // A function of which DWARF gives only the extent may still have a symbol.
     if symbol.name.is_empty() {
         return Found::Damaged;
     }
-    let functions = functions(symbol);
+    match plainest(names) {
+        Some(name) => within(room, functions(symbol, name)),
+        None => Found::NoSymbol,
+    }
+}
+
+/// `functions`, if their names fit in the `room` that the reply still has.
+fn within(room: &mut usize, functions: Vec<NamedFunction>) -> Found {
     let size = functions
         .iter()
         .map(|each| each.function.len() + each.file.as_ref().map_or(0, String::len));
@@ -138,12 +227,12 @@ fn found(symbol: &Symbolized<'_>, room: &mut usize) -> Found {
 
 /// blazesym lists inlined functions from the outside in, each with the place in it that the
 /// address belongs to; here they go from the inside out.
-fn functions(symbol: &Sym<'_>) -> Vec<NamedFunction> {
+fn functions(symbol: &Sym<'_>, name: &str) -> Vec<NamedFunction> {
     let inlined = symbol.inlined.iter().rev().take(MAX_INLINED);
     let mut functions: Vec<_> = inlined
         .map(|call| named(&call.name, call.code_info.as_ref()))
         .collect();
-    functions.push(named(&symbol.name, symbol.code_info.as_deref()));
+    functions.push(named(name, symbol.code_info.as_deref()));
     functions
 }
 

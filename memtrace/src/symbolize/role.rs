@@ -9,6 +9,97 @@ use crate::interpreter;
 pub use crate::interpreter::Role;
 use crate::profile::Frame;
 
+/// Reads or writes a stream for its caller, or text in its caller's memory: the buffer is the
+/// caller's business. Also with endings such as `_unlocked`, `_chk` or `_internal`, and the
+/// functions of glibc's and musl's own that are called by these.
+const STREAM: &[&str] = &[
+    "asprintf",
+    "clearerr",
+    "dprintf",
+    "fclose",
+    "fdopen",
+    "fflush",
+    "fgetc",
+    "fgets",
+    "fgetwc",
+    "fgetws",
+    "fopen",
+    "fopen64",
+    "fprintf",
+    "fputc",
+    "fputs",
+    "fputwc",
+    "fputws",
+    "fread",
+    "freadx",
+    "fscanf",
+    "fseek",
+    "fseeko",
+    "fseeko64",
+    "ftell",
+    "fwprintf",
+    "fwrite",
+    "fwritex",
+    "fwscanf",
+    "getc",
+    "getchar",
+    "getdelim",
+    "getline",
+    "gets",
+    "getwc",
+    "getwchar",
+    "itoa",
+    "overflow",
+    "perror",
+    "printf",
+    "putc",
+    "putchar",
+    "puts",
+    "putw",
+    "putwc",
+    "putwchar",
+    "rewind",
+    "scanf",
+    "setbuf",
+    "setvbuf",
+    "snprintf",
+    "sprintf",
+    "sscanf",
+    "stdio",
+    "strfmon",
+    "strftime",
+    "swprintf",
+    "swscanf",
+    "toread",
+    "towrite",
+    "uflow",
+    "underflow",
+    "ungetc",
+    "ungetwc",
+    "vasprintf",
+    "vdprintf",
+    "vfprintf",
+    "vfscanf",
+    "vfwprintf",
+    "vfwscanf",
+    "vprintf",
+    "vscanf",
+    "vsnprintf",
+    "vsprintf",
+    "vsscanf",
+    "vstrfmon",
+    "vswprintf",
+    "vswscanf",
+    "vwprintf",
+    "vwscanf",
+    "wcsftime",
+    "woverflow",
+    "wprintf",
+    "wscanf",
+    "wuflow",
+    "wunderflow",
+];
+
 /// Writes memory for its caller; also with the ending `_chk` or a processor's.
 const STRING: &[&str] = &[
     "bcopy",
@@ -31,6 +122,8 @@ const STRING: &[&str] = &[
     "strncat",
     "strncpy",
     "strndup",
+    "strsep",
+    "strtok",
     "strxfrm",
     "swab",
     "wcpcpy",
@@ -144,7 +237,7 @@ pub fn role(frame: &Frame) -> Role {
         Some(Library::Allocator) => return Role::Allocator,
         _ if frame.unknown.is_some() => return Role::Other,
         Some(Library::C) if is_allocator(function) => return Role::Allocator,
-        Some(Library::C) if is_string(function) => return Role::String,
+        Some(Library::C) if is_string(function) || is_stream(function) => return Role::String,
         Some(Library::C) if is_lock(function) => return Role::Lock,
         Some(Library::Cpp) if is_operator(function) => return Role::Allocator,
         _ => {}
@@ -213,6 +306,45 @@ fn is_string(function: &str) -> bool {
     })
 }
 
+/// `fwrite`, `fputs_unlocked`, `__vfprintf_internal`, `_IO_file_xsputn`, `__isoc99_sscanf`.
+fn is_stream(function: &str) -> bool {
+    let bare = bare(function);
+    if bare.starts_with("IO_") {
+        return true;
+    }
+    let standard = ["isoc99_", "isoc23_"];
+    let bare = standard
+        .iter()
+        .find_map(|prefix| bare.strip_prefix(prefix))
+        .unwrap_or(bare);
+    let name = bare.split(['_', '.']).next().unwrap_or_default();
+    STREAM.binary_search(&name).is_ok()
+}
+
+/// Whether a function is the C library's.
+#[must_use]
+pub fn is_in_c_library(frame: &Frame) -> bool {
+    frame.module.as_deref().and_then(library) == Some(Library::C)
+}
+
+/// Whether everything that a thread runs is called by this function: what programs begin with, and
+/// what the C library does.
+#[must_use]
+pub fn is_start(frame: &Frame) -> bool {
+    let function = &*frame.function;
+    let starts = [
+        "start",
+        "start_main",
+        "start_call_main",
+        "start_thread",
+        "clone",
+        "clone3",
+    ];
+    let bare = bare(function);
+    let bare = bare.strip_suffix("_impl").unwrap_or(bare);
+    function == "_start" || is_in_c_library(frame) && starts.contains(&bare)
+}
+
 /// `malloc`, `_int_malloc`, `__libc_free`, `_int_malloc.part.0`.
 fn is_allocator(function: &str) -> bool {
     let bare = bare(function).split('.').next().unwrap_or_default();
@@ -267,6 +399,7 @@ mod tests {
     #[test]
     fn the_lists_are_sorted() {
         assert!(ALLOCATOR.is_sorted());
+        assert!(STREAM.is_sorted());
         assert!(STRING.is_sorted());
     }
 

@@ -330,6 +330,125 @@ fn a_stripped_file_gives_module_and_offset() {
     assert!(frames[0].module.as_ref().unwrap().ends_with("/made.so"));
 }
 
+/// Exported functions with and without a size, and static ones after each, whose symbols `strip`
+/// removes. Compilers describe their functions in `.eh_frame`; `known` does so by hand.
+const SIZES: &str = "\t.text
+\t.globl sized, unsized, known
+\t.type sized, @function
+\t.type unsized, @function
+\t.type known, @function
+\t.type inner, @function
+\t.type hidden, @function
+sized:
+\tnop
+\tnop
+\tret
+\t.size sized, .-sized
+hidden:
+\tnop
+\tnop
+\tret
+\t.size hidden, .-hidden
+unsized:
+\tnop
+inner:
+\tnop
+\tret
+\t.cfi_startproc
+known:
+\tnop
+\tret
+\t.cfi_endproc
+\tnop
+\tnop
+\t.section .after, \"ax\", @progbits
+after:
+\tnop
+\tret
+\t.section .note.GNU-stack,\"\",@progbits
+";
+
+#[test]
+fn a_symbol_names_what_it_covers_and_nothing_beyond() {
+    if !have("gcc") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let path = compile(dir.path(), "gcc", SIZES, &["-nostdlib"]);
+    let at = |name| offset_of(&path, name);
+    let (sized, hidden, inner) = (at("sized"), at("hidden"), at("inner"));
+    let (without, known, after) = (at("unsized"), at("known"), at("after"));
+    let places = [
+        sized + 2,
+        hidden + 1,
+        without,
+        inner + 1,
+        known + 1,
+        known + 2,
+        after + 1,
+    ];
+    let named = |stripped: bool| {
+        let start = map(&path);
+        let stacks = places.map(|place| start + place);
+        let frames = stacks.map(|address| {
+            let mut frames = isolated().symbolize(&own_space(), &[address]);
+            frames.remove(0)
+        });
+        for frame in &frames {
+            let expected = frame.function.contains("+0x").then_some(Unknown::NoSymbol);
+            assert_eq!(frame.unknown, expected, "{stripped} {frame:?}");
+        }
+        frames.map(|frame| frame.function.to_string())
+    };
+    let unknown = |place: u64| format!("made.so+{place:#x}");
+    assert_eq!(
+        named(false),
+        [
+            "sized",
+            "hidden",
+            "unsized",
+            "inner",
+            "known",
+            &unknown(known + 2),
+            "after"
+        ]
+    );
+    run("strip", &[], &path);
+    assert_eq!(
+        named(true),
+        [
+            "sized",
+            &unknown(hidden + 1),
+            // Its own address is its, whatever follows.
+            "unsized",
+            &unknown(inner + 1),
+            "known",
+            &unknown(known + 2),
+            &unknown(after + 1),
+        ]
+    );
+}
+
+#[test]
+fn of_several_names_the_plainest_is_shown_with_and_without_debug_information() {
+    if !have("g++") {
+        return;
+    }
+    let source = "extern \"C\" {\n\
+        void __lib_free(void *p) { asm volatile(\"\" : : \"r\"(p) : \"memory\"); }\n\
+        __attribute__((alias(\"__lib_free\"))) void cfree(void *);\n\
+        __attribute__((alias(\"__lib_free\"))) void free(void *);\n\
+        __attribute__((alias(\"__lib_free\"))) void _ZdlPv(void *);\n}\n";
+    for options in [&["-g"][..], &[]] {
+        let dir = tempfile::tempdir().unwrap();
+        let path = compile(dir.path(), "g++", source, options);
+        let address = map(&path) + offset_of(&path, "__lib_free");
+        let frames = isolated().symbolize(&own_space(), &[address]);
+        assert_eq!(names(&frames), ["free"], "{options:?}");
+        assert_eq!(frames[0].line, options.first().map(|_| 2), "{options:?}");
+    }
+}
+
 #[test]
 fn a_separate_debug_file_is_found_by_build_id() {
     if !have("gcc") || !have("objcopy") {

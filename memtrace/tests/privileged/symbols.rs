@@ -150,3 +150,79 @@ fn a_process_that_has_exited_is_symbolized() {
         assert!(file.ends_with("dirty.rs"), "{file}");
     }
 }
+
+/// A program that was stripped, and exports two functions: what is beside them is not called like
+/// them. It waits until its files are known.
+const STRIPPED: &str = r#"
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+enum { PAGES = 500, PAGE = 4096 };
+static char *data;
+__attribute__((noinline)) static void hidden(void) {
+    for (volatile int n = 0; n < PAGES; n++) data[n * PAGE] = 1;
+}
+__attribute__((noinline)) void exported(void) {
+    hidden();
+    for (int n = PAGES; n < 2 * PAGES; n++) snprintf(data + n * PAGE, 100, "page %d", n);
+}
+__attribute__((noinline)) static void after(void) {
+    for (volatile int n = 2 * PAGES; n < 3 * PAGES; n++) data[n * PAGE] = 1;
+}
+int main(void) {
+    data = aligned_alloc(PAGE, 3 * PAGES * PAGE);
+    memset(data, 2, 3 * PAGES * PAGE);
+    sleep(2);
+    if (fork() == 0) {
+        exported();
+        after();
+        _exit(0);
+    }
+    wait(NULL);
+    return 0;
+}
+"#;
+
+#[test]
+fn a_stripped_function_is_shown_with_its_caller_and_by_no_other_name() {
+    requires!(privileged());
+    requires!(tool("gcc"));
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let (source, program) = (folder.path().join("made.c"), folder.path().join("made"));
+    std::fs::write(&source, STRIPPED).expect("it can be written");
+    let compiler = Command::new("gcc")
+        .args(["-O1", "-s", "-rdynamic", "-o"])
+        .args([&program, &source])
+        .status()
+        .expect("gcc runs");
+    assert!(compiler.success());
+    let report = Trace::with(["--".as_ref(), program.as_os_str()]).report();
+    let pages = |function: &str, caller: Option<&str>| -> u64 {
+        let sites = report.0.call_sites.iter();
+        let is_meant = |site: &&memtrace::profile::CallSite| {
+            let by = site.caller.as_ref().map(|caller| &*caller.function);
+            site.site.function.starts_with(function) && by == caller
+        };
+        sites.filter(is_meant).map(|site| site.pages).sum()
+    };
+    for (function, caller) in [
+        ("made+0x", Some("exported")),
+        // What snprintf writes is its caller's.
+        ("exported", None),
+        ("made+0x", Some("main")),
+    ] {
+        let pages = pages(function, caller);
+        assert!(
+            (500..520).contains(&pages),
+            "{pages} pages of {function} in {caller:?}\n{:#?}",
+            report
+                .0
+                .call_sites
+                .iter()
+                .map(|site| &site.site)
+                .collect::<Vec<_>>()
+        );
+    }
+}

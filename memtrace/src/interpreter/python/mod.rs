@@ -5,12 +5,13 @@
 //! come the offsets: from the runtime where it has a table of them (3.13 and later,
 //! [`debug_offsets`]), else from ours ([`offsets`]). [`instance`] then checks in the process's
 //! memory that they lead where they should. [`code`] decodes functions, [`types`] finds names of
-//! types.
+//! types, and [`library`] tells functions of libraries from those of the application.
 
 mod code;
 mod debug_offsets;
 mod dict;
 mod instance;
+mod library;
 mod lines;
 mod offsets;
 mod text;
@@ -23,6 +24,7 @@ use memtrace_common::interpreter::Kind;
 use memtrace_common::interpreter::python::Layout;
 
 use self::code::Code;
+pub use self::library::{environment, is_library, script_of};
 use super::{Data, Function, Instance, NoTypeName, Recognised, Role, unsplit};
 use crate::collect::TakenFunction;
 use crate::elf::Symbols;
@@ -32,6 +34,41 @@ use crate::profile::Language;
 
 /// The function that runs Python functions, in all versions.
 const LOOP: &str = "_PyEval_EvalFrameDefault";
+
+/// What it does when it runs no Python function, by the functions that say so, the one that says
+/// most first. Public ones, where they are not inlined: a stripped program has the names of no
+/// others. After all of them come the public functions that begin with [`LESS_TELLING`].
+const ACTIVITIES: [&str; 21] = [
+    // Ending.
+    "Py_FinalizeEx",
+    "Py_Finalize",
+    "_Py_Finalize",
+    "Py_EndInterpreter",
+    "Py_Exit",
+    // Ending because of `SystemExit`: the frames that it came through are freed.
+    "_Py_HandleSystemExit",
+    "_Py_HandleSystemExitAndKeyboardInterrupt",
+    "PyErr_PrintEx",
+    "_PyErr_PrintEx",
+    // Starting.
+    "Py_InitializeFromConfig",
+    "Py_InitializeEx",
+    "Py_Initialize",
+    "Py_NewInterpreterFromConfig",
+    "Py_NewInterpreter",
+    // Ending a thread.
+    "PyThreadState_Clear",
+    // Collecting.
+    "PyGC_Collect",
+    "_PyGC_Collect",
+    "_PyGC_CollectNoFail",
+    "_Py_RunGC",
+    "gc_collect_main",
+    "gc_collect_generations",
+];
+
+/// Importing; compiling and running a program; and all of that, and ending.
+const LESS_TELLING: [&str; 3] = ["PyImport_", "PyRun_", "Py_RunMain"];
 
 /// Recognises `CPython` in ELF files.
 pub struct Loader;
@@ -101,6 +138,16 @@ impl super::Loader for Loader {
         let called = |name: &str| ["Malloc", "Calloc", "Realloc", "Free", "Alloc"].contains(&name);
         let allocates = rest.is_some_and(called) || bare.starts_with("pymalloc_");
         allocates.then_some(Role::Allocator)
+    }
+
+    fn activity(&self, function: &str) -> Option<usize> {
+        let function = unsplit(function);
+        let known = ACTIVITIES.iter().position(|&name| name == function);
+        known.or_else(|| {
+            let mut less = LESS_TELLING.iter();
+            let less = less.position(|prefix| function.starts_with(prefix));
+            less.map(|at| ACTIVITIES.len() + at)
+        })
     }
 }
 

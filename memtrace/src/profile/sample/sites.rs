@@ -118,7 +118,9 @@ fn receive() -> CallSite {
         &application(),
     ];
     let pages = [(4243, 300), (4244, 312)];
-    call_site(CauseName::Kernel, &pages, frames.concat())
+    let mut site = call_site(CauseName::Kernel, &pages, frames.concat());
+    site.app = Some(site_of(&application()[0]));
+    site
 }
 
 fn template() -> CallSite {
@@ -251,13 +253,7 @@ pub(super) fn call_site(
     let pages = processes.iter().map(|(_, pages)| pages).sum();
     let python = |frame: &&Frame| frame.language == Language::Python;
     let blamed = frames.iter().find(python).unwrap_or(&frames[0]);
-    let site = Site {
-        function: Arc::clone(&blamed.function),
-        file: blamed.file.clone(),
-        line: blamed.line,
-        module: blamed.module.clone(),
-        language: blamed.language,
-    };
+    let site = site_of(blamed);
     let (mut latency_ns, mut age_ms) = (Distribution::new(), Distribution::new());
     for n in 0..pages {
         latency_ns.record(1_100 + n * 37 % 2_000 + if n % 97 == 0 { n * 113 } else { 0 });
@@ -265,6 +261,8 @@ pub(super) fn call_site(
     }
     CallSite {
         site,
+        app: None,
+        caller: None,
         cause,
         cause_reason: None,
         evidence: evidence(cause),
@@ -285,6 +283,16 @@ pub(super) fn call_site(
             truncated_why: None,
             frames: frames.into_iter().map(Arc::new).collect(),
         }],
+    }
+}
+
+fn site_of(frame: &Frame) -> Site {
+    Site {
+        function: Arc::clone(&frame.function),
+        file: frame.file.clone(),
+        line: frame.line,
+        module: frame.module.clone(),
+        language: frame.language,
     }
 }
 

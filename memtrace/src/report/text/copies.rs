@@ -15,7 +15,7 @@ use crate::distribution::Summary;
 use crate::foreign::escape;
 use crate::profile::{CallSite, CauseName, Frame, OriginName, Profile, Site, StackPages, Unknown};
 use crate::report::frames::{Extent, place};
-use crate::report::group::{Group, place_of_definition, regroup};
+use crate::report::group::{Group, place_of_definition, reason_of, regroup};
 use crate::report::words::{self, count, counted, duration, percent, ratio, size};
 use crate::report::{By, TextOptions};
 
@@ -43,6 +43,7 @@ pub(super) fn copies(
     }
     let (title, name) = match options.by {
         By::Site => ("Call sites", "CALL SITE"),
+        By::App => ("Frames of the application", "FRAME OF THE APPLICATION"),
         By::Function => ("Functions", "FUNCTION"),
         By::Stack => ("Stacks", "STACK"),
         By::Type => ("Object types", "OBJECT TYPE"),
@@ -127,8 +128,17 @@ fn details(group: &Group<'_>, by: By, screen: Screen) -> Vec<String> {
         screen,
         lines: Vec::new(),
     };
-    if let (By::Site | By::Function, Some((site, _))) = (by, group.parts.first()) {
-        details.place(&site.site, by == By::Site, reason_of(site));
+    match (by, group.parts.first()) {
+        (By::Site, Some((site, _))) => {
+            details.around(site);
+            details.place(&site.site, true, reason_of(site));
+        }
+        (By::App, Some((site, _))) => {
+            let reason = reason_of(site).filter(|_| site.app.is_none());
+            details.place(site.act_on(), true, reason);
+        }
+        (By::Function, Some((site, _))) => details.place(&site.site, false, reason_of(site)),
+        _ => {}
     }
     details.facts(group, by);
     details.times(group);
@@ -158,6 +168,26 @@ impl Details {
         let lines = self.screen.wrap(DETAIL, text);
         self.lines
             .extend(lines.iter().map(|line| self.screen.paint(DIM, line)));
+    }
+
+    /// What a person can act on, where the call site itself is not that: `` for `checkout`,
+    /// app/views.py:91 `` beside a function of a library, `` in `lua_gc` `` beside one without a
+    /// name.
+    fn around(&mut self, site: &CallSite) {
+        let frame = match (&site.app, &site.caller) {
+            (Some(app), _) => ("for", app),
+            (None, Some(caller)) => ("in", caller),
+            (None, None) => return,
+        };
+        let (word, frame) = frame;
+        let function = written::name(&frame.function, self.screen);
+        let text = format!("{word} `{function}`");
+        let place = place(frame.file.as_deref(), frame.line);
+        let text = place.map_or(text.clone(), |place| {
+            let room = self.screen.room(DETAIL + 2 + width(&text));
+            format!("{text}, {}", shorten_left(&place, room.max(PLACE)))
+        });
+        self.lines.push(" ".repeat(DETAIL) + &text);
     }
 
     /// Where the site is: file and line, and the module.
@@ -341,14 +371,6 @@ impl Details {
             self.lines.push(self.screen.paint(DIM, &line));
         }
     }
-}
-
-/// Why the call site has no name, as its stacks tell.
-fn reason_of(site: &CallSite) -> Option<Unknown> {
-    let frames = site.stacks.first()?.frames.iter();
-    frames
-        .filter(|frame| frame.function == site.site.function)
-        .find_map(|frame| frame.unknown)
 }
 
 /// `kernel`, or `kernel 61.2%, data 38.8%`.

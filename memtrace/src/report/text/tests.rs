@@ -127,6 +127,7 @@ fn text_at_80_columns() {
                   ... 10 more
 
        8.8% ▊           2.4 MiB    612  recv  socket.py:706
+             for `checkout`, /srv/shop/app/views.py:91
              /usr/lib/python3.11/socket.py:706
              cause kernel; origin fork; in 4243, 4244
              latency min 1.10 µs  p50 2.08 µs  p90 2.91 µs  p99 3.10 µs  max 68.4 µs
@@ -925,4 +926,48 @@ fn colours_do_not_move_anything() {
         rest = after.split_once('m').unwrap().1;
     }
     assert_eq!(stripped + rest, plain);
+}
+
+/// The row of the main table that begins with this name, and its first lines.
+fn row_of(profile: &Profile, name: &str, lines: usize) -> String {
+    let text = written(profile, By::Site, 20, terminal(80));
+    let row = text.lines().skip_while(|line| !line.contains(name));
+    row.take(lines).collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn what_has_no_name_is_shown_with_its_caller() {
+    let mut profile = sample();
+    let mut sites = profile.call_sites.iter_mut();
+    let unnamed = sites
+        .find(|site| site.site.function.contains("+0x"))
+        .unwrap();
+    unnamed.caller = Some(crate::profile::Site {
+        function: "SSL_new\u{1b}".into(),
+        file: Some("ssl/ssl_lib.c".into()),
+        line: Some(77),
+        ..unnamed.site.clone()
+    });
+    insta::assert_snapshot!(row_of(&profile, "libssl.so.3+0x4a1f0", 4), @r"
+     2.6% ▎         720.0 KiB    180  libssl.so.3+0x4a1f0
+           in `SSL_new\u{1b}`, ssl/ssl_lib.c:77
+           /usr/lib/x86_64-linux-gnu/libssl.so.3 (no symbol)
+           cause unknown (the instruction could not be read); origin file; in 4245
+    ");
+}
+
+#[test]
+fn frames_of_the_application_are_rows_of_their_own() {
+    let text = written(&sample(), By::App, 20, terminal(80));
+    let (_, table) = text.split_once("Frames of the application").unwrap();
+    let row = table.lines().skip_while(|line| !line.contains("checkout"));
+    let row: Vec<_> = row.take(6).collect();
+    insta::assert_snapshot!(row.join("\n"), @r"
+    8.8% ▊           2.4 MiB    612  checkout  views.py:91
+          /srv/shop/app/views.py:91
+          cause kernel; origin fork; in 4243, 4244
+          latency min 1.10 µs  p50 2.08 µs  p90 2.91 µs  p99 3.10 µs  max 68.4 µs
+          age     min 20.0 ms  p50  2.04 s  p90  5.22 s  p99  5.93 s  max  6.01 s
+          100.0%  recv  /usr/lib/python3.11/socket.py:706
+    ");
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use memtrace::profile::CauseName;
+use memtrace::profile::{CauseName, Language};
 use serde::Deserialize;
 
 use super::{Copies, NOISE_OF_A_FORK, Place, Worker, about, on, on_every_python, trace};
@@ -12,7 +12,21 @@ on_every_python! {
     exit_at_once
     becomes_python
     subinterpreters
+    packaged
 }
+
+/// Functions in which CPython ends, or prepares to, and those that call them where the name of these
+/// is gone.
+const ENDING: [&str; 7] = [
+    "Py_FinalizeEx",
+    "_Py_Finalize",
+    "Py_Exit",
+    "_Py_HandleSystemExit",
+    "PyErr_PrintEx",
+    "_PyErr_PrintEx",
+    // Of a stripped 3.14 this is the only name that is left.
+    "Py_RunMain",
+];
 
 #[derive(Debug, Deserialize)]
 struct ExitAtOnce {
@@ -40,6 +54,41 @@ fn exit_at_once(python: &Python) -> Result<(), Why> {
         );
     }
     Copies::of(&report, truth.pids).have_causes();
+    Ok(())
+}
+
+#[derive(Debug, Deserialize)]
+struct Packaged {
+    /// Two that call the package, and one that leaves.
+    pids: Vec<u32>,
+    pages_each: u64,
+    apps: Vec<Place>,
+}
+
+/// What a package copied is said of the function of the application that called it, and what an
+/// interpreter copies while it ends is said of that.
+fn packaged(python: &Python) -> Result<(), Why> {
+    let (report, truth) = trace::<Packaged>(python.start("packaged.py", &[])?);
+    for (app, &pid) in truth.apps.iter().zip(&truth.pids) {
+        let copies = Copies::of(&report, [pid]);
+        let library = copies.in_function("each");
+        let slack = truth.pages_each / 50 + 4;
+        about("the package", library.all(), truth.pages_each, slack);
+        library.mostly(1.0, "the application's frame", |site| {
+            let file = site.site.file.as_deref();
+            file.is_some_and(|file| file.ends_with("/site-packages/walking.py"))
+                && site.app.as_ref().is_some_and(|frame| app.is_frame(frame))
+        });
+    }
+    let leaving = Copies::of(&report, [truth.pids[2]]);
+    let native = leaving.pages(|site| site.site.language == Language::Native);
+    assert!(native > NOISE_OF_A_FORK, "{}", leaving.shown());
+    let ending = leaving.pages(|site| ENDING.contains(&&*site.site.function));
+    assert!(
+        ending as f64 >= 0.9 * native as f64,
+        "{ending} of {native} pages are said to be of ending\n{}",
+        leaving.shown()
+    );
     Ok(())
 }
 

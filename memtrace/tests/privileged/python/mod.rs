@@ -11,7 +11,7 @@ mod walks;
 
 use std::collections::BTreeMap;
 
-use memtrace::profile::{CallSite, CauseName, Frame, Language};
+use memtrace::profile::{CallSite, CauseName, Frame, Language, Site};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
@@ -77,7 +77,10 @@ struct Place {
 
 impl Place {
     fn is(&self, site: &CallSite) -> bool {
-        let site = &site.site;
+        self.is_frame(&site.site)
+    }
+
+    fn is_frame(&self, site: &Site) -> bool {
         *site.function == *self.function
             && site.line == Some(self.line)
             && site.language == Language::Python
