@@ -19,6 +19,7 @@ pub const MAX_NAME: usize = 32;
 const PIECE: u64 = 64 << 10;
 
 const SHT_NOBITS: u32 = 8;
+const SHF_EXECINSTR: u64 = 1 << 2;
 const SHF_COMPRESSED: u64 = 1 << 11;
 const ELFCOMPRESS_ZLIB: u32 = 1;
 /// Bytes of the header of compressed contents, in a file of 64 bits.
@@ -46,11 +47,14 @@ pub struct Section<'sections> {
     pub address: u64,
     /// Whether the file has its contents: it is not empty, and not left out as in a debug file.
     pub has_contents: bool,
+    /// Whether it has code.
+    pub is_code: bool,
     compressed: bool,
     wide: bool,
-    offset: u64,
+    /// Where it is in the file.
+    pub offset: u64,
     /// Bytes in the file.
-    pub(super) size: u64,
+    pub size: u64,
 }
 
 /// Why the contents of a section are not there.
@@ -122,11 +126,13 @@ impl Sections {
     fn parse(&self, entry: &[u8]) -> Option<Section<'_>> {
         let field = |narrow, wide_at| address(entry, self.wide, narrow, wide_at);
         let size = field(20, 32)?;
+        let flags = field(8, 8)?;
         Some(Section {
             name: self.name(word(entry, 0)? as usize),
             address: field(12, 16)?,
             has_contents: size != 0 && word(entry, 4)? != SHT_NOBITS,
-            compressed: field(8, 8)? & SHF_COMPRESSED != 0,
+            is_code: flags & SHF_EXECINSTR != 0,
+            compressed: flags & SHF_COMPRESSED != 0,
             wide: self.wide,
             offset: field(16, 24)?,
             size,
