@@ -7,6 +7,7 @@
 //! is the call site.
 
 pub mod blame;
+pub mod coroutine;
 pub mod engine;
 pub mod helper;
 pub mod merge;

@@ -56,10 +56,12 @@ const ALLOCATOR: &[&str] = &[
     "alloc_slot",
     "arena_get2",
     "arena_get_retry",
+    "bin_chunk",
     "brk",
     "calloc",
     "cfree",
     "detach_arena",
+    "expand_heap",
     "free",
     "free_perturb",
     "get_free_list",
@@ -78,7 +80,12 @@ const ALLOCATOR: &[&str] = &[
     "int_memalign",
     "int_realloc",
     "malloc",
+    "malloc_alloc_meta",
+    "malloc_allzerop",
+    "malloc_atfork",
     "malloc_consolidate",
+    "malloc_donate",
+    "malloc_impl",
     "malloc_trim",
     "malloc_usable_size",
     "mallopt",
@@ -106,6 +113,7 @@ const ALLOCATOR: &[&str] = &[
     "rtld_realloc",
     "sbrk",
     "shrink_heap",
+    "simple_malloc",
     "sysmalloc",
     "sysmalloc_mmap",
     "sysmalloc_mmap_fallback",
@@ -147,6 +155,7 @@ pub fn role(frame: &Frame) -> Role {
         Some(Library::C) if is_string(function) => return Role::String,
         Some(Library::C) if is_lock(function) => return Role::Lock,
         Some(Library::Cpp) if is_operator(function) => return Role::Allocator,
+        _ if is_reserved(function) && is_allocator(function) => return Role::Allocator,
         _ => {}
     }
     if let Some(role) = interpreter::role(function) {
@@ -217,6 +226,12 @@ fn is_string(function: &str) -> bool {
 fn is_allocator(function: &str) -> bool {
     let bare = bare(function).split('.').next().unwrap_or_default();
     ALLOCATOR.binary_search(&bare).is_ok()
+}
+
+/// Whether a function's name is one that only the C library may use: in a program that is linked
+/// statically, its functions are part of the program's file. `__libc_free`, `_int_malloc`.
+fn is_reserved(function: &str) -> bool {
+    function.starts_with("__") || function.starts_with("_int_")
 }
 
 /// `pthread_mutex_lock`, `__lll_lock_wait`, `sem_post@@GLIBC_2.34`.
@@ -290,6 +305,25 @@ mod tests {
             );
             let own = Frame::native(function, "/srv/program");
             assert_eq!(role(&own), Role::Other, "{function}");
+        }
+    }
+
+    #[test]
+    fn a_c_library_in_a_programs_own_file_is_known_by_reserved_names() {
+        for (function, expected) in [
+            ("__libc_free", Role::Allocator),
+            ("__libc_malloc_impl", Role::Allocator),
+            ("__malloc_alloc_meta", Role::Allocator),
+            ("__simple_malloc", Role::Allocator),
+            ("_int_malloc", Role::Allocator),
+            ("__libc_start_main", Role::Other),
+            // A program may have these itself.
+            ("free", Role::Other),
+            ("alloc_slot", Role::Other),
+            ("get_meta", Role::Other),
+        ] {
+            let frame = Frame::native(function, "/srv/program");
+            assert_eq!(role(&frame), expected, "{function}");
         }
     }
 

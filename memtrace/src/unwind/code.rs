@@ -10,6 +10,7 @@
 //! they are without.
 
 mod read;
+mod region;
 mod state;
 mod walk;
 
@@ -174,6 +175,7 @@ impl Code {
         let mut second = Walker::new(self, arch, clock, starts).knowing(callees);
         second.follow_functions()?;
         second.follow_the_rest()?;
+        second.forget_disputed()?;
         Ok(second)
     }
 }

@@ -14,6 +14,8 @@ pub struct Instruction {
     pub changes: u32,
     /// The register that it sets to the address of something in the file, and that address.
     pub address: Option<(u8, u64)>,
+    /// Whether it is a system call.
+    pub is_system_call: bool,
     /// Whether it only fills space between functions.
     pub is_padding: bool,
 }

@@ -52,7 +52,7 @@ pub struct Architecture {
     /// How many bytes a trampoline has that a signal's handler returns to, where bytes begin with
     /// one.
     pub signal_return: fn(&[u8]) -> Option<usize>,
-    /// The registers that have a function's arguments, one bit for each, by the numbers that
+    /// The registers that have a function's first arguments, one bit for each, by the numbers that
     /// [`Instruction::changes`] has.
     pub arguments: u32,
 }

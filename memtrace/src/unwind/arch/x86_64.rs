@@ -22,8 +22,8 @@ pub const ARCHITECTURE: Architecture = Architecture {
     linkage_table,
     decode: decode::decode,
     signal_return: decode::signal_return,
-    // rdi, rsi, rdx, rcx, r8, r9.
-    arguments: 1 << 7 | 1 << 6 | 1 << 2 | 1 << 1 | 1 << 8 | 1 << 9,
+    // rdi, rsi.
+    arguments: 1 << 7 | 1 << 6,
 };
 
 const RBX: Register = Register(3);

@@ -22,7 +22,10 @@ use std::collections::BTreeMap;
 
 use foldhash::{HashMap, HashSet};
 
-use super::state::{Frame, Impossible};
+use super::region::{
+    Callee, Callees, Came, Contradiction, Ended, Line, Next, Reached, Region, callee,
+};
+use super::state::Frame;
 use super::{Clock, Code, INSIDE, UNSEEN};
 use crate::unwind::arch::Architecture;
 use crate::unwind::arch::instruction::{Effect, Flow, Instruction};
@@ -33,6 +36,9 @@ const CLOCK_EVERY: u32 = 1024;
 /// How far from a switch its cases are, at most, in bytes. The largest functions that are known have
 /// less.
 const NEAR: u32 = 64 << 10;
+
+/// Switches before and behind it whose case some code may be.
+const FEW: usize = 6;
 
 /// What is known at an instruction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -46,7 +52,7 @@ pub enum State {
 }
 
 /// A state's number; small ones have a meaning of their own.
-type StateId = u16;
+pub type StateId = u16;
 
 /// Follows code, and has what it found.
 pub struct Walker<'code> {
@@ -65,6 +71,8 @@ pub struct Walker<'code> {
     callees: Callees,
     /// Jumps that lead nobody knows where, and the states there.
     away: BTreeMap<u32, StateId>,
+    /// Instructions at which two ways that are both certain met with different states.
+    disputed: Vec<u32>,
     /// Instructions of regions that are not proven.
     unproven: HashSet<u32>,
     steps: u32,
@@ -72,114 +80,6 @@ pub struct Walker<'code> {
 
 /// Time is up.
 pub struct TimeIsUp;
-
-/// Code that is followed from one place, as far as that is certain.
-#[derive(Default)]
-struct Region {
-    /// Instructions, with their lengths.
-    seen: Vec<(u32, u32)>,
-    /// What follows calls, with the function that is called where that is known.
-    behind_calls: Vec<(u32, StateId, Option<Callee>)>,
-    /// How it was reached.
-    reached: Reached,
-    /// Whether it is known to be of the function that was begun with.
-    is_within: bool,
-    /// Where functions that it calls start.
-    calls: Vec<u32>,
-    away: Vec<(u32, StateId)>,
-    is_proven: bool,
-    returns: bool,
-}
-
-/// A function that is called: its address, or where its address is.
-type Callee = (bool, u64);
-
-/// What is known of functions that are called.
-#[derive(Default)]
-pub struct Callees {
-    /// Those that can return.
-    returning: HashSet<Callee>,
-    /// Of others, how often what follows their call goes well with it, less how often not.
-    others: HashMap<Callee, i32>,
-}
-
-impl Callees {
-    /// Whether a function returns; `None` when that is not known.
-    fn return_from(&self, callee: Callee) -> Option<bool> {
-        if self.returning.contains(&callee) {
-            return Some(true);
-        }
-        let others = self.others.get(&callee);
-        others.is_some_and(|&balance| balance < 0).then_some(false)
-    }
-}
-
-/// How a region was reached.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Reached {
-    /// A function starts there.
-    #[default]
-    Start,
-    /// By a guess that it is a function, or the case of a switch.
-    Guess,
-    /// It follows the call of a function that returns.
-    BehindReturn,
-    /// It follows the call of a function that may return.
-    BehindCall,
-}
-
-/// What is followed next.
-struct Next {
-    start: u32,
-    state: StateId,
-    reached: Reached,
-    /// The function that was called before.
-    callee: Option<Callee>,
-}
-
-/// A run of instructions, each of which is certain to follow the one before.
-struct Line {
-    /// The next one.
-    index: u32,
-    /// What is known there.
-    state: StateId,
-    /// Registers that have the address of something in the file.
-    addresses: Vec<(u8, u64)>,
-    /// Instructions from that on which cleared the frame pointer; none when it was not cleared.
-    cleared: Vec<u32>,
-    /// Whether the next one is the first of all.
-    is_start: bool,
-}
-
-impl Line {
-    /// An instruction changes registers.
-    fn note(&mut self, instruction: &Instruction) {
-        self.addresses
-            .retain(|(register, _)| instruction.changes & 1 << register == 0);
-        self.addresses.extend(instruction.address);
-    }
-}
-
-/// What follows contradicts what was assumed.
-struct Contradiction;
-
-/// Why following a region ended early.
-enum Ended {
-    Contradiction,
-    TimeIsUp,
-}
-
-impl From<Contradiction> for Ended {
-    fn from(_: Contradiction) -> Self {
-        Self::Contradiction
-    }
-}
-
-impl From<Impossible> for Ended {
-    fn from(_: Impossible) -> Self {
-        Self::Contradiction
-    }
-}
 
 impl<'code> Walker<'code> {
     /// Nothing was followed yet.
@@ -205,6 +105,7 @@ impl<'code> Walker<'code> {
             todo,
             callees: Callees::default(),
             away: BTreeMap::new(),
+            disputed: Vec::new(),
             unproven: HashSet::default(),
             steps: 0,
         };
@@ -244,28 +145,19 @@ impl<'code> Walker<'code> {
         for &start in &self.todo {
             let (bytes, _) = self.code.from(start);
             if let Some(length) = (self.arch.signal_return)(bytes) {
-                let before = start - u32::from(self.code.is_one_piece(start.saturating_sub(1), start));
                 let end = start as usize + length;
-                self.at[before as usize] = state;
-                self.at[before as usize + 1..end].fill(INSIDE);
+                self.at[start as usize] = state;
+                self.at[start as usize + 1..end].fill(INSIDE);
+                let before = start.saturating_sub(1);
+                let (bytes, address) = self.code.from(before);
+                let filler = (self.arch.decode)(bytes, address);
+                let is_filler = filler.is_some_and(|it| it.is_padding && it.length == 1);
+                if is_filler && self.code.is_one_piece(before, start) {
+                    self.at[before as usize] = state;
+                    self.at[start as usize] = INSIDE;
+                }
             }
         }
-    }
-
-    /// Whether the code from an index up to a call clears the frame pointer, as the psABI asks of a
-    /// thread's outermost function.
-    fn clears_frame(&mut self, mut index: u32) -> bool {
-        while let Ok(Some(instruction)) = self.decode(index) {
-            let next = index + instruction.length;
-            if instruction.effect == Effect::ClearFrame {
-                return true;
-            }
-            if instruction.flow != Flow::Next || !self.code.is_one_piece(index, next) {
-                return false;
-            }
-            index = next;
-        }
-        false
     }
 
     /// Where the program is entered, nobody has called: it is jumped to by the kernel or by the
@@ -280,9 +172,6 @@ impl<'code> Walker<'code> {
         self.starts.remove(&entry);
         self.todo.retain(|&start| start != entry);
         let mut index = entry;
-        if !self.clears_frame(entry) {
-            return;
-        }
         while self.at[index as usize] == UNSEEN
             && let Ok(Some(instruction)) = self.decode(index)
         {
@@ -351,12 +240,34 @@ impl<'code> Walker<'code> {
         Ok(())
     }
 
+    /// Forgets what is known where certain ways met with different states, and from there on up to
+    /// the next jump or call: one of the ways is never taken, and which one is not known.
+    ///
+    /// # Errors
+    /// When time is up.
+    pub fn forget_disputed(&mut self) -> Result<(), TimeIsUp> {
+        for mut index in std::mem::take(&mut self.disputed) {
+            while self.at[index as usize] > INSIDE
+                && let Some(instruction) = self.decode(index)?
+            {
+                let next = index + instruction.length;
+                self.at[index as usize..next as usize].fill(UNSEEN);
+                if instruction.flow != Flow::Next || !self.code.is_one_piece(index, next) {
+                    break;
+                }
+                index = next;
+            }
+        }
+        Ok(())
+    }
+
     /// Follows code with each frame that it may have: that of a switch nearby, or a function's.
     fn follow_guess(&mut self, index: u32) -> Result<bool, TimeIsUp> {
         let at_start = self.at_start();
         let mut guesses: Vec<StateId> = self.number(at_start).into_iter().collect();
-        let near = index.saturating_sub(NEAR)..=index.saturating_add(NEAR);
-        for (_, &state) in self.away.range(near) {
+        let before = self.away.range(index.saturating_sub(NEAR)..index).rev();
+        let behind = self.away.range(index..index.saturating_add(NEAR));
+        for (_, &state) in before.take(FEW).chain(behind.take(FEW)) {
             if !guesses.contains(&state) {
                 guesses.push(state);
             }
@@ -395,7 +306,7 @@ impl<'code> Walker<'code> {
             let region = open.pop().unwrap_or_default();
             if region.is_proven {
                 is_kept = true;
-                returns |= region.returns;
+                returns |= region.returns && region.is_solid;
             } else {
                 self.drop_region(&region);
             }
@@ -415,6 +326,8 @@ impl<'code> Walker<'code> {
         open: &mut Vec<Region>,
     ) -> Result<(), TimeIsUp> {
         let is_below_proven = open.last().is_some_and(|region| region.is_proven);
+        let is_below_solid = open.last().is_some_and(|region| region.is_solid);
+        let is_within = self.code.is_of(function, next.start);
         let mut region = Region {
             is_proven: match next.reached {
                 Reached::Start => true,
@@ -422,7 +335,13 @@ impl<'code> Walker<'code> {
                 Reached::Guess | Reached::BehindCall => false,
             },
             reached: next.reached,
-            is_within: self.code.is_of(function, next.start),
+            is_solid: match next.reached {
+                Reached::Start => true,
+                Reached::BehindReturn => is_below_solid,
+                Reached::BehindCall => is_below_solid && is_within,
+                Reached::Guess => false,
+            },
+            is_within,
             ..Region::default()
         };
         match self.follow_region(next.start, next.state, &mut region) {
@@ -497,7 +416,11 @@ impl<'code> Walker<'code> {
     fn prove(&mut self, open: &mut [Region]) {
         for at in (0..open.len()).rev() {
             let region = &mut open[at];
+            if region.is_settled {
+                break;
+            }
             region.is_proven = true;
+            region.is_settled = true;
             for (index, _) in &region.seen {
                 self.unproven.remove(index);
             }
@@ -530,16 +453,16 @@ impl<'code> Walker<'code> {
         region: &mut Region,
     ) -> Result<(), Ended> {
         let mut todo = vec![(start, state)];
-        let mut is_first = true;
+        let mut came = Came::First;
         while let Some((index, state)) = todo.pop() {
             let mut line = Line {
                 index,
                 state,
                 addresses: Vec::new(),
                 cleared: Vec::new(),
-                is_start: is_first,
+                came,
             };
-            is_first = false;
+            came = Came::ByJump;
             while self.step(&mut line, region, &mut todo)? {}
         }
         Ok(())
@@ -559,27 +482,38 @@ impl<'code> Walker<'code> {
                 region.is_proven |= !self.unproven.contains(&index);
                 return Ok(false);
             }
-            _ => return Err(Ended::Contradiction),
+            known => {
+                if known != INSIDE && region.is_proven {
+                    self.disputed.push(index);
+                }
+                return Err(Ended::Contradiction);
+            }
         }
         let is_outermost = self.states[usize::from(line.state)] == State::Outermost;
-        if !std::mem::take(&mut line.is_start) && self.starts.contains(&index) {
+        let came = std::mem::replace(&mut line.came, Came::Straight);
+        if came != Came::First && self.starts.contains(&index) {
             // One function goes on as another.
             let at_start = self.at_start();
             if Some(line.state) != self.number(at_start) {
                 return Err(Ended::Contradiction);
             }
-            region.is_proven = true;
+            // What only runs into a function may be behind a call that does not return.
+            region.is_proven |= came == Came::ByJump;
             return Ok(false);
         }
-        let instruction = self.decode(index).map_err(|TimeIsUp| Ended::TimeIsUp)?;
-        let instruction = instruction.ok_or(Contradiction)?;
+        let instruction = self.decode(index)?.ok_or(Contradiction)?;
         self.note(index, instruction.length, line.state, region)?;
         let next = index + instruction.length;
         let has_next = self.code.is_one_piece(index, next);
         if is_outermost {
-            // What the outermost function does after its first call is not followed.
             line.index = next;
-            return Ok(has_next && instruction.flow == Flow::Next);
+            let goes_on = match instruction.flow {
+                Flow::Next => !instruction.is_system_call,
+                // A thread's function has returned, and the thread ends.
+                Flow::CallTo(_) => self.ends_soon(next)?,
+                _ => false,
+            };
+            return Ok(has_next && goes_on && self.at[next as usize] == UNSEEN);
         }
         let before = line.state;
         let state = self.after(line, &instruction)?;
@@ -615,6 +549,24 @@ impl<'code> Walker<'code> {
         line.index = next;
         line.state = state;
         Ok(has_next)
+    }
+
+    /// Whether a system call follows, and nothing but a few plain instructions before it.
+    fn ends_soon(&mut self, mut index: u32) -> Result<bool, TimeIsUp> {
+        for _ in 0..8 {
+            let Some(instruction) = self.decode(index)? else {
+                return Ok(false);
+            };
+            let next = index + instruction.length;
+            if instruction.is_system_call {
+                return Ok(true);
+            }
+            if instruction.flow != Flow::Next || !self.code.is_one_piece(index, next) {
+                return Ok(false);
+            }
+            index = next;
+        }
+        Ok(false)
     }
 
     /// Notes an instruction and the state there.
@@ -743,18 +695,5 @@ impl<'code> Walker<'code> {
         }
         let (bytes, address) = self.code.from(index);
         Ok((self.arch.decode)(bytes, address))
-    }
-}
-
-/// What an instruction calls or jumps to by a register, as far as it can be told.
-fn callee(line: &Line, instruction: &Instruction) -> Option<Callee> {
-    match instruction.flow {
-        Flow::Call(address) => Some((true, address)),
-        Flow::CallAt(place) => Some((false, place)),
-        Flow::CallTo(register) | Flow::JumpTo(register) => {
-            let known = line.addresses.iter().find(|known| known.0 == register)?;
-            Some((true, known.1))
-        }
-        _ => None,
     }
 }

@@ -34,16 +34,23 @@ pub fn decode(code: &[u8], address: u64) -> Option<Instruction> {
     let changes = changes(&decoded);
     let is_padding = matches!(decoded.mnemonic(), Mnemonic::Nop | Mnemonic::Int3)
         || code.starts_with(&[0, 0])
-        // xchg ax,ax with a prefix is written as a long nop.
-        || decoded.mnemonic() == Mnemonic::Xchg && changes.count_ones() <= 1 && decoded.op0_kind() == OpKind::Register && decoded.op0_register() == decoded.op1_register();
+        || exchanges_nothing(&decoded);
     Some(Instruction {
         length: decoded.len() as u32,
         effect: effect(&decoded, changes),
         flow: flow(&decoded),
         changes,
         address: address_of(&decoded),
+        is_system_call: decoded.mnemonic() == Mnemonic::Syscall,
         is_padding,
     })
+}
+
+/// `xchg` of a register with itself, which is a way to write nothing.
+fn exchanges_nothing(decoded: &Decoded) -> bool {
+    decoded.mnemonic() == Mnemonic::Xchg
+        && decoded.op0_kind() == OpKind::Register
+        && decoded.op0_register() == decoded.op1_register()
 }
 
 /// The number of a general register, of whatever width.
@@ -99,7 +106,7 @@ fn flow(decoded: &Decoded) -> Flow {
             target().map_or(Flow::Next, Flow::Branch)
         }
         FlowControl::IndirectBranch => by_register().map_or(Flow::JumpAway, Flow::JumpTo),
-        FlowControl::Call if is_system_call(decoded) => Flow::Next,
+        FlowControl::Call if decoded.mnemonic() == Mnemonic::Syscall => Flow::Next,
         FlowControl::Call => target().map_or(Flow::Stop, Flow::Call),
         FlowControl::IndirectCall if decoded.is_ip_rel_memory_operand() => {
             Flow::CallAt(decoded.ip_rel_memory_address())
@@ -110,10 +117,6 @@ fn flow(decoded: &Decoded) -> Flow {
         }
         FlowControl::Return | FlowControl::Interrupt | FlowControl::Exception => Flow::Stop,
     }
-}
-
-fn is_system_call(decoded: &Decoded) -> bool {
-    matches!(decoded.mnemonic(), Mnemonic::Syscall | Mnemonic::Sysenter)
 }
 
 /// `lea` of an address that is counted from the instruction's own.
