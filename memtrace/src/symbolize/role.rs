@@ -156,6 +156,8 @@ pub fn role(frame: &Frame) -> Role {
         Some(Library::C) if is_lock(function) => return Role::Lock,
         Some(Library::Cpp) if is_operator(function) => return Role::Allocator,
         _ if is_reserved(function) && is_allocator(function) => return Role::Allocator,
+        // musl's, without a name that is reserved, but one that nobody else has.
+        _ if function == "nontrivial_free" => return Role::Allocator,
         _ => {}
     }
     if let Some(role) = interpreter::role(function) {
@@ -316,6 +318,7 @@ mod tests {
             ("__malloc_alloc_meta", Role::Allocator),
             ("__simple_malloc", Role::Allocator),
             ("_int_malloc", Role::Allocator),
+            ("nontrivial_free", Role::Allocator),
             ("__libc_start_main", Role::Other),
             // A program may have these itself.
             ("free", Role::Other),

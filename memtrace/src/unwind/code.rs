@@ -113,6 +113,11 @@ impl Code {
         of_start.any(|&(_, end)| (start..end).contains(&address))
     }
 
+    /// Whether it is known where a function ends that starts at an index.
+    fn has_end(&self, start: u32) -> bool {
+        self.is_of(start, start)
+    }
+
     fn piece(&self, index: u32) -> Piece {
         let after = self.pieces.partition_point(|piece| piece.index <= index);
         self.pieces[after.saturating_sub(1)]

@@ -54,13 +54,17 @@ pub enum State {
 /// A state's number; small ones have a meaning of their own.
 pub type StateId = u16;
 
+/// Bit of what is noted of an instruction: its region is not proven.
+const UNPROVEN: u16 = 1 << 15;
+
 /// Follows code, and has what it found.
 pub struct Walker<'code> {
     code: &'code Code,
     arch: &'static Architecture,
     clock: &'code Clock<'code>,
-    /// For each byte of the code, the number of the state at the instruction that begins there.
-    at: Vec<StateId>,
+    /// For each byte of the code, the number of the state at the instruction that begins there, and
+    /// [`UNPROVEN`].
+    at: Vec<u16>,
     states: Vec<State>,
     numbers: HashMap<State, StateId>,
     /// Where functions start.
@@ -73,8 +77,6 @@ pub struct Walker<'code> {
     away: BTreeMap<u32, StateId>,
     /// Instructions at which two ways that are both certain met with different states.
     disputed: Vec<u32>,
-    /// Instructions of regions that are not proven.
-    unproven: HashSet<u32>,
     steps: u32,
 }
 
@@ -106,7 +108,6 @@ impl<'code> Walker<'code> {
             callees: Callees::default(),
             away: BTreeMap::new(),
             disputed: Vec::new(),
-            unproven: HashSet::default(),
             steps: 0,
         };
         walker.mark_trampolines();
@@ -131,7 +132,7 @@ impl<'code> Walker<'code> {
         let all = self.at.iter().zip(0..);
         let begins = all.filter(|&(&state, _)| state != INSIDE);
         begins.map(|(&state, index)| {
-            let known = (state != UNSEEN).then(|| self.states[usize::from(state)]);
+            let known = (state != UNSEEN).then(|| self.states[usize::from(state & !UNPROVEN)]);
             (index, known)
         })
     }
@@ -327,7 +328,7 @@ impl<'code> Walker<'code> {
     ) -> Result<(), TimeIsUp> {
         let is_below_proven = open.last().is_some_and(|region| region.is_proven);
         let is_below_solid = open.last().is_some_and(|region| region.is_solid);
-        let is_within = self.code.is_of(function, next.start);
+        let is_within = self.is_within(function, &next)?;
         let mut region = Region {
             is_proven: match next.reached {
                 Reached::Start => true,
@@ -364,6 +365,22 @@ impl<'code> Walker<'code> {
         Ok(())
     }
 
+    /// Whether what follows a call is of the function that was begun with. Where a symbol does not
+    /// say how long that is, a frame that is more than a return address, and nothing that fills
+    /// space up to where another function may start, speak for it.
+    fn is_within(&mut self, function: u32, next: &Next) -> Result<bool, TimeIsUp> {
+        if next.reached != Reached::BehindCall {
+            return Ok(false);
+        }
+        if self.code.has_end(function) {
+            return Ok(self.code.is_of(function, next.start));
+        }
+        let at_start = self.at_start();
+        let is_bare = Some(next.state) == self.number(at_start);
+        let instruction = self.decode(next.start)?;
+        Ok(!is_bare && instruction.is_some_and(|it| !it.is_padding))
+    }
+
     /// What is next behind a call, if it is not known yet.
     fn behind_call(
         &mut self,
@@ -394,8 +411,8 @@ impl<'code> Walker<'code> {
                 callee,
             });
         }
-        if known == state {
-            if returns.is_some() && !self.unproven.contains(&behind) {
+        if known & !UNPROVEN == state {
+            if returns.is_some() && known == state {
                 self.prove(open);
             }
         } else if is_certain {
@@ -422,7 +439,7 @@ impl<'code> Walker<'code> {
             region.is_proven = true;
             region.is_settled = true;
             for (index, _) in &region.seen {
-                self.unproven.remove(index);
+                self.at[*index as usize] &= !UNPROVEN;
             }
             self.away.extend(region.away.drain(..));
             for start in std::mem::take(&mut region.calls) {
@@ -440,7 +457,6 @@ impl<'code> Walker<'code> {
 
     fn drop_region(&mut self, region: &Region) {
         for &(index, length) in &region.seen {
-            self.unproven.remove(&index);
             self.at[index as usize..][..length as usize].fill(UNSEEN);
         }
     }
@@ -478,8 +494,8 @@ impl<'code> Walker<'code> {
         let index = line.index;
         match self.at[index as usize] {
             UNSEEN => {}
-            known if known == line.state => {
-                region.is_proven |= !self.unproven.contains(&index);
+            known if known & !UNPROVEN == line.state => {
+                region.is_proven |= known & UNPROVEN == 0;
                 return Ok(false);
             }
             known => {
@@ -582,11 +598,12 @@ impl<'code> Walker<'code> {
             return Err(Contradiction);
         }
         bytes.fill(INSIDE);
-        bytes[0] = state;
+        bytes[0] = if region.is_settled || region.reached == Reached::Start {
+            state
+        } else {
+            state | UNPROVEN
+        };
         region.seen.push((index, length));
-        if !region.is_proven {
-            self.unproven.insert(index);
-        }
         Ok(())
     }
 
@@ -608,6 +625,9 @@ impl<'code> Walker<'code> {
         } else {
             State::In(after?)
         };
+        if state == State::In(frame) {
+            return Ok(line.state);
+        }
         let number = self.number(state).ok_or(Contradiction)?;
         if begins {
             for &cleared in &line.cleared {
@@ -682,7 +702,8 @@ impl<'code> Walker<'code> {
         if let Some(&known) = self.numbers.get(&state) {
             return Some(known);
         }
-        let number = StateId::try_from(self.states.len()).ok()?;
+        let number = StateId::try_from(self.states.len()).ok();
+        let number = number.filter(|&number| number < UNPROVEN)?;
         self.states.push(state);
         self.numbers.insert(state, number);
         Some(number)

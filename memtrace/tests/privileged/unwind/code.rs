@@ -134,7 +134,7 @@ fn a_greenlets_stack_ends_where_it_begins() {
             assert_eq!(stack.truncated_why, Some(Truncated::Coroutine), "{names:?}");
             let outermost = names.last().unwrap_or(&"");
             assert!(outermost.contains("g_initialstub"), "{names:?}");
-            assert!(names.contains(&"inner"), "{names:?}");
+            assert!(names.iter().any(|name| name.ends_with("inner")), "{names:?}");
             pages += stack.pages;
         }
     }
