@@ -308,9 +308,7 @@ impl Files {
         let last = code.last().copied().unwrap_or_default();
         let last = Last {
             is_mapped: space.find(last).is_some(),
-            is_code: space
-                .find(last)
-                .is_some_and(|mapping| mapping.executable),
+            is_code: space.find(last).is_some_and(|mapping| mapping.executable),
             starts_context: starts_context(&space, last),
         };
         let taken = question.taken.map(|taken| Believed {

@@ -77,7 +77,11 @@ mod tests {
                 MODULE,
                 false,
             ),
-            ("greenlet::UserGreenlet::g_initialstub(void*)", MODULE, false),
+            (
+                "greenlet::UserGreenlet::g_initialstub(void*)",
+                MODULE,
+                false,
+            ),
             ("greenlet::UserGreenlet::g_switch()", MODULE, false),
             ("anything", "/python", false),
         ]);

@@ -23,8 +23,9 @@ use super::rows::caller::{Base, Caller, FramePointer, Registers};
 use crate::elf::Budget;
 use memtrace_common::unwind::{CFA_END, CFA_GAP, CFA_SIGNAL};
 
-/// For how long code is followed: the whole of a library of 16 MiB takes less.
-pub const MAX_TIME: Duration = Duration::from_secs(1);
+/// For how long code is followed, once it is compiled as it is meant to run: without optimisation it
+/// takes ten times as long.
+const MAX_TIME: Duration = Duration::from_secs(if cfg!(debug_assertions) { 10 } else { 1 });
 
 /// A byte of code of which nothing is known.
 const UNSEEN: u16 = 0;
@@ -98,7 +99,9 @@ impl Code {
 
     /// Where the code at an address is in it.
     fn index_of(&self, address: u64) -> Option<u32> {
-        let after = self.pieces.partition_point(|piece| piece.address <= address);
+        let after = self
+            .pieces
+            .partition_point(|piece| piece.address <= address);
         let piece = self.pieces.get(after.checked_sub(1)?)?;
         (address < piece.end()).then(|| piece.index + (address - piece.address) as u32)
     }
@@ -107,7 +110,9 @@ impl Code {
     fn is_of(&self, start: u32, index: u32) -> bool {
         let (_, start) = self.from(start);
         let (_, address) = self.from(index);
-        let first = self.functions.partition_point(|function| function.0 < start);
+        let first = self
+            .functions
+            .partition_point(|function| function.0 < start);
         let of_start = self.functions[first..].iter();
         let mut of_start = of_start.take_while(|function| function.0 == start);
         of_start.any(|&(_, end)| (start..end).contains(&address))
@@ -161,7 +166,8 @@ impl Code {
             let (_, address) = self.from(index);
             say(address, caller(state));
         }
-        end.into_iter().for_each(|end| say(end, Caller::Without(CFA_GAP)));
+        end.into_iter()
+            .for_each(|end| say(end, Caller::Without(CFA_GAP)));
         Some(known)
     }
 

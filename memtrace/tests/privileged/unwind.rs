@@ -217,7 +217,11 @@ fn code_that_was_made_at_run_time_is_followed_by_frame_pointers() {
     assert!(whole >= 50, "{whole} of {all}");
     let cut = stacks.iter().filter(|stack| stack.truncated);
     for stack in cut {
-        assert_eq!(stack.truncated_why, Some(Truncated::JustMapped), "{stack:?}");
+        assert_eq!(
+            stack.truncated_why,
+            Some(Truncated::JustMapped),
+            "{stack:?}"
+        );
     }
     let through = stacks.iter().filter(|stack| !stack.truncated);
     for stack in through {

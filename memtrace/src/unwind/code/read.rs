@@ -73,7 +73,9 @@ impl Code {
     }
 
     fn has_start(&self, (address, _, size): Part) -> bool {
-        let first = self.functions.partition_point(|&(start, _)| start < address);
+        let first = self
+            .functions
+            .partition_point(|&(start, _)| start < address);
         let function = self.functions.get(first).map(|function| function.0);
         let mut starts = function.into_iter().chain(self.entry);
         starts.any(|start| start >= address && start - address < size)

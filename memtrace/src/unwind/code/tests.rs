@@ -119,7 +119,10 @@ fn compare(file: &File, uses_symbols: bool) -> Agreement {
         own: Budget::new(Duration::from_mins(5), 0),
         budget: &Budget::new(Duration::from_mins(5), 0),
     };
-    let walker = code.walk(input.architecture, &clock).ok().expect("there is time");
+    let walker = code
+        .walk(input.architecture, &clock)
+        .ok()
+        .expect("there is time");
     let mut agreement = Agreement::default();
     let mut state = None;
     let mut known = walker.known().peekable();
@@ -142,7 +145,9 @@ fn compare(file: &File, uses_symbols: bool) -> Agreement {
         agreement.decided += 1;
         match says {
             None if row.cfa == CFA_END => {
-                agreement.different.insert(address, format!("{row:?} {state:?}"));
+                agreement
+                    .different
+                    .insert(address, format!("{row:?} {state:?}"));
             }
             None => agreement.special += 1,
             Some(true) => {}
@@ -238,7 +243,10 @@ fn states(code: &Code) -> BTreeMap<u64, Option<State>> {
     };
     let arch = &crate::unwind::arch::x86_64::ARCHITECTURE;
     let walker = code.walk(arch, &clock).ok().expect("there is time");
-    walker.known().map(|(at, state)| (code.from(at).1, state)).collect()
+    walker
+        .known()
+        .map(|(at, state)| (code.from(at).1, state))
+        .collect()
 }
 
 fn stack_at(code: &Code, address: u64) -> Option<i32> {
@@ -257,9 +265,15 @@ fn what_is_pushed_and_popped_is_counted() {
     ];
     let code = code(&bytes, &[0x1000]);
     let at = |address| stack_at(&code, address);
-    assert_eq!((at(0x1000), at(0x1001), at(0x1005)), (Some(8), Some(16), Some(48)));
+    assert_eq!(
+        (at(0x1000), at(0x1001), at(0x1005)),
+        (Some(8), Some(16), Some(48))
+    );
     // The function calls itself and can return, so what is behind the call is certain.
-    assert_eq!((at(0x100a), at(0x100e), at(0x100f)), (Some(48), Some(16), Some(8)));
+    assert_eq!(
+        (at(0x100a), at(0x100e), at(0x100f)),
+        (Some(48), Some(16), Some(8))
+    );
 }
 
 #[test]
@@ -267,7 +281,10 @@ fn a_return_with_something_on_the_stack_is_none() {
     // push rbx; ret
     assert_eq!(stack_at(&code(&[0x53, 0xc3], &[0x1000]), 0x1000), None);
     // A jump to itself with one word more each time: push rbx; jmp -3
-    assert_eq!(stack_at(&code(&[0x53, 0xeb, 0xfd], &[0x1000]), 0x1000), None);
+    assert_eq!(
+        stack_at(&code(&[0x53, 0xeb, 0xfd], &[0x1000]), 0x1000),
+        None
+    );
 }
 
 #[test]
@@ -278,7 +295,10 @@ fn room_of_a_size_that_is_not_known_is_found_by_the_frame_pointer() {
     let Some(State::In(frame)) = states[&0x1007] else {
         panic!("{states:?}");
     };
-    assert_eq!((frame.stack, frame.pointer, frame.saved), (None, Pointer::Points(16), Some(16)));
+    assert_eq!(
+        (frame.stack, frame.pointer, frame.saved),
+        (None, Pointer::Points(16), Some(16))
+    );
     assert_eq!(states[&0x1009], Some(State::In(Frame::at_start(8))));
 }
 
@@ -289,7 +309,10 @@ fn the_entry_and_a_threads_start_are_outermost() {
     let mut code = code(&bytes, &[]);
     code.entry = Some(0x1000);
     let all = states(&code);
-    assert!(all.values().all(|&state| state == Some(State::Outermost)), "{all:?}");
+    assert!(
+        all.values().all(|&state| state == Some(State::Outermost)),
+        "{all:?}"
+    );
     // syscall; test eax, eax; jne +6; xor ebp, ebp; pop rdi; call r9; hlt; ret
     let bytes = [
         0x0f, 0x05, 0x85, 0xc0, 0x75, 0x07, 0x31, 0xed, 0x5f, 0x41, 0xff, 0xd1, 0xf4, 0xc3,

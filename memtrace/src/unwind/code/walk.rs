@@ -320,12 +320,7 @@ impl<'code> Walker<'code> {
     }
 
     /// Follows what is next, and opens a region for it unless it contradicts itself.
-    fn open(
-        &mut self,
-        function: u32,
-        next: Next,
-        open: &mut Vec<Region>,
-    ) -> Result<(), TimeIsUp> {
+    fn open(&mut self, function: u32, next: Next, open: &mut Vec<Region>) -> Result<(), TimeIsUp> {
         let is_below_proven = open.last().is_some_and(|region| region.is_proven);
         let is_below_solid = open.last().is_some_and(|region| region.is_solid);
         let is_within = self.is_within(function, &next)?;
@@ -394,7 +389,9 @@ impl<'code> Walker<'code> {
             return None;
         }
         let is_certain = open.last().is_some_and(|region| region.is_proven);
-        let is_guess = open.first().is_some_and(|first| first.reached == Reached::Guess);
+        let is_guess = open
+            .first()
+            .is_some_and(|first| first.reached == Reached::Guess);
         if is_guess && !is_certain && returns.is_none() {
             return None;
         }

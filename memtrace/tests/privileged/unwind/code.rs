@@ -48,11 +48,17 @@ fn are_allocators(report: &Report, function: &str) {
         if site.cause == CauseName::Allocator {
             allocators += site.pages;
         } else {
-            println!("{function}: {} {}: {:?}", site.pages, site.cause, site.stacks);
+            println!(
+                "{function}: {} {}: {:?}",
+                site.pages, site.cause, site.stacks
+            );
         }
     }
     assert!(all > 100, "{function}: {all} pages");
-    assert!(allocators as f64 >= MOST * all as f64, "{function}: {allocators} of {all}");
+    assert!(
+        allocators as f64 >= MOST * all as f64,
+        "{function}: {allocators} of {all}"
+    );
 }
 
 fn made_of_code(report: &Report, name: &str) -> (UnwoundBy, u64) {
@@ -134,7 +140,10 @@ fn a_greenlets_stack_ends_where_it_begins() {
             assert_eq!(stack.truncated_why, Some(Truncated::Coroutine), "{names:?}");
             let outermost = names.last().unwrap_or(&"");
             assert!(outermost.contains("g_initialstub"), "{names:?}");
-            assert!(names.iter().any(|name| name.ends_with("inner")), "{names:?}");
+            assert!(
+                names.iter().any(|name| name.ends_with("inner")),
+                "{names:?}"
+            );
             pages += stack.pages;
         }
     }

@@ -19,9 +19,7 @@ const SIGNAL_RETURN: [&[u8]; 2] = [
 /// How many bytes the trampoline has that `code` begins with; `None` when it is none.
 pub fn signal_return(code: &[u8]) -> Option<usize> {
     let mut known = SIGNAL_RETURN.into_iter();
-    known
-        .find(|known| code.starts_with(known))
-        .map(<[u8]>::len)
+    known.find(|known| code.starts_with(known)).map(<[u8]>::len)
 }
 
 /// The instruction that `code`, which is at `address`, begins with; `None` where that is none.
@@ -128,8 +126,8 @@ fn address_of(decoded: &Decoded) -> Option<(u8, u64)> {
 
 /// Register and offset of a memory operand that is nothing else.
 fn place(decoded: &Decoded) -> Option<(From, i64)> {
-    let plain = decoded.memory_index() == Register::None
-        && decoded.segment_prefix() == Register::None;
+    let plain =
+        decoded.memory_index() == Register::None && decoded.segment_prefix() == Register::None;
     let from = match decoded.memory_base() {
         Register::RSP => From::Stack,
         Register::RBP => From::Frame,
@@ -154,9 +152,8 @@ fn effect(decoded: &Decoded, changes: u32) -> Effect {
             && decoded.op0_register() == first
             && decoded.op1_register() == second
     };
-    let is = |register| {
-        decoded.op0_kind() == OpKind::Register && decoded.op0_register() == register
-    };
+    let is =
+        |register| decoded.op0_kind() == OpKind::Register && decoded.op0_register() == register;
     let (stack, frame) = (bit(Register::RSP), bit(Register::RBP));
     let known = match decoded.mnemonic() {
         // A call takes from the stack what it pushes; a return leaves the function.
