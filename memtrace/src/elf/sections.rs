@@ -47,9 +47,7 @@ pub struct Section<'sections> {
     pub address: u64,
     /// Whether the file has its contents: it is not empty, and not left out as in a debug file.
     pub has_contents: bool,
-    /// Whether it has code.
-    pub is_code: bool,
-    compressed: bool,
+    flags: u64,
     wide: bool,
     /// Where it is in the file.
     pub offset: u64,
@@ -126,13 +124,11 @@ impl Sections {
     fn parse(&self, entry: &[u8]) -> Option<Section<'_>> {
         let field = |narrow, wide_at| address(entry, self.wide, narrow, wide_at);
         let size = field(20, 32)?;
-        let flags = field(8, 8)?;
         Some(Section {
             name: self.name(word(entry, 0)? as usize),
             address: field(12, 16)?,
             has_contents: size != 0 && word(entry, 4)? != SHT_NOBITS,
-            is_code: flags & SHF_EXECINSTR != 0,
-            compressed: flags & SHF_COMPRESSED != 0,
+            flags: field(8, 8)?,
             wide: self.wide,
             offset: field(16, 24)?,
             size,
@@ -141,12 +137,22 @@ impl Sections {
 }
 
 impl Section<'_> {
+    /// Whether it has code.
+    #[must_use]
+    pub fn is_code(&self) -> bool {
+        self.flags & SHF_EXECINSTR != 0
+    }
+
+    fn is_compressed(&self) -> bool {
+        self.flags & SHF_COMPRESSED != 0
+    }
+
     /// How many bytes its contents have, or would have if they were what the file says.
     pub fn contents_size(&self, file: &impl Source) -> u64 {
         if !self.has_contents {
             return 0;
         }
-        let size = if self.compressed {
+        let size = if self.is_compressed() {
             let header = read(file, self.offset, COMPRESSION_HEADER);
             header.and_then(|header| wide(&header, 8))
         } else if self.name.starts_with(OLD_COMPRESSED) {
@@ -174,7 +180,7 @@ impl Section<'_> {
             return Err(Unreadable::TooLarge);
         }
         let stored = read(file, self.offset, self.size as usize).ok_or(Unreadable::Damaged)?;
-        if self.compressed {
+        if self.is_compressed() {
             if !self.wide {
                 return Err(Unreadable::Damaged);
             }

@@ -166,8 +166,9 @@ impl Code {
             let (_, address) = self.from(index);
             say(address, caller(state));
         }
-        end.into_iter()
-            .for_each(|end| say(end, Caller::Without(CFA_GAP)));
+        if let Some(end) = end {
+            say(end, Caller::Without(CFA_GAP));
+        }
         Some(known)
     }
 

@@ -86,11 +86,11 @@ impl Code {
 fn code(headers: &Headers, sections: &Sections) -> Vec<Part> {
     let by_section = sections
         .iter()
-        .filter(|section| section.is_code && section.has_contents);
+        .filter(|section| section.is_code() && section.has_contents);
     let mut code: Vec<Part> = by_section
         .map(|section| (section.address, section.offset, section.size))
         .collect();
-    if code.is_empty() {
+    if sections.iter().next().is_none() {
         let segments = headers.programs_of(PT_LOAD);
         let segments = segments.filter(|segment| segment.executable);
         code.extend(segments.map(|segment| (segment.address, segment.offset, segment.file_size)));

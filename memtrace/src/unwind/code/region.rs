@@ -8,6 +8,10 @@ use crate::unwind::arch::instruction::{Flow, Instruction};
 
 /// Code that is followed from one place, as far as that is certain.
 #[derive(Default)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a finding by itself, and they come in any combination"
+)]
 pub struct Region {
     /// Instructions, with their lengths.
     pub seen: Vec<(u32, u32)>,
@@ -66,6 +70,7 @@ pub enum Reached {
 }
 
 /// What is followed next.
+#[derive(Clone, Copy)]
 pub struct Next {
     pub start: u32,
     pub state: StateId,

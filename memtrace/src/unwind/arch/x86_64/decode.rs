@@ -24,8 +24,7 @@ pub fn signal_return(code: &[u8]) -> Option<usize> {
 
 /// The instruction that `code`, which is at `address`, begins with; `None` where that is none.
 pub fn decode(code: &[u8], address: u64) -> Option<Instruction> {
-    let mut decoder = Decoder::with_ip(64, code, address, DecoderOptions::NONE);
-    let decoded: Decoded = decoder.decode();
+    let decoded: Decoded = Decoder::with_ip(64, code, address, DecoderOptions::NONE).decode();
     if decoded.code() == Code::INVALID {
         return None;
     }
