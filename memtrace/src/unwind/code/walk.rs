@@ -657,6 +657,9 @@ impl<'code> Walker<'code> {
         if Some(from.1) == self.number(at_start)
             && let Some(target) = self.target(line, instruction)
         {
+            // It goes on as a function whose address it has taken, with all that is its caller's in
+            // place, as before a return.
+            region.is_proven = true;
             region.calls.push(target);
         } else {
             region.away.push(from);

@@ -1,6 +1,7 @@
 //! Stacks through code that has no unwind tables, and stacks that are not a thread's own.
 
 use std::process::Command;
+use std::time::Duration;
 
 use memtrace::profile::{CauseName, Truncated, UnwoundBy};
 
@@ -8,15 +9,28 @@ use super::programs::Folder;
 use super::{leaves, stacks_of, whole_frames};
 use crate::support::interpreters::{tools, workloads};
 use crate::support::report::is;
-use crate::support::{Fixture, Report, Trace, privileged, requires, tool};
+use crate::support::{Fixture, Report, Trace, eventually, privileged, requires, tool};
 
 /// The least part of copies whose stacks must be whole.
 const MOST: f64 = 0.99;
 
 /// Traces a program that works when it is told to.
 fn trace(command: &mut Command) -> Report {
+    trace_with(command, "")
+}
+
+/// Does what [`trace`] does, and lets the program work when the table of a file is there: without
+/// optimisation that takes longer than memtrace waits.
+fn trace_with(command: &mut Command, file: &str) -> Report {
     let mut fixture = Fixture::run(command).expect("it starts");
-    let trace = Trace::attach(fixture.pid);
+    let trace = Trace::with(["-vv", "--pid", &fixture.pid.to_string()]);
+    eventually("the table is built", || {
+        let messages = trace.messages();
+        let is_of = |line: &str| line.contains("unwind table of") && line.contains(file);
+        (file.is_empty() || messages.lines().any(is_of)).then_some(())
+    });
+    // It is given to the processes at the next tick.
+    std::thread::sleep(Duration::from_millis(300));
     fixture.go();
     let _: serde_json::Value = fixture.done();
     fixture.exit();
@@ -96,7 +110,7 @@ fn musl_as_a_library_and_one_without_tables() {
         "callback.c",
         &["-shared", "-fPIC", "-fno-asynchronous-unwind-tables", "-s"],
     );
-    let report = trace(Command::new(program).arg(library));
+    let report = trace_with(Command::new(program).arg(library), "libc.so");
     leads_to_start(&report);
     are_allocators(&report, "frees");
     made_of_code(&report, "callback");
