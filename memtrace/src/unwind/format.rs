@@ -11,7 +11,7 @@ use super::table::{RowSource, TableIdentity, UnwindTable};
 const MAGIC: &[u8; 8] = b"memtrunw";
 
 /// Changes when rows mean something else, or are built differently.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 
 /// Bytes of magic, version, source, counts, base, rows from code, damaged, identity.
 const HEADER: usize = 8 + 4 + 4 + 4 + 4 + 8 + 8 + 8 + 32;

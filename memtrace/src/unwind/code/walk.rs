@@ -659,7 +659,8 @@ impl<'code> Walker<'code> {
         {
             // It goes on as a function whose address it has taken, with all that is its caller's in
             // place, as before a return.
-            region.is_proven = true;
+            // Code of which that is only guessed may jump within its function.
+            region.is_proven |= region.is_solid;
             region.calls.push(target);
         } else {
             region.away.push(from);
