@@ -29,6 +29,11 @@ pub trait Source {
     /// When it cannot be told.
     fn size(&self) -> io::Result<u64>;
 
+    /// Bytes that may still be read.
+    fn left(&self) -> u64 {
+        u64::MAX
+    }
+
     /// Accounts for `bytes` that are made of what was read; false when that is too much.
     fn spend(&self, bytes: u64) -> bool {
         let _ = bytes;
@@ -195,6 +200,10 @@ impl Source for Limited<'_> {
 
     fn size(&self) -> io::Result<u64> {
         self.file.size()
+    }
+
+    fn left(&self) -> u64 {
+        self.budget.bytes.get()
     }
 
     fn spend(&self, bytes: u64) -> bool {

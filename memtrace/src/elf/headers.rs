@@ -33,6 +33,7 @@ const NT_GNU_BUILD_ID: u32 = 3;
 pub struct Headers {
     wide: bool,
     machine: u16,
+    entry: u64,
     programs: Vec<Program>,
     pub(super) sections: Table,
     /// Which section has the sections' names.
@@ -109,6 +110,7 @@ impl Headers {
         Some(Self {
             wide,
             machine: half(18, 18)?,
+            entry: address(&bytes, wide, 24, 24)?,
             programs: programs
                 .read(file, MAX_PROGRAMS)?
                 .chunks_exact(programs.entry)
@@ -129,6 +131,12 @@ impl Headers {
     #[must_use]
     pub fn machine(&self) -> u16 {
         self.machine
+    }
+
+    /// `e_entry`, the address of the first instruction that runs; 0 where there is none.
+    #[must_use]
+    pub fn entry(&self) -> u64 {
+        self.entry
     }
 
     /// Its program headers, in the order of the file.

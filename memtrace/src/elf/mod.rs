@@ -48,7 +48,7 @@ pub use headers::{EM_X86_64, Headers, PT_GNU_EH_FRAME, PT_LOAD};
 pub use layout::Layout;
 pub use references::functions_that_name;
 pub use sections::{Section, Sections, Unreadable};
-pub use symbols::Symbols;
+pub use symbols::{Symbol, Symbols};
 
 #[cfg(test)]
 mod tests;

@@ -57,9 +57,10 @@ pub struct Section<'sections> {
     pub(super) link: usize,
     flags: u64,
     wide: bool,
-    pub(super) offset: u64,
+    /// Where it is in the file.
+    pub offset: u64,
     /// Bytes in the file.
-    pub(super) size: u64,
+    pub size: u64,
 }
 
 /// Why the contents of a section are not there.
@@ -147,8 +148,9 @@ impl Sections {
 }
 
 impl Section<'_> {
-    /// Whether it is code.
-    pub(super) fn is_code(&self) -> bool {
+    /// Whether it has code.
+    #[must_use]
+    pub fn is_code(&self) -> bool {
         self.flags & SHF_EXECINSTR != 0
     }
 

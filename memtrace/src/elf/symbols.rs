@@ -23,6 +23,9 @@ const DT_GNU_HASH: u64 = 0x6fff_fef5;
 const DT_FLAGS_1: u64 = 0x6fff_fffb;
 /// `DT_FLAGS_1`: the file is a program, not a library.
 const DF_1_PIE: u64 = 0x0800_0000;
+const STT_FUNC: u8 = 2;
+const STT_GNU_IFUNC: u8 = 10;
+const STB_LOCAL: u8 = 0;
 /// Bytes of a symbol, in a file of 64 bits.
 pub(super) const SYMBOL: u64 = 24;
 
@@ -49,6 +52,39 @@ pub(super) struct Exported {
 struct Found {
     address: u64,
     size: u64,
+}
+
+/// A symbol that a file defines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Symbol {
+    /// Where its name begins in the table of names.
+    pub name: u32,
+    /// The address that the file gives to it.
+    pub address: u64,
+    /// Bytes that it has; 0 when that is not said.
+    pub size: u64,
+    /// Whether it is a function, or something that chooses one at run time.
+    pub is_function: bool,
+    /// Whether only the file itself sees it.
+    pub is_local: bool,
+}
+
+impl Symbol {
+    /// All symbols that a table of symbols of a file of 64 bits defines.
+    pub fn all(table: &[u8]) -> impl Iterator<Item = Self> {
+        let entries = table.chunks_exact(SYMBOL as usize);
+        let defined = entries.filter(|entry| half(entry, 6).is_some_and(|section| section != 0));
+        defined.filter_map(|entry| {
+            let info = *entry.get(4)?;
+            Some(Self {
+                name: word(entry, 0)?,
+                address: wide(entry, 8)?,
+                size: wide(entry, 16)?,
+                is_function: matches!(info & 15, STT_FUNC | STT_GNU_IFUNC),
+                is_local: info >> 4 == STB_LOCAL,
+            })
+        })
+    }
 }
 
 impl Symbols {

@@ -5,6 +5,7 @@
 //! which has [`Symbolizer`] and [`Instructions`]. Putting the answers together is [`put_together`],
 //! a function of plain data.
 
+use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, Sender};
 
@@ -21,6 +22,7 @@ use crate::interpreter::{Interpreter, ScriptCall};
 use crate::options::Unwind;
 use crate::process::maps::AddressSpace;
 use crate::profile::{Frame, Truncated, Unknown};
+use crate::symbolize::coroutine;
 use crate::symbolize::merge::{Native, merge};
 use crate::symbolize::{Symbolizer, blame};
 use crate::unwind::is_exact;
@@ -305,8 +307,15 @@ impl Files {
         let native = self.symbolizer.symbolize(&space, code);
         let write = self.instructions.at(&space, question.ip);
         let left_code = code.len() < addresses.len();
+        let last = code.last().copied().unwrap_or_default();
+        let last = Last {
+            is_mapped: space.find(last).is_some(),
+            is_code: space.find(last).is_some_and(|mapping| mapping.executable),
+            starts_context: starts_context(&space, last),
+        };
         let taken = question.taken.map(|taken| Believed {
             left_code,
+            last,
             trust: trust(self.unwind, taken.end),
             taken,
         });
@@ -336,7 +345,31 @@ struct Believed {
     taken: Taken,
     /// Whether an address was not in code, so that what follows was left out.
     left_code: bool,
+    last: Last,
     trust: Native,
+}
+
+/// The last address of a stack, in the mappings that it was taken with, as far as they are known by
+/// now.
+#[derive(Clone, Copy, Default)]
+struct Last {
+    is_mapped: bool,
+    is_code: bool,
+    /// Whether it is what a context's function returns to.
+    starts_context: bool,
+}
+
+/// Whether a context's function returns to this address.
+fn starts_context(space: &AddressSpace, address: u64) -> bool {
+    let mapping = space.find(address).filter(|mapping| mapping.executable);
+    let file = mapping.and_then(|mapping| Some((mapping, mapping.module()?.file()?)));
+    let Some((mapping, file)) = file else {
+        return false;
+    };
+    let offset = mapping.offset.wrapping_add(address - mapping.start);
+    let mut code = [0; coroutine::START_CONTEXT_SIZE];
+    let read = file.read_at(&mut code, offset).unwrap_or(0);
+    coroutine::starts_context(&code[..read])
 }
 
 /// How far the native frames of a stack with this end can be believed.
@@ -349,10 +382,12 @@ fn trust(unwind: Unwind, end: StackEnd) -> Native {
 }
 
 /// Makes one stack out of native frames and what else was taken, or the reason why no stack was.
-fn put_together(native: Vec<Frame>, taken: Result<Believed, Unknown>, write: Write) -> Named {
+fn put_together(mut native: Vec<Frame>, taken: Result<Believed, Unknown>, write: Write) -> Named {
     match taken {
         Ok(believed) => {
-            let truncated = why_truncated(&believed);
+            let own = coroutine::frames_of_coroutine(&native);
+            native.truncate(own.unwrap_or(native.len()));
+            let truncated = why_truncated(&believed, own.is_some());
             let Believed { taken, trust, .. } = believed;
             let is_loop = |function: &str| {
                 let interpreter = taken.interpreter.as_ref();
@@ -385,18 +420,30 @@ fn put_together(native: Vec<Frame>, taken: Result<Believed, Unknown>, write: Wri
 }
 
 /// Why frames are missing at a stack's root; `None` where none are, as far as can be known.
-fn why_truncated(believed: &Believed) -> Option<Truncated> {
-    let taken = &believed.taken;
+/// `in_coroutine`: the native frames are those of one, up to its start.
+fn why_truncated(believed: &Believed, in_coroutine: bool) -> Option<Truncated> {
+    let Believed { taken, last, .. } = believed;
     if taken.script_truncated {
         return Some(Truncated::Python);
+    }
+    if in_coroutine || taken.end == StackEnd::Gap && last.starts_context {
+        return Some(Truncated::Coroutine);
     }
     // Where there are script frames and native ones are guessed, the script frames say where the
     // stack begins.
     if !taken.script.is_empty() && believed.trust == Native::Guessed {
         return None;
     }
-    if believed.left_code {
-        return Some(Truncated::NoMapping);
+    if believed.left_code || taken.end == StackEnd::NoMapping {
+        return Some(if last.is_code {
+            // It is known now, and was not when the stack was taken.
+            Truncated::JustMapped
+        } else if last.is_mapped {
+            // It is no code, so it is no return address either.
+            Truncated::Damaged
+        } else {
+            Truncated::NoMapping
+        });
     }
     match taken.end {
         StackEnd::Outermost | StackEnd::FramePointers => None,

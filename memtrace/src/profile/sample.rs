@@ -285,6 +285,7 @@ fn modules() -> Vec<ModuleUnwind> {
         unwind,
         source: source.map(str::to_owned),
         rows,
+        code_rows: 0,
         why: why.map(str::to_owned),
     };
     vec![

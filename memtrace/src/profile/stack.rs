@@ -30,13 +30,16 @@ pub enum Truncated {
     Depth,
     /// The address of the last one was in no code that was known to be mapped.
     NoMapping,
+    /// Its code had been mapped so shortly before that it was not known yet.
+    JustMapped,
     /// The unwind tables of its file had not been built yet.
     TablesNotBuilt,
     /// Its file has no unwind tables, and frame pointers were not to be followed.
     NoTables,
     /// There was no room for the unwind tables of its file.
     NoRoom,
-    /// The unwind tables of its file do not cover it.
+    /// The unwind tables of its file do not cover it, and the code itself does not show where its
+    /// caller is.
     Gap,
     /// Its unwind table has a rule that is not supported.
     Unsupported,
@@ -44,6 +47,9 @@ pub enum Truncated {
     Unreadable,
     /// What was read is not a stack.
     Damaged,
+    /// It is where a coroutine's stack begins: a greenlet's, or that of a context of `makecontext`.
+    /// Who let it go on is not on that stack.
+    Coroutine,
     /// There were more Python frames than are taken, or they could not be read.
     Python,
     /// The stack was not taken, or got lost.
@@ -193,13 +199,23 @@ pub struct ModuleUnwind {
     pub build_id: Option<String>,
     /// By what.
     pub unwind: UnwoundBy,
-    /// What the tables were built from: `.eh_frame`, `.debug_frame` or both; `None` without tables.
+    /// What the tables were built from: `.eh_frame`, `.debug_frame`, `code` or several of them, with
+    /// ` and ` in between; `None` without tables. `code` is code that the others say nothing of:
+    /// its own instructions show where its callers are.
     pub source: Option<String>,
     /// Rows of the tables, of 8 bytes each.
     pub rows: u64,
+    /// How many of these are of `code`; absent when none are.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub code_rows: u64,
     /// Why there are no tables, or not all; absent when there is nothing to say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub why: Option<String>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands it over so")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// What a module's frames are found by.
@@ -208,6 +224,8 @@ pub struct ModuleUnwind {
 pub enum UnwoundBy {
     /// Tables of the file.
     Tables,
+    /// The code itself, since the file has no tables.
+    Code,
     /// Frame pointers.
     FramePointers,
     /// Nothing: a stack ends there.

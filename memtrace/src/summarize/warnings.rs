@@ -67,9 +67,12 @@ pub fn of_cut_stacks(call_sites: &[CallSite], copied_pages: u64) -> Option<Strin
         return None;
     }
     let text = match why {
+        Truncated::JustMapped => {
+            "in code that had just been mapped when they were made: memtrace reads a process's \
+             mappings again then, so later ones are whole"
+        }
         Truncated::NoMapping => {
-            "in code that had just been mapped when they were made, or in none: memtrace reads a \
-             process's mappings again then, so later ones are whole"
+            "at an address that is in no code as far as it is known what their processes had mapped"
         }
         Truncated::TablesNotBuilt => {
             "in a file whose unwind tables were still being built: the next trace has them"
@@ -77,12 +80,15 @@ pub fn of_cut_stacks(call_sites: &[CallSite], copied_pages: u64) -> Option<Strin
         Truncated::NoTables => {
             "in code without unwind tables; --unwind auto follows frame pointers there"
         }
-        Truncated::Gap | Truncated::Unsupported => {
-            "in code that its unwind tables do not cover, which is mostly written by hand"
+        Truncated::Gap => {
+            "in code that has no unwind tables, and whose instructions do not show who called it"
         }
+        Truncated::Unsupported => "in code whose unwind tables have a rule that is not supported",
         Truncated::NoRoom => "in files for whose unwind tables there was no room",
-        Truncated::Unreadable | Truncated::Damaged => "where the stack could not be followed",
+        Truncated::Unreadable => "where the stack could not be read",
+        Truncated::Damaged => "where what comes next is no stack",
         Truncated::Depth
+        | Truncated::Coroutine
         | Truncated::Python
         | Truncated::NotTaken
         | Truncated::Others

@@ -8,6 +8,7 @@
 
 mod alias;
 pub mod blame;
+pub mod coroutine;
 pub mod engine;
 pub mod helper;
 pub mod leaving;

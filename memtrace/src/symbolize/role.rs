@@ -149,10 +149,12 @@ const ALLOCATOR: &[&str] = &[
     "alloc_slot",
     "arena_get2",
     "arena_get_retry",
+    "bin_chunk",
     "brk",
     "calloc",
     "cfree",
     "detach_arena",
+    "expand_heap",
     "free",
     "free_perturb",
     "get_free_list",
@@ -171,7 +173,12 @@ const ALLOCATOR: &[&str] = &[
     "int_memalign",
     "int_realloc",
     "malloc",
+    "malloc_alloc_meta",
+    "malloc_allzerop",
+    "malloc_atfork",
     "malloc_consolidate",
+    "malloc_donate",
+    "malloc_impl",
     "malloc_trim",
     "malloc_usable_size",
     "mallopt",
@@ -199,6 +206,7 @@ const ALLOCATOR: &[&str] = &[
     "rtld_realloc",
     "sbrk",
     "shrink_heap",
+    "simple_malloc",
     "sysmalloc",
     "sysmalloc_mmap",
     "sysmalloc_mmap_fallback",
@@ -240,6 +248,9 @@ pub fn role(frame: &Frame) -> Role {
         Some(Library::C) if is_string(function) || is_stream(function) => return Role::String,
         Some(Library::C) if is_lock(function) => return Role::Lock,
         Some(Library::Cpp) if is_operator(function) => return Role::Allocator,
+        _ if is_reserved(function) && is_allocator(function) => return Role::Allocator,
+        // musl's, without a name that is reserved, but one that nobody else has.
+        _ if function == "nontrivial_free" => return Role::Allocator,
         _ => {}
     }
     if let Some(role) = interpreter::role(function) {
@@ -351,6 +362,12 @@ fn is_allocator(function: &str) -> bool {
     ALLOCATOR.binary_search(&bare).is_ok()
 }
 
+/// Whether a function's name is one that only the C library may use: in a program that is linked
+/// statically, its functions are part of the program's file. `__libc_free`, `_int_malloc`.
+fn is_reserved(function: &str) -> bool {
+    function.starts_with("__") || function.starts_with("_int_")
+}
+
 /// `pthread_mutex_lock`, `__lll_lock_wait`, `sem_post@@GLIBC_2.34`.
 fn is_lock(function: &str) -> bool {
     let bare = bare(function);
@@ -423,6 +440,26 @@ mod tests {
             );
             let own = Frame::native(function, "/srv/program");
             assert_eq!(role(&own), Role::Other, "{function}");
+        }
+    }
+
+    #[test]
+    fn a_c_library_in_a_programs_own_file_is_known_by_reserved_names() {
+        for (function, expected) in [
+            ("__libc_free", Role::Allocator),
+            ("__libc_malloc_impl", Role::Allocator),
+            ("__malloc_alloc_meta", Role::Allocator),
+            ("__simple_malloc", Role::Allocator),
+            ("_int_malloc", Role::Allocator),
+            ("nontrivial_free", Role::Allocator),
+            ("__libc_start_main", Role::Other),
+            // A program may have these itself.
+            ("free", Role::Other),
+            ("alloc_slot", Role::Other),
+            ("get_meta", Role::Other),
+        ] {
+            let frame = Frame::native(function, "/srv/program");
+            assert_eq!(role(&frame), expected, "{function}");
         }
     }
 

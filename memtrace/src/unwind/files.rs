@@ -236,7 +236,10 @@ impl Library {
             &TableState::Built(id) => {
                 let facts = self.store.facts(id);
                 let (unwind, why) = match facts.source {
-                    RowSource::None => (without, Some("it has no unwind tables".to_owned())),
+                    _ if facts.is_empty() => (without, Some("it has no unwind tables".to_owned())),
+                    RowSource::None if self.store.is_written(id) => {
+                        (UnwoundBy::Code, Some("it has no unwind tables".to_owned()))
+                    }
                     _ if self.store.is_written(id) => (UnwoundBy::Tables, damage(facts)),
                     _ => (
                         UnwoundBy::Nothing,
@@ -246,21 +249,29 @@ impl Library {
                 (unwind, Some(facts), why)
             }
         };
-        let source = facts.and_then(|facts| match facts.source {
-            RowSource::None => None,
-            RowSource::EhFrame => Some(".eh_frame"),
-            RowSource::DebugFrame => Some(".debug_frame"),
-            RowSource::Both => Some(".eh_frame and .debug_frame"),
-        });
         ModuleUnwind {
             path: Arc::clone(&file.path),
             build_id: file.build_id.clone(),
             unwind,
-            source: source.map(str::to_owned),
+            source: facts.and_then(sources),
             rows: facts.map_or(0, |facts| u64::from(facts.rows)),
+            code_rows: facts.map_or(0, |facts| facts.from_code),
             why,
         }
     }
+}
+
+/// What a table was built from, in words.
+fn sources(facts: Facts) -> Option<String> {
+    let sections: &[&str] = match facts.source {
+        RowSource::None => &[],
+        RowSource::EhFrame => &[".eh_frame"],
+        RowSource::DebugFrame => &[".debug_frame"],
+        RowSource::Both => &[".eh_frame", ".debug_frame"],
+    };
+    let code: &[&str] = if facts.from_code > 0 { &["code"] } else { &[] };
+    let sources = [sections, code].concat();
+    (!sources.is_empty()).then(|| sources.join(" and "))
 }
 
 fn damage(facts: Facts) -> Option<String> {

@@ -11,10 +11,10 @@ use super::table::{RowSource, TableIdentity, UnwindTable};
 const MAGIC: &[u8; 8] = b"memtrunw";
 
 /// Changes when rows mean something else, or are built differently.
-const VERSION: u32 = 1;
+const VERSION: u32 = 3;
 
-/// Bytes of magic, version, source, counts, base, damaged, identity.
-const HEADER: usize = 8 + 4 + 4 + 4 + 4 + 8 + 8 + 32;
+/// Bytes of magic, version, source, counts, base, rows from code, damaged, identity.
+const HEADER: usize = 8 + 4 + 4 + 4 + 4 + 8 + 8 + 8 + 32;
 const ROW: usize = 8;
 const RULE: usize = 16;
 const CHECKSUM: usize = 4;
@@ -49,6 +49,7 @@ pub fn encode(identity: &TableIdentity, table: &UnwindTable) -> Vec<u8> {
         bytes.extend_from_slice(&number.to_le_bytes());
     }
     bytes.extend_from_slice(&table.base.to_le_bytes());
+    bytes.extend_from_slice(&table.from_code.to_le_bytes());
     bytes.extend_from_slice(&table.damaged.to_le_bytes());
     bytes.extend_from_slice(identity);
     for row in &table.rows {
@@ -80,6 +81,7 @@ pub fn decode(bytes: &[u8], identity: &TableIdentity) -> Option<UnwindTable> {
     let (rows, rest) = half(rest)?;
     let (rules, rest) = half(rest)?;
     let (base, rest) = rest.split_first_chunk()?;
+    let (from_code, rest) = rest.split_first_chunk()?;
     let (damaged, rest) = rest.split_first_chunk()?;
     let rest = rest.strip_prefix(identity)?;
     if version != VERSION || rows > MAX_ROWS || rules > MAX_RULES {
@@ -94,6 +96,9 @@ pub fn decode(bytes: &[u8], identity: &TableIdentity) -> Option<UnwindTable> {
         rows: row_bytes.as_chunks().0.iter().copied().map(row).collect(),
         rules: rule_bytes.as_chunks().0.iter().map(rule).collect(),
         source: source_of(source)?,
+        from_code: u64::from_le_bytes(*from_code),
+        // Such a one is not kept.
+        is_partial: false,
         damaged: u64::from_le_bytes(*damaged),
     };
     is_sound(&table).then_some(table)

@@ -8,6 +8,7 @@
 mod arch;
 mod builder;
 mod cache;
+mod code;
 mod files;
 mod format;
 pub mod inspect;

@@ -3,7 +3,8 @@
 //! The file is foreign: every part has a bound, what is damaged is left out and counted, and the
 //! time is that of the file's budget. Memory is a few times the size of the sections.
 
-mod caller;
+pub mod caller;
+
 use std::hash::Hash;
 
 use foldhash::HashMap;
@@ -79,6 +80,7 @@ pub fn build(input: &Input, budget: &Budget) -> Result<UnwindTable, Refused> {
         rows.entries.extend(covered);
         rows.sort();
     }
+    rows.add_code();
     rows.into_table(source)
 }
 
@@ -92,6 +94,8 @@ struct Rows<'input> {
     /// Bytes of entries that were evaluated since the clock was looked at.
     work: usize,
     damaged: u64,
+    from_code: u64,
+    is_partial: bool,
     budget: &'input Budget,
     /// Whether to say of each row what became of the other register: some row needs it.
     follows_other: bool,
@@ -108,6 +112,8 @@ impl<'input> Rows<'input> {
             numbers: HashMap::default(),
             work: 0,
             damaged: 0,
+            from_code: 0,
+            is_partial: false,
             budget,
             follows_other: false,
         }
@@ -247,6 +253,28 @@ impl<'input> Rows<'input> {
         self.entries.dedup_by_key(|row| row.pc);
     }
 
+    /// Adds rows for code that no section says anything of, made of the code itself. Where there is
+    /// no time for it, there are none.
+    fn add_code(&mut self) {
+        let code = &self.input.uncovered;
+        let Some(known) = code.known(self.input.architecture, self.budget) else {
+            self.is_partial = true;
+            return;
+        };
+        let before = self.entries.len();
+        for known in known {
+            let Some(pc) = self.pc(known.address) else {
+                continue;
+            };
+            let row = self.row(pc, known.caller);
+            self.entries.push(row);
+        }
+        let added = &self.entries[before..];
+        let added = added.iter().filter(|row| row.cfa != CFA_GAP).count();
+        self.from_code = added as u64;
+        self.sort();
+    }
+
     fn into_table(mut self, source: RowSource) -> Result<UnwindTable, Refused> {
         // What changes nothing needs no row.
         self.entries
@@ -260,6 +288,8 @@ impl<'input> Rows<'input> {
             rows: self.entries,
             rules: self.rules,
             source,
+            from_code: self.from_code,
+            is_partial: self.is_partial,
             damaged: self.damaged,
         })
     }

@@ -8,6 +8,7 @@ use gimli::BaseAddresses;
 use sha2::{Digest as _, Sha256};
 
 use super::arch::{self, Architecture};
+use super::code::Code;
 use super::table::{Refused, TableIdentity};
 use crate::elf::{self, Budget, Headers, PT_GNU_EH_FRAME, PT_LOAD, Sections, Source, Unreadable};
 
@@ -31,6 +32,8 @@ pub struct Input {
     pub(super) debug_frame: Option<Section>,
     /// What the addresses in the sections may be relative to.
     pub(super) bases: BaseAddresses,
+    /// Code that neither section says anything of.
+    pub(super) uncovered: Code,
     text: u64,
     got: u64,
 }
@@ -50,11 +53,15 @@ impl Input {
     pub fn read(file: &File, debug_file: Option<&File>, budget: &Budget) -> Result<Self, Refused> {
         let debug_file = debug_file.map(|file| budget.of(file));
         // Where the budget was the reason, what could not be read for lack of it is not.
-        Self::parse(&budget.of(file), debug_file.as_ref())
+        Self::parse(&budget.of(file), debug_file.as_ref(), budget)
             .map_err(|refused| budget.why().map_or(refused, Refused))
     }
 
-    fn parse<S: Source>(file: &S, debug_file: Option<&S>) -> Result<Self, Refused> {
+    fn parse<S: Source>(
+        file: &S,
+        debug_file: Option<&S>,
+        budget: &Budget,
+    ) -> Result<Self, Refused> {
         let headers = Headers::read(file)
             .filter(Headers::is_64_bit)
             .ok_or_else(|| {
@@ -87,7 +94,7 @@ impl Input {
         if let (None, None, Some(debug_file)) = (&eh_frame, &debug_frame, debug_file) {
             debug_frame = separate_debug_frame(debug_file);
         }
-        Ok(Self {
+        let mut input = Self {
             architecture,
             build_id: headers.build_id(file),
             code,
@@ -98,9 +105,12 @@ impl Input {
                 .set_eh_frame_hdr(header.map_or(0, |header| header.address)),
             eh_frame,
             debug_frame,
+            uncovered: Code::default(),
             text,
             got,
-        })
+        };
+        input.uncovered = Code::read(file, &headers, &sections, &input, budget);
+        Ok(input)
     }
 
     /// Of made-up sections, for tests.
@@ -119,6 +129,7 @@ impl Input {
             eh_frame: section(eh_frame),
             debug_frame: section(debug_frame),
             bases: BaseAddresses::default(),
+            uncovered: Code::default(),
             text: 0,
             got: 0,
         }
@@ -159,17 +170,23 @@ impl Input {
             part(&address.to_le_bytes());
             part(bytes);
         }
+        let (numbers, bytes) = self.uncovered.contents();
+        for number in numbers {
+            part(&number.to_le_bytes());
+        }
+        part(bytes);
         budget
             .why()
             .map_or_else(|| Ok(hash.finalize().into()), |why| Err(Refused(why)))
     }
 
-    /// Bytes of its sections.
+    /// Bytes of its sections, and of code that is not covered.
     #[must_use]
     pub fn size(&self) -> u64 {
         let sections = [&self.eh_frame, &self.debug_frame];
         let sizes = sections.into_iter().flatten();
-        sizes.map(|section| section.bytes.len() as u64).sum()
+        let sizes = sizes.map(|section| section.bytes.len() as u64);
+        sizes.sum::<u64>() + self.uncovered.size()
     }
 }
 

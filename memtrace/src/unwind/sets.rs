@@ -19,7 +19,6 @@ use memtrace_common::unwind::{
 use super::files::{Library, TableState};
 use super::ranges::Ranges;
 use super::store::{RowArray, TableId};
-use super::table::RowSource;
 use crate::probe::{SharedArray, Tables};
 use crate::process::maps::{AddressSpace, Mapping};
 use crate::process::modules::Module;
@@ -327,7 +326,7 @@ impl Sets {
         let layout = module.layout();
         let range = mapping.start..mapping.end;
         let bias = layout.and_then(|layout| layout.bias_of(range, mapping.offset));
-        let Some(bias) = bias.filter(|_| store.facts(id).source != RowSource::None) else {
+        let Some(bias) = bias.filter(|_| !store.facts(id).is_empty()) else {
             return without(NO_ROWS_NONE);
         };
         let (uses, tables) = (&self.table_uses, &content.tables);

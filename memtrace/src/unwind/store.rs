@@ -35,6 +35,8 @@ pub struct Facts {
     pub source: RowSource,
     /// How many rows it has.
     pub rows: u32,
+    /// How many of these are of code that no section says anything of.
+    pub from_code: u64,
     /// Functions that were left out, because what is said of them is damaged.
     pub damaged: u64,
 }
@@ -47,6 +49,14 @@ enum Placement {
     Written(u32),
     /// Nowhere: they had to give way to others'.
     Evicted,
+}
+
+impl Facts {
+    /// Whether the table has nothing that stacks can be followed by.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.source == RowSource::None && self.from_code == 0
+    }
 }
 
 impl Store {
@@ -65,6 +75,7 @@ impl Store {
             facts: Facts {
                 source: table.source,
                 rows: table.rows.len() as u32,
+                from_code: table.from_code,
                 damaged: table.damaged,
             },
             rows: Placement::Waiting(table),

@@ -14,14 +14,18 @@ pub struct UnwindTable {
     pub rules: Vec<Rule>,
     /// What it was built from.
     pub source: RowSource,
+    /// How many of the rows were made of the code itself, where no section says anything of it.
+    pub from_code: u64,
+    /// Whether there was no time to look at all of the code.
+    pub is_partial: bool,
     /// Functions whose description was damaged, and left out.
     pub damaged: u64,
 }
 
-/// Where the rows come from.
+/// Which sections rows come from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum RowSource {
-    /// The file has neither of the two, so there are no rows.
+    /// The file has neither of the two.
     #[default]
     None,
     /// `.eh_frame`.

@@ -1,5 +1,6 @@
 //! Native stacks of programs without frame pointers: against a debugger's, and to the very end.
 
+mod code;
 mod programs;
 mod servers;
 
@@ -216,7 +217,11 @@ fn code_that_was_made_at_run_time_is_followed_by_frame_pointers() {
     assert!(whole >= 50, "{whole} of {all}");
     let cut = stacks.iter().filter(|stack| stack.truncated);
     for stack in cut {
-        assert_eq!(stack.truncated_why, Some(Truncated::NoMapping), "{stack:?}");
+        assert_eq!(
+            stack.truncated_why,
+            Some(Truncated::JustMapped),
+            "{stack:?}"
+        );
     }
     let through = stacks.iter().filter(|stack| !stack.truncated);
     for stack in through {
@@ -245,7 +250,7 @@ fn a_library_that_is_loaded_later_is_known_soon() {
     for stack in stacks {
         let expected = [
             None,
-            Some(Truncated::NoMapping),
+            Some(Truncated::JustMapped),
             Some(Truncated::TablesNotBuilt),
         ];
         assert!(expected.contains(&stack.truncated_why), "{stack:?}");
@@ -267,7 +272,8 @@ fn modules_say_what_their_frames_were_found_by() {
     for name in ["forks", "libc.so.6", "[vdso]"] {
         let module = of(&profile, name);
         assert_eq!(module.unwind, UnwoundBy::Tables, "{module:?}");
-        assert_eq!(module.source.as_deref(), Some(".eh_frame"), "{module:?}");
+        let source = module.source.as_deref().unwrap_or_default();
+        assert!(source.starts_with(".eh_frame"), "{module:?}");
         assert!(module.rows > 10, "{module:?}");
         assert!(module.build_id.is_some(), "{module:?}");
     }

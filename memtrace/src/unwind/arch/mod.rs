@@ -3,10 +3,12 @@
 //!
 //! Each processor has a file of its own, and a line in [`KNOWN`].
 
+pub mod instruction;
 pub mod x86_64;
 
 use std::env::consts::ARCH;
 
+use self::instruction::Instruction;
 use gimli::{Encoding, EndianSlice, Expression, Format, LittleEndian, Operation, Register};
 
 /// Bytes of foreign files, in the only order that is read here.
@@ -45,6 +47,14 @@ pub struct Architecture {
     /// Recognises the CFA of an entry of the procedure linkage table, and returns its threshold:
     /// see [`CfaExpression::LinkageTable`].
     pub linkage_table: fn(&[Step]) -> Option<u16>,
+    /// The instruction that bytes begin with, which are at this address; `None` where they are none.
+    pub decode: fn(&[u8], u64) -> Option<Instruction>,
+    /// How many bytes a trampoline has that a signal's handler returns to, where bytes begin with
+    /// one.
+    pub signal_return: fn(&[u8]) -> Option<usize>,
+    /// The registers that have a function's first arguments, one bit for each, by the numbers that
+    /// [`Instruction::changes`] has.
+    pub arguments: u32,
 }
 
 impl Architecture {

@@ -1,5 +1,7 @@
 //! x86-64, by the numbers of its psABI.
 
+mod decode;
+
 use crate::elf::EM_X86_64;
 use gimli::Register;
 
@@ -18,6 +20,10 @@ pub const ARCHITECTURE: Architecture = Architecture {
     // uc_mcontext.gregs[REG_RSP] in the kernel's ucontext.
     signal_stack_pointer: 160,
     linkage_table,
+    decode: decode::decode,
+    signal_return: decode::signal_return,
+    // rdi, rsi.
+    arguments: 1 << 7 | 1 << 6,
 };
 
 const RBX: Register = Register(3);

@@ -238,6 +238,7 @@ impl Worker {
             // A small table is built as fast as it is read.
             if let Some(cache) = self.cache.get_or_init(open_cache)
                 && took > WORTH_KEEPING
+                && !table.is_partial
                 && let Err(error) = cache.put(&identity, &table)
             {
                 debug!("cannot keep the unwind table of {path}: {error}");

@@ -114,6 +114,17 @@ impl Caller {
 }
 
 impl Registers {
+    /// With a CFA at this offset from a base. What became of the other register is not told.
+    pub fn new(base: Base, offset: i64, frame_pointer: FramePointer) -> Self {
+        Self {
+            base,
+            offset,
+            in_memory: false,
+            frame_pointer,
+            other: None,
+        }
+    }
+
     /// The `cfa` and `fp` of a row, if it all fits in one.
     pub fn short(&self) -> Option<(u16, i16)> {
         let kind = match self.base {
