@@ -354,6 +354,7 @@ mod tests {
               "cause": "unknown",
               "cause_reason": "the instruction could not be read",
               "evidence": null,
+              "phase": "run",
               "origin": "file",
               "object_type": null,
               "field_offset": null,
@@ -379,6 +380,7 @@ mod tests {
                 "max": 2347,
                 "hdr": "HISTFAAAACp4nJNpmSzMwMCYwQABzFCaEUJxatt/gLDUmcRHIRM5kJOJmwQMAAlzE48="
               },
+              "unchanged": null,
               "stacks": [
                 {
                   "pages": 180,
@@ -401,6 +403,7 @@ mod tests {
               },
               "cause": "object",
               "evidence": "structure",
+              "phase": "run",
               "origin": "fork",
               "object_type": "dict",
               "field_offset": 24,
@@ -426,6 +429,7 @@ mod tests {
                 "max": 1957,
                 "hdr": "HISTFAAAACV4nJNpmSzMwMCowwABzFCaEUKxL7X/AGGpM4mPQibiIADhcBIJ"
               },
+              "unchanged": null,
               "stacks": [
                 {
                   "pages": 150,

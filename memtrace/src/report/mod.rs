@@ -16,6 +16,7 @@ use anyhow::Context as _;
 
 use crate::profile::Profile;
 
+mod claims;
 mod destination;
 mod file;
 pub mod format;

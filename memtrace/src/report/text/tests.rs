@@ -41,7 +41,7 @@ fn main_table(by: By) -> String {
 fn text_at_80_columns() {
     insta::assert_snapshot!(written(&sample(), By::Site, 20, terminal(80)), @r"
     27.2 MiB copied in 10.2 s, 2.7 MiB/s
-      77% of what was copied was only read: 61% reference counts (mostly `str`, in
+      75% of what was copied was only read: 59% reference counts (mostly `str`, in
       `Catalog.render`, catalog.py:212), 16% garbage collection; for 3% it is not
       known.
       Of a sample of 5,000 of 6,000 copied pages, 4,117 (82%) still equal the
@@ -263,7 +263,7 @@ fn text_at_80_columns() {
 fn text_at_120_columns() {
     insta::assert_snapshot!(written(&sample(), By::Site, 2, terminal(120)), @"
     27.2 MiB copied in 10.2 s, 2.7 MiB/s
-      77% of what was copied was only read: 61% reference counts (mostly `str`, in `Catalog.render`,
+      75% of what was copied was only read: 59% reference counts (mostly `str`, in `Catalog.render`,
       catalog.py:212), 16% garbage collection; for 3% it is not known.
       Of a sample of 5,000 of 6,000 copied pages, 4,117 (82%) still equal the parent's: they were copied
       for nothing. 698 pages could not be compared: a process had ended, or they were unmapped.
@@ -371,7 +371,7 @@ fn text_with_losses_says_so_first() {
     warning: The symbols of 3 programs could not be read: CAP_SYS_ADMIN is missing.
 
     32.0 MiB copied in 10.2 s, 3.1 MiB/s
-      66% of what was copied was only read: 52% reference counts (mostly `str`, in
+      64% of what was copied was only read: 50% reference counts (mostly `str`, in
       `Catalog.render`, catalog.py:212), 14% garbage collection; for 17% it is not
       known.
       Of a sample of 5,000 of 6,000 copied pages, 4,117 (82%) still equal the

@@ -7,6 +7,7 @@ use super::screen::{Screen, shorten_left};
 use super::written;
 use crate::foreign::escape;
 use crate::profile::{CallSite, CauseEvidence, CauseName, Profile, Site, Unchanged};
+use crate::report::claims::{Claim, Claims, is_hint};
 use crate::report::words::{apportion, cause_in_words, count, counted, whole_percent};
 
 /// Columns that a file and line may take there.
@@ -16,51 +17,127 @@ const CAUSES: usize = 3;
 /// An unknown part from this many percent on belongs into the sentence.
 const MUCH_UNKNOWN: u64 = 2;
 
+/// A part of this many percent is worth a sentence of its own.
+const WORTH_SAYING: u64 = 5;
+/// Languages that are named.
+const LANGUAGES: usize = 3;
+
 /// The sentences; none when nothing was copied.
 pub(super) fn sentences(profile: &Profile, screen: Screen) -> Vec<String> {
     let totals = &profile.totals;
-    let (all, unknown) = (totals.copied_pages, totals.by_cause.unknown);
+    if totals.copied_pages == 0 {
+        return Vec::new();
+    }
+    let claims = Claims::of(profile);
+    let said = Said::of(&claims);
     let mut sentences = Vec::new();
-    sentences.push(match totals.copy_on_read_pages {
-        _ if all == 0 => return sentences,
-        _ if unknown == all => not_known(profile),
-        0 => nothing_only_read(profile),
-        _ => only_read(profile, screen),
-    });
+    let is_all_unknown = claims.pages(Claim::Unknown) == totals.copied_pages;
+    match claims.pages(Claim::Read) {
+        _ if is_all_unknown => sentences.push(not_known(profile)),
+        0 if said.is_all(Claim::Written) => sentences.push(written(profile, &claims)),
+        0 => {}
+        _ => sentences.push(only_read(profile, &claims, &said, screen)),
+    }
+    for (claim, percent) in said.by_share() {
+        let sentence = match claim {
+            Claim::Exit => exit(&claims, percent),
+            Claim::BeforeExec => before_exec(percent),
+            Claim::PerhapsRead => perhaps_read(&claims, percent, screen),
+            Claim::Counter => counter(&claims, percent, screen),
+            Claim::Unread => unread(&claims, percent),
+            Claim::Unknown if claims.pages(Claim::Read) == 0 && !is_all_unknown => {
+                format!("For {percent} it is not known what was written.")
+            }
+            Claim::Written if claims.pages(Claim::Read) == 0 && !said.is_all(claim) => {
+                match &*causes(&claims, said.percent(claim), "") {
+                    parts if parts.contains('%') => format!("{percent} was written to: {parts}."),
+                    only => format!("{percent} was {only}."),
+                }
+            }
+            Claim::Read | Claim::Unknown | Claim::Written => continue,
+        };
+        sentences.push(sentence);
+    }
     sentences.extend(totals.unchanged.and_then(unchanged));
     sentences
 }
 
+/// The claims, each with its part of all pages in whole percent; together 100.
+struct Said(Vec<(Claim, u64, u64)>);
+
+impl Said {
+    fn of(claims: &Claims) -> Self {
+        let all = Claim::ALL.map(|claim| (claim, claims.pages(claim)));
+        let percents = apportion(100, &all.map(|(_, pages)| pages));
+        let all = all.into_iter().zip(percents);
+        Self(
+            all.map(|((claim, pages), percent)| (claim, pages, percent))
+                .collect(),
+        )
+    }
+
+    fn percent(&self, claim: Claim) -> u64 {
+        let found = self.0.iter().find(|(it, ..)| *it == claim);
+        found.map_or(0, |&(.., percent)| percent)
+    }
+
+    /// Whether nothing else is claimed of any page.
+    fn is_all(&self, claim: Claim) -> bool {
+        self.0
+            .iter()
+            .all(|&(it, pages, _)| it == claim || pages == 0)
+    }
+
+    /// Those that are worth saying, the largest first. What is not all is not called 100%.
+    fn by_share(&self) -> Vec<(Claim, String)> {
+        let worth = |&&(claim, pages, percent): &&(Claim, u64, u64)| {
+            let least = match claim {
+                Claim::Unknown => MUCH_UNKNOWN,
+                _ => WORTH_SAYING,
+            };
+            pages > 0 && percent >= least
+        };
+        let mut said: Vec<_> = self.0.iter().filter(worth).collect();
+        said.sort_by_key(|(_, pages, _)| std::cmp::Reverse(*pages));
+        let shown = |percent| match percent {
+            100 if said.len() > 1 => "99%".to_owned(),
+            percent => format!("{percent}%"),
+        };
+        said.iter()
+            .map(|&&(claim, _, percent)| (claim, shown(percent)))
+            .collect()
+    }
+}
+
 /// `71% of what was copied was only read: 58% reference counts (...), 13% garbage collection.`
-fn only_read(profile: &Profile, screen: Screen) -> String {
-    let totals = &profile.totals;
-    let (all, read) = (totals.copied_pages, totals.copy_on_read_pages);
-    let unknown = totals.by_cause.unknown;
-    let written = all.saturating_sub(read).saturating_sub(unknown);
-    let shares = apportion(100, &[read, unknown, written]);
-    let whole = if read < all {
-        shares[0].min(99)
-    } else {
-        shares[0]
+fn only_read(profile: &Profile, claims: &Claims, said: &Said, screen: Screen) -> String {
+    let all = profile.totals.copied_pages;
+    let read = claims.pages(Claim::Read);
+    let whole = match said.percent(Claim::Read) {
+        100 if read < all => 99,
+        whole => whole,
     };
-    let causes = totals.by_cause.iter();
-    let causes = causes.filter(|(cause, _)| cause.is_copy_on_read());
-    let mut parts: Vec<_> = causes.map(|(cause, pages)| (pages, Some(cause))).collect();
-    // What a later version's causes add to it.
-    parts.push((read.saturating_sub(totals.by_cause.copy_on_read()), None));
-    parts.sort_by_key(|(pages, _)| std::cmp::Reverse(*pages));
-    let pages: Vec<u64> = parts.iter().map(|(pages, _)| *pages).collect();
+    let sites = claims.sites(Claim::Read);
+    let mut by_cause: BTreeMap<Option<CauseName>, u64> = BTreeMap::new();
+    for site in &sites {
+        let pages = by_cause.entry(Some(site.cause)).or_default();
+        *pages = pages.saturating_add(site.pages);
+    }
+    by_cause.insert(None, claims.later);
+    let mut parts: Vec<(Option<CauseName>, u64)> = by_cause.into_iter().collect();
+    parts.retain(|(_, pages)| *pages > 0);
+    parts.sort_by_key(|(_, pages)| std::cmp::Reverse(*pages));
+    let pages: Vec<u64> = parts.iter().map(|(_, pages)| *pages).collect();
     let percents = apportion(whole, &pages);
     let parts: Vec<String> = (parts.into_iter().zip(percents))
-        .filter(|((pages, _), _)| *pages > 0)
-        .map(|((_, cause), percent)| {
+        .map(|((cause, _), percent)| {
             let mut part = cause.map_or("other causes", cause_in_words).to_owned();
             // A part that is the whole, or as good as that, does not need the figure again.
             if percent != whole {
                 part = format!("{} {part}", at_least_some(percent));
             }
             if cause == Some(CauseName::Refcount) {
-                part += &reference_counts(profile, screen);
+                part += &reference_counts(&sites, screen);
             }
             part
         })
@@ -69,12 +146,99 @@ fn only_read(profile: &Profile, screen: Screen) -> String {
         0 => "Less than 1%".to_owned(),
         whole => format!("{whole}%"),
     };
-    let doubt = match shares[1] {
+    let doubt = match said.percent(Claim::Unknown) {
         ..MUCH_UNKNOWN => String::new(),
         unknown => format!("; for {unknown}% it is not known"),
     };
-    let parts = parts.join(", ");
-    format!("{whole} of what was copied was only read: {parts}{doubt}.")
+    let (parts, confirmed) = (parts.join(", "), confirmed(claims));
+    format!("{whole} of what was copied was only read: {parts}{confirmed}{doubt}.")
+}
+
+/// Where the way of writing was a hint, what confirms it.
+fn confirmed(claims: &Claims) -> String {
+    let found = claims.compared(Claim::Read);
+    if found.compared_pages == 0 {
+        return String::new();
+    }
+    format!(
+        "; where only the way of writing says so, {} of {} compared pages still equal the parent's",
+        count(found.unchanged_pages),
+        count(found.compared_pages)
+    )
+}
+
+/// `92% was copied while processes exited (destroying objects): it lives for milliseconds; ...`
+fn exit(claims: &Claims, percent: String) -> String {
+    let sites = claims.sites(Claim::Exit);
+    let is_python = |site: &&CallSite| site.evidence == Some(CauseEvidence::Structure);
+    let (what, way) = if sites.iter().any(is_python) {
+        (" (destroying objects)", "`os._exit`")
+    } else {
+        ("", "`_exit`")
+    };
+    format!(
+        "{percent} was copied while processes exited{what}: it lives for milliseconds; {way}, or a \
+         worker that is not recycled, avoids it."
+    )
+}
+
+fn before_exec(percent: String) -> String {
+    format!(
+        "{percent} was copied between fork and exec: it lives for milliseconds; `posix_spawn` or \
+         `vfork`, which share memory until then, avoid it."
+    )
+}
+
+fn perhaps_read(claims: &Claims, percent: String, screen: Screen) -> String {
+    let sites = claims.sites(Claim::PerhapsRead);
+    let at = place(&sites, false, screen);
+    let at = at.map_or_else(String::new, |at| format!(" ({at})"));
+    let found = claims.compared(Claim::PerhapsRead);
+    let but = match found.compared_pages {
+        0 => "a counter of the program's own would look the same".to_owned(),
+        compared => format!(
+            "of {} compared pages, {} still equal the parent's",
+            count(compared),
+            count(found.unchanged_pages)
+        ),
+    };
+    format!(
+        "{percent} was perhaps only read{at}: it was written as reference counts or by a collector \
+         are, and {but}."
+    )
+}
+
+fn counter(claims: &Claims, percent: String, screen: Screen) -> String {
+    let sites = claims.sites(Claim::Counter);
+    let at = place(&sites, false, screen);
+    let at = at.map_or_else(String::new, |at| format!(" ({at})"));
+    let found = claims.compared(Claim::Counter);
+    let same = match found.unchanged_pages {
+        0 => "none".to_owned(),
+        same => format!("only {}", count(same)),
+    };
+    format!(
+        "{percent} was counters of the program's own{at}: of {} compared pages, {same} still equals \
+         the parent's.",
+        count(found.compared_pages)
+    )
+}
+
+fn unread(claims: &Claims, percent: String) -> String {
+    let names = &claims.unread;
+    let mut named: Vec<_> = names
+        .iter()
+        .take(LANGUAGES)
+        .map(|name| escape(name))
+        .collect();
+    if names.len() > LANGUAGES {
+        named.push("others".into());
+    }
+    format!(
+        "{percent} was data in processes with {}, whose objects memtrace does not read: whether it \
+         was only read is not known.",
+        named.join(", ")
+    )
 }
 
 fn at_least_some(percent: u64) -> String {
@@ -85,9 +249,10 @@ fn at_least_some(percent: u64) -> String {
 }
 
 /// ` (mostly TYPE, in FUNCTION, FILE:LINE)`, or what of that is known.
-fn reference_counts(profile: &Profile, screen: Screen) -> String {
-    let sites = profile.call_sites.iter();
+fn reference_counts(sites: &[&CallSite], screen: Screen) -> String {
     let sites: Vec<_> = sites
+        .iter()
+        .copied()
         .filter(|site| site.cause == CauseName::Refcount)
         .collect();
     let types = types(&sites, screen);
@@ -109,15 +274,9 @@ const MOSTLY: &str = "mostly ";
 /// Whose reference counts they were.
 fn types(sites: &[&CallSite], screen: Screen) -> Option<String> {
     let all: u64 = sites.iter().map(|site| site.pages).sum();
-    let guessed = |site: &&&CallSite| site.evidence == Some(CauseEvidence::Instruction);
-    if 2 * sites
-        .iter()
-        .filter(guessed)
-        .map(|site| site.pages)
-        .sum::<u64>()
-        >= all
-    {
-        return Some("judged by the instruction that wrote".to_owned());
+    let hinted = sites.iter().filter(|site| is_hint(site));
+    if 2 * hinted.map(|site| site.pages).sum::<u64>() >= all {
+        return None;
     }
     let ranked = ranked(sites, |site| site.object_type.as_deref());
     let untyped = |(name, _): &&(Option<&str>, u64)| name.is_none();
@@ -139,7 +298,7 @@ fn types(sites: &[&CallSite], screen: Screen) -> Option<String> {
 /// Where they were written; `None` without a call site.
 fn place(sites: &[&CallSite], mostly: bool, screen: Screen) -> Option<String> {
     let all: u64 = sites.iter().map(|site| site.pages).sum();
-    let ranked = ranked(sites, |site| &site.site);
+    let ranked = ranked(sites, |site| site.act_on());
     let &(first, pages) = ranked.first()?;
     let at = at(first, screen);
     Some(match ranked.len() {
@@ -186,41 +345,55 @@ fn ranked<'a, K: Ord>(sites: &[&'a CallSite], key: impl Fn(&'a CallSite) -> K) -
     ranked
 }
 
-/// `Nothing of what was copied was only read: 93% was data, 7% fields of objects.`
-fn nothing_only_read(profile: &Profile) -> String {
-    let by_cause = &profile.totals.by_cause;
-    let mut named: Vec<_> = by_cause.iter().collect();
-    named.retain(|(cause, pages)| *pages > 0 && *cause != CauseName::Unknown);
+/// `Nothing of what was copied was only read: 93% was data, 7% fields of objects.` That is only said
+/// where everything was looked at.
+fn written(profile: &Profile, claims: &Claims) -> String {
+    let by_cause = profile.totals.by_cause.iter();
+    let mut named = by_cause.filter(|(_, pages)| *pages > 0);
+    let parts = match (named.next(), named.next()) {
+        (Some((only, _)), None) => format!("all of it was {}", cause_in_words(only)),
+        _ => causes(claims, 100, "was "),
+    };
+    if claims.looked_at_python {
+        format!("Nothing of what was copied was only read: {parts}.")
+    } else {
+        format!(
+            "Nothing of what was copied is known to have been only read, and Python was not looked \
+             at: {parts}."
+        )
+    }
+}
+
+/// `93% was data, 7% fields of objects`, of what was written to, `whole` percent of everything.
+fn causes(claims: &Claims, whole: u64, verb: &str) -> String {
+    let mut by_cause: BTreeMap<CauseName, u64> = BTreeMap::new();
+    for (site, pages) in claims.parts(Claim::Written) {
+        let sum = by_cause.entry(site.cause).or_default();
+        *sum = sum.saturating_add(*pages);
+    }
+    let mut named: Vec<(CauseName, u64)> = by_cause.into_iter().collect();
     named.sort_by_key(|(_, pages)| std::cmp::Reverse(*pages));
-    let pages = named.iter().map(|(_, pages)| *pages);
-    let percents = apportion(100, &pages.chain([by_cause.unknown]).collect::<Vec<_>>());
-    let (of_unknown, percents) = percents.split_last().unwrap_or((&0, &[]));
-    let was = |at: usize| if at == 0 { "was " } else { "" };
-    let mut parts: Vec<String> = (named.iter().zip(percents).take(CAUSES))
+    if let [(only, _)] = &named[..] {
+        return cause_in_words(*only).to_owned();
+    }
+    let pages: Vec<u64> = named.iter().map(|(_, pages)| *pages).collect();
+    let percents = apportion(whole, &pages);
+    let mut parts: Vec<String> = (named.iter().zip(&percents).take(CAUSES))
         .enumerate()
         .map(|(at, ((cause, _), &percent))| {
-            let percent = at_least_some(percent);
-            format!("{percent} {}{}", was(at), cause_in_words(*cause))
+            let verb = if at == 0 { verb } else { "" };
+            format!(
+                "{} {verb}{}",
+                at_least_some(percent),
+                cause_in_words(*cause)
+            )
         })
         .collect();
     if named.len() > CAUSES {
         let rest = percents[CAUSES..].iter().sum();
         parts.push(format!("{} something else", at_least_some(rest)));
     }
-    let parts = match &named[..] {
-        [(cause, _)] if by_cause.unknown == 0 => {
-            format!("all of it was {}", cause_in_words(*cause))
-        }
-        _ => parts.join(", "),
-    };
-    if by_cause.unknown == 0 {
-        return format!("Nothing of what was copied was only read: {parts}.");
-    }
-    let unknown = at_least_some(*of_unknown);
-    format!(
-        "Nothing of what was copied is known to have been only read: {parts}; for {unknown} it is \
-         not known."
-    )
+    parts.join(", ")
 }
 
 /// Where no cause at all is known: why, if there is one reason.

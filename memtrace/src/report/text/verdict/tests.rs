@@ -1,5 +1,6 @@
 use super::*;
 use crate::profile::sample::{sample, sample_of};
+use crate::profile::{Phase, RuntimeSeen, SampleUnchanged};
 
 const TERMINAL: Screen = Screen {
     width: 80,
@@ -129,11 +130,104 @@ fn a_function_without_a_file_has_its_module() {
     insta::assert_snapshot!(sentences(&profile, TERMINAL)[0], @"100% of what was copied was only read: reference counts (in `_pricing.so+0x12`).");
 }
 
+/// The sentences of a profile whose first call site is changed.
+fn said_of(
+    copies: &[(u64, CauseName, &str, Option<&str>)],
+    change: impl FnOnce(&mut CallSite),
+) -> String {
+    let mut profile = sample_of(copies);
+    let site = profile
+        .call_sites
+        .iter_mut()
+        .find(|site| &*site.site.function == copies[0].2);
+    change(site.unwrap());
+    let read = profile
+        .call_sites
+        .iter()
+        .filter(|site| site.is_copy_on_read());
+    profile.totals.copy_on_read_pages = read.map(|site| site.pages).sum();
+    sentences(&profile, TERMINAL).join("\n")
+}
+
+fn compared(site: &mut CallSite, unchanged_pages: u64, compared_pages: u64) {
+    site.unchanged = Some(SampleUnchanged {
+        unchanged_pages,
+        compared_pages,
+    });
+}
+
 #[test]
-fn what_only_the_instruction_tells_is_said_to_be() {
-    let mut profile = sample_of(&[(5, Refcount, "shop::lookup", None)]);
-    profile.call_sites[0].evidence = Some(CauseEvidence::Instruction);
-    insta::assert_snapshot!(sentences(&profile, TERMINAL)[0], @"100% of what was copied was only read: reference counts (judged by the instruction that wrote, in `shop::lookup`, app.py:28).");
+fn what_only_the_way_of_writing_tells_is_not_claimed() {
+    let by = |evidence, found: Option<(u64, u64)>| {
+        said_of(&[(100, Refcount, "shop::lookup", None)], |site| {
+            site.evidence = Some(evidence);
+            if let Some((same, all)) = found {
+                compared(site, same, all);
+            }
+        })
+    };
+    use CauseEvidence::{Function, Instruction};
+    insta::assert_snapshot!(by(Instruction, None), @"100% was perhaps only read (in `shop::lookup`, app.py:28): it was written as reference counts or by a collector are, and a counter of the program's own would look the same.");
+    insta::assert_snapshot!(by(Instruction, Some((0, 64))), @"100% was counters of the program's own (in `shop::lookup`, app.py:28): of 64 compared pages, none still equals the parent's.");
+    insta::assert_snapshot!(by(Instruction, Some((40, 64))), @"100% was perhaps only read (in `shop::lookup`, app.py:28): it was written as reference counts or by a collector are, and of 64 compared pages, 40 still equal the parent's.");
+    insta::assert_snapshot!(by(Function, Some((62, 64))), @"100% of what was copied was only read: reference counts (in `shop::lookup`, app.py:28); where only the way of writing says so, 62 of 64 compared pages still equal the parent's.");
+}
+
+#[test]
+fn what_is_copied_on_the_way_out_is_not_called_read() {
+    let copies = [
+        (92, Refcount, "subtype_dealloc", Some("dict")),
+        (5, Refcount, "walk", Some("str")),
+        (3, Data, "store", None),
+    ];
+    let at = |phase| said_of(&copies, |site| site.phase = phase);
+    insta::assert_snapshot!(at(Phase::Exit), @"
+    5% of what was copied was only read: reference counts (mostly `str`, in `walk`, app.py:28).
+    92% was copied while processes exited (destroying objects): it lives for milliseconds; `os._exit`, or a worker that is not recycled, avoids it.
+    ");
+    insta::assert_snapshot!(at(Phase::BeforeExec), @"
+    5% of what was copied was only read: reference counts (mostly `str`, in `walk`, app.py:28).
+    92% was copied between fork and exec: it lives for milliseconds; `posix_spawn` or `vfork`, which share memory until then, avoid it.
+    ");
+    insta::assert_snapshot!(said_of(&[(9, Data, "__do_global_dtors_aux", None)], |site| {
+        site.phase = Phase::Exit;
+    }), @"100% was copied while processes exited: it lives for milliseconds; `_exit`, or a worker that is not recycled, avoids it.");
+}
+
+#[test]
+fn a_language_that_is_not_read_is_named() {
+    let mut profile = sample_of(&[(90, Data, "zend_mm_alloc", None), (10, Gc, "gc_mark", None)]);
+    profile.call_sites[1].evidence = Some(CauseEvidence::Function);
+    compared(&mut profile.call_sites[1], 10, 10);
+    for process in &mut profile.processes {
+        process.interpreter = None;
+        process.runtimes = vec![RuntimeSeen {
+            name: "PHP".to_owned(),
+            version: None,
+        }];
+    }
+    insta::assert_snapshot!(sentences(&profile, TERMINAL).join("\n"), @"
+    10% of what was copied was only read: garbage collection; where only the way of writing says so, 10 of 10 compared pages still equal the parent's.
+    90% was data in processes with PHP, whose objects memtrace does not read: whether it was only read is not known.
+    ");
+    profile.processes[0]
+        .runtimes
+        .extend(["R", "Lua", "Perl"].map(|name| RuntimeSeen {
+            name: name.to_owned(),
+            version: None,
+        }));
+    let pid = profile.processes[0].pid;
+    for site in &mut profile.call_sites {
+        site.processes = [(pid, site.pages)].into();
+    }
+    insta::assert_snapshot!(sentences(&profile, TERMINAL)[1], @"90% was data in processes with Lua, PHP, Perl, others, whose objects memtrace does not read: whether it was only read is not known.");
+}
+
+#[test]
+fn without_looking_nothing_is_denied() {
+    let mut profile = sample_of(&[(93, Data, "store", None), (7, Kernel, "recv", None)]);
+    profile.host.python = crate::profile::Python::Off.into();
+    insta::assert_snapshot!(sentences(&profile, TERMINAL)[0], @"Nothing of what was copied is known to have been only read, and Python was not looked at: 93% was data, 7% written by the kernel.");
 }
 
 #[test]
@@ -148,7 +242,10 @@ fn without_copy_on_read_it_says_what_was_written() {
     insta::assert_snapshot!(said(&copies), @"Nothing of what was copied was only read: 93% was data, 4% fields of objects, 2% written by the kernel, 1% something else.");
     insta::assert_snapshot!(said(&[(930, Data, "store", None)]), @"Nothing of what was copied was only read: all of it was data.");
     let copies = [(60, Unknown, "store", None), (40, Data, "store", None)];
-    insta::assert_snapshot!(said(&copies), @"Nothing of what was copied is known to have been only read: 40% was data; for 60% it is not known.");
+    insta::assert_snapshot!(said(&copies), @r"
+    For 60% it is not known what was written.
+    40% was data.
+    ");
 }
 
 #[test]
@@ -180,7 +277,7 @@ fn hostile_names_are_escaped_and_short() {
 }
 
 /// The sentence on `unchanged_pages` of `compared` of `comparable`, and `gone`.
-fn compared(unchanged_pages: u64, compared: u64, comparable: u64, gone: u64) -> String {
+fn found(unchanged_pages: u64, compared: u64, comparable: u64, gone: u64) -> String {
     let sentence = unchanged(Unchanged {
         unchanged_pages,
         compared_pages: compared,
@@ -192,14 +289,14 @@ fn compared(unchanged_pages: u64, compared: u64, comparable: u64, gone: u64) -> 
 
 #[test]
 fn what_was_copied_for_nothing_is_proven() {
-    insta::assert_snapshot!(compared(4_994, 5_117, 5_117, 0), @"Of 5,117 copied pages, 4,994 (98%) still equal the parent's: they were copied for nothing.");
-    insta::assert_snapshot!(compared(4_994, 5_117, 40_000, 0), @"Of a sample of 5,117 of 40,000 copied pages, 4,994 (98%) still equal the parent's: they were copied for nothing.");
-    insta::assert_snapshot!(compared(4_994, 5_117, 5_117, 1_200), @"Of 5,117 copied pages, 4,994 (98%) still equal the parent's: they were copied for nothing. 1,200 pages could not be compared: a process had ended, or they were unmapped.");
-    insta::assert_snapshot!(compared(1, 5_117, 5_117, 1), @"Of 5,117 copied pages, 1 (<1%) still equals the parent's: it was copied for nothing. 1 page could not be compared: a process had ended, or it was unmapped.");
-    insta::assert_snapshot!(compared(0, 5_117, 5_117, 0), @"Of 5,117 copied pages, none still equals the parent's.");
-    insta::assert_snapshot!(compared(1, 1, 1, 0), @"Of 1 copied page, 1 (100%) still equals the parent's: it was copied for nothing.");
-    insta::assert_snapshot!(compared(0, 0, 0, 12), @"12 copied pages could not be compared: a process had ended, or they were unmapped.");
-    assert_eq!(compared(0, 0, 0, 0), "");
+    insta::assert_snapshot!(found(4_994, 5_117, 5_117, 0), @"Of 5,117 copied pages, 4,994 (98%) still equal the parent's: they were copied for nothing.");
+    insta::assert_snapshot!(found(4_994, 5_117, 40_000, 0), @"Of a sample of 5,117 of 40,000 copied pages, 4,994 (98%) still equal the parent's: they were copied for nothing.");
+    insta::assert_snapshot!(found(4_994, 5_117, 5_117, 1_200), @"Of 5,117 copied pages, 4,994 (98%) still equal the parent's: they were copied for nothing. 1,200 pages could not be compared: a process had ended, or they were unmapped.");
+    insta::assert_snapshot!(found(1, 5_117, 5_117, 1), @"Of 5,117 copied pages, 1 (<1%) still equals the parent's: it was copied for nothing. 1 page could not be compared: a process had ended, or it was unmapped.");
+    insta::assert_snapshot!(found(0, 5_117, 5_117, 0), @"Of 5,117 copied pages, none still equals the parent's.");
+    insta::assert_snapshot!(found(1, 1, 1, 0), @"Of 1 copied page, 1 (100%) still equals the parent's: it was copied for nothing.");
+    insta::assert_snapshot!(found(0, 0, 0, 12), @"12 copied pages could not be compared: a process had ended, or they were unmapped.");
+    assert_eq!(found(0, 0, 0, 0), "");
 }
 
 #[test]
