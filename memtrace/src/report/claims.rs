@@ -141,6 +141,20 @@ impl<'a> Claims<'a> {
         self.parts(claim).iter().map(|(site, _)| *site).collect()
     }
 
+    /// Pages that were only read, by pid.
+    pub(super) fn read_of_processes(&self) -> BTreeMap<u32, u64> {
+        let mut pages: BTreeMap<u32, u64> = BTreeMap::new();
+        for (&pid, &read) in self
+            .sites(Claim::Read)
+            .iter()
+            .flat_map(|site| &site.processes)
+        {
+            let sum = pages.entry(pid).or_default();
+            *sum = sum.saturating_add(read);
+        }
+        pages
+    }
+
     /// What was found of the compared pages of a claim's call sites.
     pub(super) fn compared(&self, claim: Claim) -> SampleUnchanged {
         let none = SampleUnchanged {

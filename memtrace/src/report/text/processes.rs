@@ -11,6 +11,7 @@ use super::screen::{DIM, LOSS, Screen, WARNING};
 use super::table::{Cell, Column, Fit, Kind, Row, Table, column};
 use crate::foreign::escape;
 use crate::profile::{InterpreterSeen, NotCopied, Process, Profile, RuntimeSeen};
+use crate::report::claims::Claims;
 use crate::report::words::{count, counted, percent, ratio, seconds, size};
 
 /// Writes the `top` processes that copied most.
@@ -125,8 +126,10 @@ fn figures(profile: &Profile) -> Vec<Figure<'_>> {
         }),
     ]);
     if profile.totals.by_cause.unknown < total {
-        figures.push(figure("ONLY READ", Kind::Number, |p| {
-            part(p.copy_on_read_pages, p.copied_pages)
+        let read = Claims::of(profile).read_of_processes();
+        figures.push(figure("ONLY READ", Kind::Number, move |p| {
+            let read = read.get(&p.pid).copied().unwrap_or(0);
+            part(read.min(p.copied_pages), p.copied_pages)
         }));
     }
     if some(|p| p.unchanged.is_some()) {

@@ -62,8 +62,8 @@ fn text_at_80_columns() {
        3.0% ▎         840.0 KiB    210  object     a field of an object
        2.6% ▎         720.0 KiB    180  unknown    not known what was written
        1.7% ▏         480.0 KiB    120  allocator  a memory allocator's bookkeeping
-      refcount and gc are copy-on-read, 21.0 MiB (77.2%): the program only read when
-      the page was copied; what it wrote there later is not seen
+      20.5 MiB (75.4%) is copy-on-read, of refcount and gc: the program only read
+      when the page was copied; what it wrote there later is not seen
       refcount by instruction for 130 pages: told only by how the instruction
       writes; a counter of the program's own would look the same
       unknown for 180 pages: the instruction could not be read
@@ -83,7 +83,7 @@ fn text_at_80_columns() {
 
     Processes  times are since tracing began
        PID  COMMAND          FORKED  EXITED     COPIED  SHARE   ONLY READ  UNCHANGED
-      4243  gunicorn: worke  before       -   12.5 MiB  46.1%       78.2%      84.0%
+      4243  gunicorn: worke  before       -   12.5 MiB  46.1%       74.1%      84.0%
       4244  gunicorn: worke  before       -   11.4 MiB  42.0%       82.1%      80.6%
       4245  gunicorn: worke  512 ms  6.25 s    2.5 MiB   9.3%       72.1%          -
       4242  gunicorn         before       -  480.0 KiB   1.7%        0.0%          -
@@ -282,7 +282,7 @@ fn text_at_120_columns() {
        3.0% ▍             840.0 KiB    210  object     a field of an object
        2.6% ▎             720.0 KiB    180  unknown    not known what was written
        1.7% ▎             480.0 KiB    120  allocator  a memory allocator's bookkeeping
-      refcount and gc are copy-on-read, 21.0 MiB (77.2%): the program only read when the page was
+      20.5 MiB (75.4%) is copy-on-read, of refcount and gc: the program only read when the page was
       copied; what it wrote there later is not seen
       refcount by instruction for 130 pages: told only by how the instruction writes; a counter of the
       program's own would look the same
@@ -296,7 +296,7 @@ fn text_at_120_columns() {
 
     Processes  2 of 6; times are since tracing began
        PID  COMMAND          FORKED  EXITED    COPIED  PAGES  SHARE               ONLY READ  UNCHANGED  NOT COPIED
-      4243  gunicorn: worke  before       -  12.5 MiB  3,210  46.1% █████▌            78.2%      84.0%      15,371
+      4243  gunicorn: worke  before       -  12.5 MiB  3,210  46.1% █████▌            74.1%      84.0%      15,371
       4244  gunicorn: worke  before       -  11.4 MiB  2,923  42.0% █████             82.1%      80.6%      15,374
       ... 4 processes more: 3.2 MiB, 829 pages (11.9%)
       CPython 3.11 in 4242, 4243, 4244, 4245
@@ -391,8 +391,8 @@ fn text_with_losses_says_so_first() {
        5.7% ▌           1.8 MiB    464  data       other writable data
        2.6% ▎         840.0 KiB    210  object     a field of an object
        1.5% ▏         480.0 KiB    120  allocator  a memory allocator's bookkeeping
-      refcount and gc are copy-on-read, 21.0 MiB (65.6%): the program only read when
-      the page was copied; what it wrote there later is not seen
+      20.5 MiB (64.0%) is copy-on-read, of refcount and gc: the program only read
+      when the page was copied; what it wrote there later is not seen
       refcount by instruction for 130 pages: told only by how the instruction
       writes; a counter of the program's own would look the same
       unknown for 211 pages: the instruction could not be read
@@ -406,7 +406,7 @@ fn text_with_losses_says_so_first() {
 
     Processes  2 of 6; times are since tracing began
        PID  COMMAND          FORKED  EXITED    COPIED  SHARE   ONLY READ  UNCHANGED
-      4243  gunicorn: worke  before       -  16.4 MiB  51.4%       59.6%      84.0%
+      4243  gunicorn: worke  before       -  16.4 MiB  51.4%       56.5%      84.0%
              1,000 records of these lost
       4244  gunicorn: worke  before       -  12.2 MiB  38.1%       76.8%      80.6%
              204 records of these lost
@@ -822,7 +822,7 @@ fn columns_without_anything_to_say_are_not_there() {
     insta::assert_snapshot!(table.split("\n\n").next().unwrap(), @"
     2 of 6
      PID  COMMAND            COPIED  PAGES  SHARE             ONLY READ  NOT COPIED
-    4243  gunicorn: worke  12.5 MiB  3,210  46.1% ████▋           78.2%      15,371
+    4243  gunicorn: worke  12.5 MiB  3,210  46.1% ████▋           74.1%      15,371
     4244  gunicorn: worke  11.4 MiB  2,923  42.0% ████▎           82.1%      15,374
     ... 4 processes more: 3.2 MiB, 829 pages (11.9%)
     ");

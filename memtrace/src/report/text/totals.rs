@@ -10,6 +10,7 @@ use super::screen::{DIM, Screen, width};
 use super::table::{Kind, Row, Table, column};
 use crate::foreign::escape;
 use crate::profile::{CallSite, CauseEvidence, Profile, TypeRow};
+use crate::report::claims::{Claim, Claims};
 use crate::report::words::{self, count, counted, percent, size};
 
 /// Copied pages by cause.
@@ -89,18 +90,21 @@ pub(super) fn by_type(
     )
 }
 
-/// Names the sum of `refcount` and `gc`, where they are not the only row.
+/// Names the sum of what was only read, of several causes.
 fn copy_on_read(profile: &Profile, screen: Screen, out: &mut dyn Write) -> io::Result<()> {
-    let totals = &profile.totals;
-    if totals.copy_on_read_pages == 0 {
+    let claims = Claims::of(profile);
+    let (pages, sites) = (claims.pages(Claim::Read), claims.sites(Claim::Read));
+    if pages == 0 {
         return Ok(());
     }
-    let read = |site: &CallSite| site.cause.is_copy_on_read();
+    let bytes = sites
+        .iter()
+        .fold(0u64, |sum, site| sum.saturating_add(site.bytes));
     let text = format!(
-        "refcount and gc are copy-on-read, {} ({}): the program only read when the page was \
+        "{} ({}) is copy-on-read, of refcount and gc: the program only read when the page was \
          copied; what it wrote there later is not seen",
-        size(bytes(profile, read)),
-        percent(totals.copy_on_read_pages, totals.copied_pages)
+        size(bytes),
+        percent(pages, profile.totals.copied_pages)
     );
     quiet(screen, out, &text)
 }
