@@ -10,13 +10,13 @@ use foldhash::HashMap;
 use super::words;
 use crate::distribution::Distribution;
 use crate::profile::{
-    CallSite, CauseName, Frame, Language, OriginName, Profile, Site, StackPages, Unknown,
+    CallSite, CauseName, Frame, Language, OriginName, Phase, Profile, Site, StackPages, Unknown,
 };
 
 /// What a row of a table of copies is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum By {
-    /// The function, file and line that copied, and the cause.
+    /// The function, file and line that copied, the cause and the phase.
     Site,
     /// The application's function, file and line that led there, where a library copied.
     App,
@@ -56,7 +56,7 @@ pub(super) struct Group<'a> {
 
 #[derive(PartialEq, Eq, Hash)]
 enum Key<'a> {
-    Site([Option<&'a Site>; 3], CauseName),
+    Site([Option<&'a Site>; 3], CauseName, Phase),
     App(&'a Site),
     Function(&'a str, Option<&'a str>, Language),
     Stack(&'a [Arc<Frame>]),
@@ -101,7 +101,7 @@ pub(super) fn regroup(profile: &Profile, by: By) -> Vec<Group<'_>> {
             }
             By::Site => {
                 let ways = [Some(blamed), site.app.as_ref(), site.caller.as_ref()];
-                whole(Key::Site(ways, site.cause), site_name(blamed))
+                whole(Key::Site(ways, site.cause, site.phase), site_name(blamed))
             }
             By::App => whole(Key::App(site.act_on()), site_name(site.act_on())),
             By::Function => whole(

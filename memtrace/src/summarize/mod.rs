@@ -150,7 +150,10 @@ pub fn summarize(gathered: &Gathered, run: &Run, progress: &Progress, moment: &M
 
 /// Sorts by pages, the most first; equal ones have a fixed order.
 fn sort(call_sites: &mut [CallSite]) {
-    let key = |site: &CallSite| (site.cause, site.object_type.clone(), site.field_offset);
+    let key = |site: &CallSite| {
+        let (cause, phase) = (site.cause, site.phase);
+        (cause, phase, site.object_type.clone(), site.field_offset)
+    };
     let ways = |site: &CallSite| (site.app.clone(), site.caller.clone());
     call_sites.sort_by(|a, b| {
         let by_pages = b.pages.cmp(&a.pages).then_with(|| a.site.cmp(&b.site));

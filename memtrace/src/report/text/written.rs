@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::screen::{Screen, shorten};
 use crate::foreign::escape;
-use crate::profile::{CallSite, CauseEvidence, CauseName};
+use crate::profile::{CallSite, CauseEvidence, CauseName, Phase};
 use crate::report::group::Group;
 use crate::report::words::{count, percent};
 
@@ -41,7 +41,20 @@ pub(super) fn facts(group: &Group<'_>, screen: Screen) -> Vec<String> {
     written += &by_instruction(group);
     written += &reasons(group);
     facts.insert(0, written);
+    facts.extend(phase(group));
     facts
+}
+
+/// When in the lives of its processes, where that is not while they ran.
+fn phase(group: &Group<'_>) -> Option<String> {
+    let (site, _) = group.parts.first()?;
+    let text = match site.phase {
+        Phase::Run => return None,
+        Phase::BeforeExec => "between fork and exec".to_owned(),
+        Phase::Exit => "while processes exited".to_owned(),
+        Phase::Other(other) => format!("phase {}", escape(other.name())),
+    };
+    Some(text)
 }
 
 /// The object's type, with the field where that is what was written; escaped.

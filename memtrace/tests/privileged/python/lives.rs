@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use memtrace::profile::{CauseName, Language};
+use memtrace::profile::{CauseName, Language, Phase};
 use serde::Deserialize;
 
 use super::{Copies, NOISE_OF_A_FORK, Place, Worker, about, on, on_every_python, trace};
@@ -10,6 +10,7 @@ use crate::support::{Fixture, Python, Why};
 
 on_every_python! {
     exit_at_once
+    exits
     becomes_python
     subinterpreters
     packaged
@@ -88,6 +89,25 @@ fn packaged(python: &Python) -> Result<(), Why> {
         ending as f64 >= 0.9 * native as f64,
         "{ending} of {native} pages are said to be of ending\n{}",
         leaving.shown()
+    );
+    Ok(())
+}
+
+#[derive(Debug, Deserialize)]
+struct Exits {
+    pids: Vec<u32>,
+}
+
+/// What a child copies while it destroys its objects is not called reading.
+fn exits(python: &Python) -> Result<(), Why> {
+    let (report, truth) = trace::<Exits>(python.start("exits.py", &[])?);
+    let copies = Copies::of(&report, truth.pids);
+    copies.mostly(0.96, "on the way out", |site| site.phase == Phase::Exit);
+    let read = report.0.totals.copy_on_read_pages;
+    assert!(
+        read * 100 <= report.0.totals.copied_pages * 4,
+        "{read} of {}",
+        report.0.totals.copied_pages
     );
     Ok(())
 }
