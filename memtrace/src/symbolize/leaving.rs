@@ -24,7 +24,10 @@ const EXIT_HANDLERS: &[&str] = &[
 
 /// Ends of language runtimes, which nobody else has.
 const RUNTIME_ENDS: &[&str] = &[
-    // CPython
+    // CPython; what nobody caught keeps its frames, and what they have, until it is handled
+    "_Py_HandleSystemExit",
+    "_Py_HandleSystemExitAndKeyboardInterrupt",
+    "handle_system_exit",
     "Py_Exit",
     "Py_Finalize",
     "Py_FinalizeEx",
@@ -113,6 +116,7 @@ mod tests {
             ("_dl_fini", "/lib64/ld-linux-x86-64.so.2"),
             ("Py_FinalizeEx", "/usr/bin/python3.11"),
             ("_Py_Finalize.constprop.0", "/opt/embeds"),
+            ("handle_system_exit", "/usr/bin/python3.8"),
             ("ruby_cleanup", "/usr/lib/libruby-3.1.so.3.1.2"),
             ("perl_destruct", "/usr/bin/perl"),
             ("php_request_shutdown", "/usr/bin/php8.2"),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use memtrace::profile::{self, CallSite, CauseName, Frame, NotCopied, Process, Profile};
+use memtrace::profile::{self, CallSite, CauseName, Frame, NotCopied, Phase, Process, Profile};
 
 use super::Truth;
 
@@ -51,11 +51,14 @@ impl Report {
             "lost"
         );
         assert_eq!(sum(call_sites, |s| s.pages), copied, "over call sites");
-        assert_eq!(
-            totals.copy_on_read_pages,
-            totals.by_cause.refcount + totals.by_cause.gc,
-            "copy-on-read"
-        );
+        let is_read = |site: &&CallSite| {
+            let causes = [CauseName::Refcount, CauseName::Gc];
+            causes.contains(&site.cause) && site.phase == Phase::Run
+        };
+        let read: u64 = call_sites.iter().filter(is_read).map(|s| s.pages).sum();
+        assert_eq!(totals.copy_on_read_pages, read, "copy-on-read");
+        let of_processes = sum(processes, |p| p.copy_on_read_pages);
+        assert_eq!(of_processes, read, "copy-on-read of processes");
         for process in processes {
             assert_eq!(
                 process.by_origin.total(),
