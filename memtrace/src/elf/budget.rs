@@ -52,7 +52,8 @@ impl Source for File {
 }
 
 /// What may still be spent on a file, or on several: time that a thread works on it, and bytes that
-/// are read, or made of what was read. Whatever reads foreign files is handed one, rather than having bounds of its own.
+/// are read, or made of what was read. Whatever reads foreign files is handed one, rather than having
+/// bounds of its own, and uses it on the thread that made or resumed it, whose time it is.
 #[derive(Debug)]
 pub struct Budget {
     time: Duration,

@@ -66,20 +66,31 @@ impl Running {
         self.0.id()
     }
 
-    /// A set of signals in /proc/PID/status; none when it has ended.
+    /// A set of signals in /proc/PID/status.
     fn signals(&self, field: &str) -> u64 {
+        let set = self.status(field);
+        set.map_or(0, |set| u64::from_str_radix(&set, 16).expect("hexadecimal"))
+    }
+
+    /// A field of /proc/PID/status, if there is one.
+    fn status(&self, field: &str) -> Option<String> {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid()));
         let status = status.expect("memtrace has not been waited for");
-        let set = status.lines().find_map(|line| line.strip_prefix(field));
-        set.map_or(0, |set| {
-            u64::from_str_radix(set.trim(), 16).expect("hexadecimal")
-        })
+        let value = status.lines().find_map(|line| line.strip_prefix(field));
+        value.map(|value| value.trim().to_owned())
+    }
+
+    /// Whether it has ended and not been waited for. What was sent to it since stays pending.
+    fn has_ended(&self) -> bool {
+        self.status("State:")
+            .is_some_and(|state| state.starts_with('Z'))
     }
 
     /// Sends SIGINT when memtrace has heard all that were sent before: two that are pending at once
     /// are one.
     fn press_ctrl_c(&self) {
-        while self.signals("ShdPnd:") >> (libc::SIGINT - 1) & 1 == 1 {
+        let is_pending = || self.signals("ShdPnd:") >> (libc::SIGINT - 1) & 1 == 1;
+        while is_pending() && !self.has_ended() {
             std::thread::sleep(Duration::from_micros(500));
         }
         signal(self.pid(), libc::SIGINT);
