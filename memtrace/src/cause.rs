@@ -26,7 +26,7 @@ pub use self::collector::Collectors;
 pub use self::instruction::{Instructions, Write};
 use crate::process::maps::{AddressSpace, MappingKind};
 use crate::profile::{CauseEvidence, Frame, Language, Unknown};
-use crate::symbolize::leaving::is_leaving;
+use crate::symbolize::leaving::Leaving;
 use crate::symbolize::role::{Role, role};
 
 /// What is mapped at the address written to.
@@ -147,21 +147,21 @@ pub struct Writer {
     /// Whether the end of the fault was not seen.
     pub no_end: bool,
     /// Whether the process was on its way out.
-    pub leaves: bool,
+    pub leaves: Leaving,
 }
 
 impl Writer {
     /// What is written by an instruction that does `write`, on a stack with these frames, leaf
-    /// first.
+    /// first. `is_silent`: an interpreter was looked at, and had no frame.
     #[must_use]
-    pub fn of(write: Write, frames: &[Frame]) -> Self {
+    pub fn of(write: Write, frames: &[Frame], is_silent: bool) -> Self {
         Self {
             write,
             role: leaf_role(frames),
             no_end: frames
                 .iter()
                 .any(|frame| frame.unknown == Some(Unknown::NoEnd)),
-            leaves: is_leaving(frames),
+            leaves: Leaving::of(frames, is_silent),
         }
     }
 
@@ -258,7 +258,7 @@ mod tests {
     };
 
     fn judged(view: KernelView, area: Area, write: Write, frames: &[Frame]) -> Verdict {
-        judge(view, area, Writer::of(write, frames))
+        judge(view, area, Writer::of(write, frames, false))
     }
 
     #[expect(
@@ -355,7 +355,7 @@ mod tests {
     #[test]
     fn collectors_write_for_themselves_unless_the_allocator_does() {
         let by = |frames: &[Frame], write, area, role| {
-            let writer = Writer::of(write, frames).within(Some(role));
+            let writer = Writer::of(write, frames, false).within(Some(role));
             let verdict = judge(UNDECIDED, area, writer);
             (verdict.cause, verdict.evidence)
         };
@@ -382,7 +382,7 @@ mod tests {
             cause: Cause::Object,
             evidence: Evidence::Elsewhere,
         };
-        let writer = Writer::of(Write::Store, &mark).within(Some(Role::Collector));
+        let writer = Writer::of(Write::Store, &mark, false).within(Some(Role::Collector));
         let expected = Verdict::known(Cause::Object, CauseEvidence::Structure);
         assert_eq!(judge(object, Area::Heap, writer), expected);
     }

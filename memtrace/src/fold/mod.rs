@@ -77,7 +77,7 @@ impl Observation {
         };
         Kind {
             verdict: judge(view, self.area.unwrap_or(Area::Gone), writer),
-            phase: self.phase.of(writer.leaves),
+            phase: self.phase.of(writer.leaves.holds(self.origin)),
             origin: self.origin,
             object_type: self.object_type,
             field_offset: self.field_offset,

@@ -393,10 +393,14 @@ fn put_together(mut native: Vec<Frame>, taken: Result<Believed, Unknown>, write:
                 let interpreter = taken.interpreter.as_ref();
                 interpreter.is_some_and(|known| known.instance.is_loop(function))
             };
+            let is_silent = taken.interpreter.is_some()
+                && taken.script.is_empty()
+                && !taken.script_truncated
+                && trust == Native::Exact;
             let frames = merge(native, taken.script, is_loop, trust);
             Named {
                 site: blame(&frames),
-                writer: Writer::of(write, &frames),
+                writer: Writer::of(write, &frames, is_silent),
                 frames,
                 places: Vec::new(),
                 truncated,
@@ -409,7 +413,7 @@ fn put_together(mut native: Vec<Frame>, taken: Result<Believed, Unknown>, write:
             frames.push(Frame::placeholder("[unknown]", why));
             Named {
                 site,
-                writer: Writer::of(write, &frames),
+                writer: Writer::of(write, &frames, false),
                 frames,
                 places: Vec::new(),
                 truncated: Some(Truncated::NotTaken),
