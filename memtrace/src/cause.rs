@@ -4,7 +4,8 @@
 //! ([`Evidence`]), and knows when the kernel itself wrote. Everything else is decided by these, in
 //! this order:
 //!
-//! 1. **who wrote**: the functions of allocators write their own bookkeeping, those of a runtime's
+//! 1. **who wrote**: the functions of allocators write their own bookkeeping ([`allocators`] has those
+//!    without a name), those of a runtime's
 //!    collector mark and sweep, and a few do nothing but count references ([`collector`]);
 //! 2. **how**: an instruction that adds or subtracts one in place is taken to maintain a reference
 //!    count. Counters of other things are false positives; those of locks and on stacks are told
@@ -14,6 +15,7 @@
 //! So a cause is unknown only when the fault's record is incomplete, or neither its instruction nor
 //! its mapping could be read.
 
+mod allocators;
 mod calls;
 mod collector;
 pub mod instruction;
@@ -22,6 +24,7 @@ use std::fmt;
 
 use memtrace_common::record::{Cause, Evidence};
 
+pub use self::allocators::Allocators;
 pub use self::collector::Collectors;
 pub use self::instruction::{Instructions, Write};
 use crate::process::maps::{AddressSpace, MappingKind};

@@ -45,7 +45,7 @@ fn named(functions: &[&str]) -> Named {
         .map(|function| Frame::native(function, "/bin/app"))
         .collect();
     Named {
-        site: blame(&frames),
+        site: blame(&frames, 0),
         frames,
         places: Vec::new(),
         truncated: None,

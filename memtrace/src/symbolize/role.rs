@@ -356,8 +356,10 @@ pub fn is_start(frame: &Frame) -> bool {
     function == "_start" || is_in_c_library(frame) && starts.contains(&bare)
 }
 
-/// `malloc`, `_int_malloc`, `__libc_free`, `_int_malloc.part.0`.
-fn is_allocator(function: &str) -> bool {
+/// Whether a function of the C library's is its allocator's: `malloc`, `_int_malloc`, `__libc_free`,
+/// `_int_malloc.part.0`.
+#[must_use]
+pub fn is_allocator(function: &str) -> bool {
     let bare = bare(function).split('.').next().unwrap_or_default();
     ALLOCATOR.binary_search(&bare).is_ok()
 }

@@ -5,7 +5,7 @@
 //! are read: when it starts, again and again while it starts or has children, and when code ran
 //! that was in none of them.
 
-mod arch;
+pub mod arch;
 mod builder;
 mod cache;
 mod code;

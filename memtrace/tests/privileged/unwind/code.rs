@@ -112,8 +112,8 @@ fn musl_as_a_library_and_one_without_tables() {
     );
     let report = trace_with(Command::new(program).arg(library), "libc.so");
     leads_to_start(&report);
-    // Its `free` jumps to a function that has no symbol in Debian's file, so that is not known to
-    // be the allocator's.
+    // Its `free` jumps to a function that has no symbol in Debian's file.
+    are_allocators(&report, "frees");
     made_of_code(&report, "callback");
     let through = stacks_of(&report).filter(|(stack, _)| {
         let mut frames = whole_frames(stack);
