@@ -78,6 +78,7 @@ impl Intake {
             Event::Fault(fault) => self.fault(&fault),
             Event::Stack { id, stack } => self.stack(id, stack),
             Event::Function(function) => self.function(&function),
+            Event::Pages(last) => self.targets.last_pages(&last),
             Event::Process(change) => {
                 self.targets.changed(&change);
                 self.settle_young();
@@ -273,10 +274,12 @@ impl Intake {
         }
     }
 
-    /// Compares the copied pages of living processes with their ancestors', by process, and samples
+    /// Compares the copied pages of living processes with their relatives', by process, and samples
     /// of them by call site.
     pub fn compare_copied(&mut self) -> HashMap<ProcessId, Unchanged> {
-        self.fold.compare_samples(&self.targets.processes);
+        if let Some(copied) = self.targets.copied_pages() {
+            self.fold.compare_samples(&self.targets.processes, copied);
+        }
         self.targets.compare_copied()
     }
 

@@ -157,17 +157,16 @@ impl<'a> Claims<'a> {
 
     /// What was found of the compared pages of a claim's call sites.
     pub(super) fn compared(&self, claim: Claim) -> SampleUnchanged {
-        let none = SampleUnchanged {
-            unchanged_pages: 0,
-            compared_pages: 0,
-        };
         let found = self.sites(claim).into_iter().filter_map(|site| {
             let hint = is_hint(site);
             site.unchanged.filter(|_| hint)
         });
-        found.fold(none, |sum, one| SampleUnchanged {
+        found.fold(SampleUnchanged::default(), |sum, one| SampleUnchanged {
             unchanged_pages: sum.unchanged_pages.saturating_add(one.unchanged_pages),
             compared_pages: sum.compared_pages.saturating_add(one.compared_pages),
+            compared_with_child_pages: sum
+                .compared_with_child_pages
+                .saturating_add(one.compared_with_child_pages),
         })
     }
 }
@@ -206,6 +205,7 @@ fn claim(site: &CallSite) -> Claim {
     let Some(SampleUnchanged {
         unchanged_pages: same,
         compared_pages: compared,
+        ..
     }) = site.unchanged
     else {
         return Claim::PerhapsRead;
@@ -235,6 +235,7 @@ mod tests {
         site.unchanged = compared.map(|(unchanged_pages, compared_pages)| SampleUnchanged {
             unchanged_pages,
             compared_pages,
+            compared_with_child_pages: 0,
         });
         profile
     }

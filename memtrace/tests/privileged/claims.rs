@@ -56,7 +56,7 @@ int main(void) {
 "#;
 
 /// The report of a program in C, traced from its start, and the same as text.
-fn traced(source: &str, options: &[&str]) -> (Report, String) {
+pub fn traced(source: &str, options: &[&str]) -> (Report, String) {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let path = |name: &str| folder.path().join(name).display().to_string();
     let (file, program, text) = (path("program.c"), path("program"), path("report.txt"));

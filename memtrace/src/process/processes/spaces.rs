@@ -112,7 +112,8 @@ impl Processes {
     }
 
     /// Whether a process has not replaced its program since the last record of it that was handled.
-    pub(super) fn is_current(&self, id: ProcessId) -> bool {
+    #[must_use]
+    pub fn is_current(&self, id: ProcessId) -> bool {
         let Some(process) = self.live.get(&id) else {
             return false;
         };

@@ -45,8 +45,8 @@ fn text_at_80_columns() {
       `Catalog.render`, catalog.py:212), 16% garbage collection; for 3% it is not
       known.
       Of a sample of 5,000 of 6,000 copied pages, 4,117 (82%) still equal the
-      parent's: they were copied for nothing. 698 pages could not be compared: a
-      process had ended, or they were unmapped.
+      parent's: they were copied for nothing. 698 pages could not be compared: their
+      process had ended.
       The kernel copied 6,962 pages of 4.0 KiB for 5 of 6 processes.
       2 processes had been forked before the trace began: what they had copied until
       then is not in these figures.
@@ -270,7 +270,7 @@ fn text_at_120_columns() {
       75% of what was copied was only read: 59% reference counts (mostly `str`, in `Catalog.render`,
       catalog.py:212), 16% garbage collection; for 3% it is not known.
       Of a sample of 5,000 of 6,000 copied pages, 4,117 (82%) still equal the parent's: they were copied
-      for nothing. 698 pages could not be compared: a process had ended, or they were unmapped.
+      for nothing. 698 pages could not be compared: their process had ended.
       The kernel copied 6,962 pages of 4.0 KiB for 5 of 6 processes.
       2 processes had been forked before the trace began: what they had copied until then is not in
       these figures.
@@ -383,8 +383,8 @@ fn text_with_losses_says_so_first() {
       `Catalog.render`, catalog.py:212), 14% garbage collection; for 17% it is not
       known.
       Of a sample of 5,000 of 6,000 copied pages, 4,117 (82%) still equal the
-      parent's: they were copied for nothing. 698 pages could not be compared: a
-      process had ended, or they were unmapped.
+      parent's: they were copied for nothing. 698 pages could not be compared: their
+      process had ended.
       The kernel copied 8,197 pages of 4.0 KiB for 5 of 6 processes.
       2 processes had been forked before the trace began: what they had copied until
       then is not in these figures.

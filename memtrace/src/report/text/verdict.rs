@@ -4,11 +4,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::screen::{Screen, shorten_left};
-use super::written;
+use super::{compared, written};
 use crate::foreign::escape;
-use crate::profile::{CallSite, CauseEvidence, CauseName, Profile, Site, Unchanged};
+use crate::profile::{CallSite, CauseEvidence, CauseName, Profile, Site};
 use crate::report::claims::{Claim, Claims, is_hint};
-use crate::report::words::{apportion, cause_in_words, count, counted, whole_percent};
+use crate::report::words::{apportion, cause_in_words, count};
 
 /// Columns that a file and line may take there.
 const PLACE: usize = 32;
@@ -58,7 +58,7 @@ pub(super) fn sentences(profile: &Profile, screen: Screen) -> Vec<String> {
         };
         sentences.push(sentence);
     }
-    sentences.extend(totals.unchanged.and_then(unchanged));
+    sentences.extend(totals.unchanged.and_then(compared::sentence));
     sentences
 }
 
@@ -161,9 +161,10 @@ fn confirmed(claims: &Claims) -> String {
         return String::new();
     }
     format!(
-        "; where only the way of writing says so, {} of {} compared pages still equal the parent's",
+        "; where only the way of writing says so, {} of {} compared pages still equal {}",
         count(found.unchanged_pages),
-        count(found.compared_pages)
+        count(found.compared_pages),
+        compared::whose(found.compared_with_child_pages, found.compared_pages)
     )
 }
 
@@ -197,9 +198,10 @@ fn perhaps_read(claims: &Claims, percent: String, screen: Screen) -> String {
     let but = match found.compared_pages {
         0 => "a counter of the program's own would look the same".to_owned(),
         compared => format!(
-            "of {} compared pages, {} still equal the parent's",
+            "of {} compared pages, {} still equal {}",
             count(compared),
-            count(found.unchanged_pages)
+            count(found.unchanged_pages),
+            compared::whose(found.compared_with_child_pages, compared)
         ),
     };
     format!(
@@ -219,8 +221,9 @@ fn counter(claims: &Claims, percent: String, screen: Screen) -> String {
     };
     format!(
         "{percent} was counters of the program's own{at}: of {} compared pages, {same} still equals \
-         the parent's.",
-        count(found.compared_pages)
+         {}.",
+        count(found.compared_pages),
+        compared::whose(found.compared_with_child_pages, found.compared_pages)
     )
 }
 
@@ -406,53 +409,6 @@ fn not_known(profile: &Profile) -> String {
         }
         _ => "What was written is not known; the reasons stand below.".to_owned(),
     }
-}
-
-/// What the comparison with the ancestors' pages proves.
-fn unchanged(unchanged: Unchanged) -> Option<String> {
-    let Unchanged {
-        unchanged_pages: same,
-        compared_pages: compared,
-        comparable_pages: comparable,
-        gone_pages: gone,
-    } = unchanged;
-    let pages = |n| counted(n, "copied page", "copied pages");
-    let of = if compared < comparable {
-        format!("a sample of {} of {}", count(compared), pages(comparable))
-    } else {
-        pages(compared)
-    };
-    let (equal, they) = match same {
-        1 => ("equals", "it was"),
-        _ => ("equal", "they were"),
-    };
-    let found = match (compared, same) {
-        (0, _) if gone == 0 => return None,
-        (0, _) => {
-            return Some(format!(
-                "{}.",
-                not_compared(gone, "copied page", "copied pages")
-            ));
-        }
-        (_, 0) => format!("Of {of}, none still equals the parent's."),
-        _ => format!(
-            "Of {of}, {} ({}) still {equal} the parent's: {they} copied for nothing.",
-            count(same),
-            whole_percent(same, compared),
-        ),
-    };
-    Some(match gone {
-        0 => found,
-        _ => format!("{found} {}.", not_compared(gone, "page", "pages")),
-    })
-}
-
-fn not_compared(gone: u64, one: &str, many: &str) -> String {
-    let them = if gone == 1 { "it was" } else { "they were" };
-    format!(
-        "{} could not be compared: a process had ended, or {them} unmapped",
-        counted(gone, one, many)
-    )
 }
 
 #[cfg(test)]
