@@ -390,6 +390,14 @@ pub fn memory_file(name: &CStr) -> io::Result<File> {
     serve::memory_file(name)
 }
 
+/// A copy of `file` in memory that nobody can change, and that everybody may read who has it.
+///
+/// # Errors
+/// When it has more than `room` bytes, or more than [`MAX_COPY`], or cannot be read.
+pub fn copy_of(file: &File, room: u64) -> Result<File, NotOpened> {
+    serve::copy(file, room).map(|(copy, _)| copy)
+}
+
 /// Whether this process was started to open files. Must be asked before anything else.
 #[must_use]
 pub fn is_requested() -> bool {

@@ -4,19 +4,13 @@
 
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::{self, IoSlice, IoSliceMut};
-use std::mem::MaybeUninit;
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::PathBuf;
 
-use rustix::io::Errno;
-use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
-};
-
 use super::{Answer, NotOpened, Wanted, Which};
+use crate::process::descriptors;
 
 /// Bytes of a path; the kernel prints none that is longer.
 const MAX_PATH: usize = 4096;
@@ -132,35 +126,16 @@ pub(super) fn hear(socket: BorrowedFd<'_>) -> io::Result<Said> {
 }
 
 fn send(socket: BorrowedFd<'_>, bytes: &[u8], file: Option<&File>) -> io::Result<()> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut control = SendAncillaryBuffer::new(&mut space);
-    let descriptors = file.map(|file| [file.as_fd()]);
-    if let Some(descriptors) = &descriptors {
-        control.push(SendAncillaryMessage::ScmRights(descriptors));
-    }
-    let pieces = [IoSlice::new(bytes)];
-    loop {
-        match sendmsg(socket, &pieces, &mut control, SendFlags::NOSIGNAL) {
-            Err(Errno::INTR) => {}
-            sent => return sent.map(drop).map_err(io::Error::from),
-        }
-    }
+    let files: Vec<_> = file.map(File::as_fd).into_iter().collect();
+    descriptors::send(socket, bytes, &files).map(drop)
 }
 
 /// A message, empty when the other side has closed, and the descriptor that came with it.
 fn receive(socket: BorrowedFd<'_>) -> io::Result<(Vec<u8>, Option<File>)> {
     let mut bytes = vec![0; MAX_MESSAGE];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut control = RecvAncillaryBuffer::new(&mut space);
-    let mut pieces = [IoSliceMut::new(&mut bytes)];
-    let received = recvmsg(socket, &mut pieces, &mut control, RecvFlags::CMSG_CLOEXEC)?;
-    let descriptors = control.drain().filter_map(|message| match message {
-        RecvAncillaryMessage::ScmRights(descriptors) => Some(descriptors),
-        _ => None,
-    });
-    let file = descriptors.flatten().next().map(File::from);
-    bytes.truncate(received.bytes);
-    Ok((bytes, file))
+    let (size, files) = descriptors::receive(socket, &mut bytes)?;
+    bytes.truncate(size);
+    Ok((bytes, files.into_iter().next().map(File::from)))
 }
 
 #[cfg(test)]

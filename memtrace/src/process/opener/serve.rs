@@ -2,9 +2,9 @@
 
 use std::ffi::CStr;
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read as _, Seek as _, Write as _};
+use std::io::{self, Seek as _, Write as _};
 use std::os::fd::{AsFd as _, AsRawFd as _};
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -95,7 +95,7 @@ pub(super) fn open(wanted: &Wanted, overlays: &mut Overlays) -> Answer {
     let mut attempt = |path: &Path, inode: Option<u64>| match open_regular(path, inode, overlays) {
         Ok((file, true)) => Some(Ok((file, false))),
         // What is sent from there is read once, here.
-        Ok((file, false)) => Some(copy(file, wanted.room)),
+        Ok((file, false)) => Some(copy(&file, wanted.room)),
         Err(Some(why)) => {
             refused = Some(why);
             None
@@ -158,14 +158,14 @@ pub(super) fn open_regular(
 }
 
 /// A copy of `file` in memory that nobody can change, if it has at most `room` bytes.
-pub(super) fn copy(mut file: File, room: u64) -> Answer {
+pub(super) fn copy(file: &File, room: u64) -> Answer {
     let failed = |_| NotOpened::Refused("its file system did not give its contents".to_owned());
     let room = room.min(MAX_COPY);
     let mut copy = memory_file(c"memtrace-copy").map_err(failed)?;
     let mut piece = vec![0; PIECE];
     let mut size = 0;
     loop {
-        let read = match file.read(&mut piece) {
+        let read = match file.read_at(&mut piece, size) {
             Ok(0) => break,
             Ok(read) => read,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,

@@ -146,14 +146,14 @@ fn a_copy_is_whole_and_cannot_be_changed() {
     let path = format!("/proc/self/fd/{}", file.as_raw_fd());
     let reopen = || File::open(&path).unwrap();
     let size = content.len() as u64;
-    let (mut copy, is_copy) = serve::copy(reopen(), size).unwrap();
+    let (mut copy, is_copy) = serve::copy(&reopen(), size).unwrap();
     assert!(is_copy);
     let mut copied = Vec::new();
     copy.read_to_end(&mut copied).unwrap();
     assert!(copied == content);
     assert!(copy.write_all(b"x").is_err());
     assert!(copy.set_len(0).is_err());
-    let why = refused(serve::copy(reopen(), size - 1));
+    let why = refused(serve::copy(&reopen(), size - 1));
     assert!(why.contains("too large"), "{why}");
 }
 
