@@ -82,6 +82,9 @@ impl Spot {
             caller,
             unknown: Some(why),
         };
+        if space.is_not_permitted().is_some() {
+            return nowhere(Unknown::NotPermitted);
+        }
         if space.is_gone() {
             return nowhere(Unknown::ProcessGone);
         }

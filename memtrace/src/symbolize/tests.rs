@@ -3,12 +3,13 @@
 use std::fs::{self, File};
 use std::hint::black_box;
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 
 use super::Symbolizer;
-use super::engine::{Failure, Query, Reply};
+use super::engine::{Failure, Found, Query, Reply};
 use super::helper::{self, Asked, Helper, Lost};
 use crate::process::maps::AddressSpace;
 use crate::process::modules::Modules;
@@ -477,6 +478,47 @@ fn a_separate_debug_file_is_found_by_build_id() {
         let frames = isolated().symbolize(&space, &[address]);
         assert_eq!(names(&frames), ["victim"], "{compress}");
         assert_eq!(frames[0].line, Some(2), "{compress}");
+    }
+}
+
+#[test]
+fn a_file_that_only_its_owner_may_read_is_copied_for_the_helper() {
+    if !have("gcc") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let path = compile(dir.path(), "gcc", PLAIN, &["-g"]);
+    let address = map(&path) + offset_of(&path, "victim");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+    let mut symbolizer = isolated();
+    for offset in [0, 4] {
+        let frames = symbolizer.symbolize(&own_space(), &[address + offset]);
+        assert_eq!((names(&frames), frames[0].line), (vec!["victim"], Some(2)));
+    }
+}
+
+#[test]
+fn a_helper_is_asked_about_more_files_than_it_has_at_once() {
+    if !have("gcc") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let path = compile(dir.path(), "gcc", PLAIN, &["-g"]);
+    let offset = offset_of(&path, "victim");
+    let mut helper = helper_process();
+    let files: Vec<_> = (0..150).map(|_| File::open(&path).unwrap()).collect();
+    for (key, file) in (0..).zip(&files).chain((0..).zip(&files[..3])) {
+        for debug_info in [false, true] {
+            let query = Query {
+                debug_info,
+                addresses: vec![offset],
+            };
+            let reply = helper.ask(&query, Asked { key, file }).unwrap().unwrap();
+            let Found::Functions(functions) = &reply[0] else {
+                panic!("{reply:?}")
+            };
+            assert_eq!(functions[0].function, "victim");
+        }
     }
 }
 

@@ -25,4 +25,5 @@ mod served;
 mod servers;
 mod signals;
 mod symbols;
+mod unprivileged;
 mod unwind;

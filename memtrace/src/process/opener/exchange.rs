@@ -24,6 +24,7 @@ const LOCAL: u8 = 1;
 const COPIED: u8 = 2;
 const NOT_THERE: u8 = 3;
 const REFUSED: u8 = 4;
+const NO_FILE: u8 = 5;
 
 /// A question in bytes.
 pub(super) fn encode(wanted: &Wanted) -> Vec<u8> {
@@ -93,7 +94,12 @@ pub(super) fn answer(socket: BorrowedFd<'_>, answer: &Answer) -> io::Result<()> 
             let code = if *is_copy { COPIED } else { LOCAL };
             send(socket, &[code], Some(file))
         }
-        Err(NotOpened::NotThere) => send(socket, &[NOT_THERE], None),
+        Err(NotOpened::NotThere(errno)) => send(
+            socket,
+            &[&[NOT_THERE], &errno.to_ne_bytes()[..]].concat(),
+            None,
+        ),
+        Err(NotOpened::NoFile) => send(socket, &[NO_FILE], None),
         Err(NotOpened::Refused(why)) => send(socket, &[&[REFUSED], why.as_bytes()].concat(), None),
     }
 }
@@ -116,7 +122,13 @@ pub(super) fn hear(socket: BorrowedFd<'_>) -> io::Result<Said> {
         (READY, _) => return Ok(Said::Ready),
         (LOCAL, Some(file)) => Ok((file, false)),
         (COPIED, Some(file)) => Ok((file, true)),
-        (NOT_THERE, _) => Err(NotOpened::NotThere),
+        (NOT_THERE, _) => {
+            let errno = text
+                .first_chunk()
+                .map_or(0, |errno| i32::from_ne_bytes(*errno));
+            Err(NotOpened::NotThere(errno))
+        }
+        (NO_FILE, _) => Err(NotOpened::NoFile),
         (REFUSED, _) => Err(NotOpened::Refused(
             String::from_utf8_lossy(text).into_owned(),
         )),
