@@ -49,12 +49,17 @@ pub enum Area {
     Unmapped,
     /// The mappings could not be read.
     Gone,
+    /// They may not be read.
+    NotPermitted,
 }
 
 impl Area {
     /// What is at `address`.
     #[must_use]
     pub fn of(space: &AddressSpace, address: u64) -> Self {
+        if space.is_not_permitted().is_some() {
+            return Self::NotPermitted;
+        }
         if space.is_gone() {
             return Self::Gone;
         }
@@ -108,6 +113,8 @@ pub enum WhyUnknown {
     NoEnd,
     /// The process was gone before its mappings could be read.
     Gone,
+    /// The mappings of the process may not be read.
+    NotPermitted,
     /// Neither the instruction nor what it wrote to is in a mapping that is known.
     Nowhere,
 }
@@ -117,6 +124,7 @@ impl fmt::Display for WhyUnknown {
         f.write_str(match self {
             Self::NoEnd => "the end of the fault was not seen",
             Self::Gone => "the process had gone before its mappings were read",
+            Self::NotPermitted => "the mappings of the process may not be read",
             Self::Nowhere => "the code that wrote, and what it wrote to, are in no known mapping",
         })
     }
@@ -217,8 +225,11 @@ pub fn judge(view: KernelView, area: Area, writer: Writer) -> Verdict {
     }
     match (area, write) {
         (Area::Gone, Write::Unreadable) => Verdict::unknown(WhyUnknown::Gone),
+        (Area::NotPermitted, Write::Unreadable) => Verdict::unknown(WhyUnknown::NotPermitted),
         (Area::Unmapped, Write::Unreadable) => Verdict::unknown(WhyUnknown::Nowhere),
-        (Area::Gone | Area::Unmapped, _) => Verdict::known(Cause::Data, CauseEvidence::Instruction),
+        (Area::Gone | Area::NotPermitted | Area::Unmapped, _) => {
+            Verdict::known(Cause::Data, CauseEvidence::Instruction)
+        }
         _ => Verdict::known(Cause::Data, CauseEvidence::Mapping),
     }
 }

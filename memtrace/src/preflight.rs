@@ -207,8 +207,17 @@ fn notes(facts: &Facts, trace: &TraceOptions) -> Vec<String> {
     });
     if others && !facts.can(Capability::SysPtrace) {
         notes.push(
-            "CAP_SYS_PTRACE is missing, so the memory maps of other users' processes cannot be \
-             read: their functions stay without names. Run memtrace as root to see them."
+            "CAP_SYS_PTRACE is missing, so the memory of other users' processes cannot be read, nor, \
+             on some kernels, their memory maps: Python's frames and types stay unknown, and \
+             functions may have no names. Run memtrace as root to see them."
+                .to_owned(),
+        );
+    }
+    if others && !facts.can(Capability::DacReadSearch) {
+        notes.push(
+            "CAP_DAC_READ_SEARCH is missing, so the memory of other users' processes cannot be \
+             read, nor files that only their owners may read: Python's frames and types stay \
+             unknown, and functions in those files without names. Run memtrace as root to see them."
                 .to_owned(),
         );
     }

@@ -63,13 +63,15 @@ enum State {
     Refused { name: String, why: String },
 }
 
-/// What a report says of the interpreter and the runtimes of a process.
+/// What a report says of the interpreter and the runtimes of a process, and what of it is not known.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Seen {
     /// The interpreter that is read, or would be.
     pub interpreter: Option<InterpreterSeen>,
     /// The runtimes that are not read; `None` without any.
     pub runtimes: Option<unread::Seen>,
+    /// The files with code that could not be opened; `None` without any.
+    pub unopened: Option<unread::Unopened>,
 }
 
 /// A process to look at again.
@@ -214,12 +216,14 @@ impl Tracker {
         }
     }
 
-    /// What a report says of a process's interpreter and runtimes; `None` when it has neither.
+    /// What a report says of a process's interpreter and runtimes, and of files that may have had
+    /// some; `None` when there are none.
     #[must_use]
     pub fn seen(&self, process: ProcessId) -> Option<Seen> {
         let seen = Seen {
             interpreter: self.interpreter_seen(process),
             runtimes: self.unread.of(process).cloned(),
+            unopened: self.unread.unopened(process).cloned(),
         };
         (seen != Seen::default()).then_some(seen)
     }

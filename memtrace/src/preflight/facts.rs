@@ -96,6 +96,7 @@ pub enum PidState {
 /// A capability that memtrace can use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Capability {
+    DacReadSearch = 2,
     SysPtrace = 19,
     SysAdmin = 21,
     Perfmon = 38,
@@ -104,10 +105,11 @@ pub enum Capability {
 }
 
 impl Capability {
-    const ALL: [Self; 5] = [
+    const ALL: [Self; 6] = [
         Self::Bpf,
         Self::Perfmon,
         Self::SysPtrace,
+        Self::DacReadSearch,
         Self::CheckpointRestore,
         Self::SysAdmin,
     ];
@@ -116,6 +118,7 @@ impl Capability {
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
+            Self::DacReadSearch => "CAP_DAC_READ_SEARCH",
             Self::SysPtrace => "CAP_SYS_PTRACE",
             Self::SysAdmin => "CAP_SYS_ADMIN",
             Self::Perfmon => "CAP_PERFMON",
@@ -155,8 +158,12 @@ impl Facts {
     #[must_use]
     pub fn can(&self, capability: Capability) -> bool {
         let has = |capability: Capability| self.capabilities >> capability as u32 & 1 == 1;
+        let is_alone = matches!(
+            capability,
+            Capability::SysPtrace | Capability::DacReadSearch
+        );
         // The others were split off from CAP_SYS_ADMIN, which still includes them.
-        has(capability) || capability != Capability::SysPtrace && has(Capability::SysAdmin)
+        has(capability) || !is_alone && has(Capability::SysAdmin)
     }
 
     /// Whether memtrace may do with any file what its owner may (`CAP_FOWNER`).

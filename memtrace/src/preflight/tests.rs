@@ -282,7 +282,8 @@ fn what_limits_the_report_is_noted() {
     };
     assert_eq!(of_machine(&facts), []);
     insta::assert_snapshot!(notes(&facts, &trace()).join("\n"), @"
-    CAP_SYS_PTRACE is missing, so the memory maps of other users' processes cannot be read: their functions stay without names. Run memtrace as root to see them.
+    CAP_SYS_PTRACE is missing, so the memory of other users' processes cannot be read, nor, on some kernels, their memory maps: Python's frames and types stay unknown, and functions may have no names. Run memtrace as root to see them.
+    CAP_DAC_READ_SEARCH is missing, so the memory of other users' processes cannot be read, nor files that only their owners may read: Python's frames and types stay unknown, and functions in those files without names. Run memtrace as root to see them.
     CAP_CHECKPOINT_RESTORE is missing, so files that were deleted or that are in containers cannot be opened: functions in them stay without names. Run memtrace as root to see them.
     Process 4242 is an ancestor of memtrace, so memtrace's own copies are in the report. Use --no-follow, or name a process below it.
     ");

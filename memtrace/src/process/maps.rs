@@ -25,8 +25,17 @@ const DELETED: &[u8] = b" (deleted)";
 /// The mappings of one process at one moment. Cheap to clone: a forked child shares its parent's.
 #[derive(Clone, Debug)]
 pub struct AddressSpace {
-    /// By address, not overlapping; `None` when they could not be read.
-    mappings: Option<Arc<[Mapping]>>,
+    /// By address, not overlapping; `Err` when they could not be read.
+    mappings: Result<Arc<[Mapping]>, NotRead>,
+}
+
+/// Why the mappings of a process could not be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum NotRead {
+    /// It has gone.
+    Gone,
+    /// They may not be read, of the process with this pid.
+    NotPermitted(u32),
 }
 
 /// Where a process has something mapped, and of which file, of which nothing else is looked at.
@@ -134,14 +143,19 @@ pub enum MappingKind {
 
 impl AddressSpace {
     /// Reads the present mappings of `pid`; files not seen before are added to `modules`, and
-    /// those with executable mappings opened.
+    /// those with executable mappings opened. Where they may not be read, nothing of them is known.
     ///
     /// # Errors
     ///
     /// When the maps cannot be read, and [`io::ErrorKind::NotFound`] when the process does not have
     /// memory any more: it has exited, and its parent has not waited for it yet.
     pub fn read(pid: u32, modules: &mut Modules) -> io::Result<Self> {
-        let maps = File::open(format!("/proc/{pid}/maps"))?;
+        let maps = match File::open(format!("/proc/{pid}/maps")) {
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                return Ok(Self::not_permitted(pid));
+            }
+            maps => maps?,
+        };
         let mappings = collect(BufReader::with_capacity(32 << 10, maps), pid, modules)?;
         if mappings.is_empty() {
             return Err(io::Error::new(
@@ -150,7 +164,7 @@ impl AddressSpace {
             ));
         }
         Ok(Self {
-            mappings: Some(mappings.into()),
+            mappings: Ok(mappings.into()),
         })
     }
 
@@ -158,13 +172,32 @@ impl AddressSpace {
     /// it is unknown, because the process has gone.
     #[must_use]
     pub fn gone() -> Self {
-        Self { mappings: None }
+        Self {
+            mappings: Err(NotRead::Gone),
+        }
+    }
+
+    /// The address space of a process whose mappings may not be read.
+    #[must_use]
+    pub fn not_permitted(pid: u32) -> Self {
+        Self {
+            mappings: Err(NotRead::NotPermitted(pid)),
+        }
+    }
+
+    /// The process whose mappings may not be read, if that is why they are not known.
+    #[must_use]
+    pub fn is_not_permitted(&self) -> Option<u32> {
+        match self.mappings {
+            Err(NotRead::NotPermitted(pid)) => Some(pid),
+            _ => None,
+        }
     }
 
     /// Whether the mappings could not be read.
     #[must_use]
     pub fn is_gone(&self) -> bool {
-        self.mappings.is_none()
+        self.mappings.is_err()
     }
 
     /// All mappings, by address.
@@ -226,7 +259,7 @@ impl AddressSpace {
     pub fn of_lines(maps: &str, modules: &mut Modules) -> Self {
         let mappings = collect(maps.as_bytes(), u32::MAX, modules);
         Self {
-            mappings: mappings.ok().map(Into::into),
+            mappings: mappings.map(Into::into).map_err(|_| NotRead::Gone),
         }
     }
 }
@@ -433,7 +466,7 @@ mod tests {
     fn space_of(maps: &[u8]) -> AddressSpace {
         let mappings = collect(maps, u32::MAX, &mut Modules::new()).unwrap();
         AddressSpace {
-            mappings: Some(mappings.into()),
+            mappings: Ok(mappings.into()),
         }
     }
 

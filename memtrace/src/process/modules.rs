@@ -17,7 +17,7 @@ use std::io::Write as _;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -92,8 +92,10 @@ pub struct Module {
     name: Arc<str>,
     /// Unset until an executable mapping is seen through which it could be opened.
     opened: OnceLock<Opened>,
-    /// Why it will not be opened, in words.
-    refused: OnceLock<String>,
+    /// Why it will not be opened.
+    refused: OnceLock<NotOpened>,
+    /// Why it could not be opened so far, as an error number; 0 when that is not known.
+    failed: AtomicI32,
 }
 
 /// An open file, and what was read of it when it was opened.
@@ -167,6 +169,7 @@ impl Modules {
 
     fn open(&mut self, mapped: &MappedFile<'_>, module: &Module) {
         if self.open.load(Ordering::Relaxed) >= MAX_OPEN {
+            module.failed.store(libc::EMFILE, Ordering::Relaxed);
             return;
         }
         let which = Which::Mapped {
@@ -182,8 +185,8 @@ impl Modules {
                 }
             }
             // Another process may have it too.
-            Err(NotOpened::NotThere) => {}
-            Err(NotOpened::Refused(why)) => {
+            Err(NotOpened::NotThere(errno)) => module.failed.store(errno, Ordering::Relaxed),
+            Err(why) => {
                 module.refused.get_or_init(|| why);
             }
         }
@@ -273,6 +276,7 @@ impl Module {
             path: path.into(),
             opened: OnceLock::new(),
             refused: OnceLock::new(),
+            failed: AtomicI32::new(0),
         }
     }
 
@@ -302,9 +306,18 @@ impl Module {
 
     /// Why [`file`](Self::file) is `None`, in words.
     #[must_use]
-    pub fn why_not_open(&self) -> &str {
-        let known = self.refused.get().map(String::as_str);
-        known.unwrap_or("the file could not be opened")
+    pub fn why_not_open(&self) -> String {
+        let failed = NotOpened::NotThere(self.failed.load(Ordering::Relaxed));
+        self.refused.get().unwrap_or(&failed).in_words()
+    }
+
+    /// Why the file could not be opened, in words, so that what is in it is not known; `None` when
+    /// it is open, or nothing that could be a program.
+    #[must_use]
+    pub fn why_not_known(&self) -> Option<String> {
+        let is_none = self.refused.get() == Some(&NotOpened::NoFile);
+        let is_known = self.opened.get().is_some() || is_none;
+        (!is_known).then(|| self.why_not_open())
     }
 
     /// How the file is laid out; `None` when it is not open or not an ELF file.
@@ -431,6 +444,17 @@ mod tests {
             assert!(module.file().is_none());
             assert_eq!(module.why_not_open(), "it is not a regular file");
         }
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_opened_says_why() {
+        let nowhere = Path::new("/nowhere/at/all");
+        let module = Modules::new().see(&mapped(nowhere, 7));
+        let why = module.why_not_known();
+        assert_eq!(why.as_deref(), Some("no such file or directory (2)"));
+        let device = Path::new("/dev/zero");
+        let module = Modules::new().see(&mapped(device, inode(device)));
+        assert_eq!(module.why_not_known(), None);
     }
 
     #[test]

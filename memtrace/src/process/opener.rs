@@ -104,10 +104,34 @@ pub enum Which {
 /// Why a file was not opened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NotOpened {
-    /// It is not there, or not permitted. By way of another process it may be.
-    NotThere,
+    /// It is not there, or not permitted, as the error number says; 0 when there is none. By way of
+    /// another process it may be.
+    NotThere(i32),
+    /// It is a device, a pipe, or anything else but a regular file, which has no program in it.
+    NoFile,
     /// It will not be, in words.
     Refused(String),
+}
+
+impl NotOpened {
+    /// What can be said of it: `permission denied (13)`.
+    #[must_use]
+    pub fn in_words(&self) -> String {
+        match self {
+            Self::NotThere(0) => "the file could not be opened".to_owned(),
+            Self::NotThere(errno) => errno_in_words(*errno),
+            Self::NoFile => "it is not a regular file".to_owned(),
+            Self::Refused(why) => why.clone(),
+        }
+    }
+}
+
+/// `permission denied (13)`.
+#[must_use]
+pub fn errno_in_words(errno: i32) -> String {
+    let text = io::Error::from_raw_os_error(errno).to_string();
+    let text = text.split(" (os error").next().unwrap_or_default();
+    format!("{} ({errno})", text.to_lowercase())
 }
 
 /// An open file, and whether it is a copy.
@@ -232,7 +256,7 @@ impl Opener {
             }
             Err(NoAnswer::Lost(error)) => {
                 log::debug!("the process that opens files was lost: {error}");
-                Err(NotOpened::NotThere)
+                Err(NotOpened::NotThere(0))
             }
         }
     }
@@ -388,6 +412,14 @@ impl std::fmt::Debug for Place {
 /// When the kernel does not give one.
 pub fn memory_file(name: &CStr) -> io::Result<File> {
     serve::memory_file(name)
+}
+
+/// A copy of `file` in memory that nobody can change, and that everybody may read who has it.
+///
+/// # Errors
+/// When it has more than `room` bytes, or more than [`MAX_COPY`], or cannot be read.
+pub fn copy_of(file: &File, room: u64) -> Result<File, NotOpened> {
+    serve::copy(file, room).map(|(copy, _)| copy)
 }
 
 /// Whether this process was started to open files. Must be asked before anything else.

@@ -29,6 +29,7 @@ pub use other::{NotAName, OrOther, Other};
 pub use phase::Phase;
 pub use process::{
     CommandExit, InterpreterSeen, Memory, MemorySample, MemorySizes, Process, RuntimeSeen,
+    UnopenedFile,
 };
 pub use read::{LARGEST_REPORT, read};
 pub use runtimes::{UnreadRuntime, unread_runtimes};

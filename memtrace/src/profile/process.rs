@@ -57,6 +57,10 @@ pub struct Process {
     /// is not looked at, and what they run has no frames. Absent where there are none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub runtimes: Vec<RuntimeSeen>,
+    /// Files with code that it has mapped and that could not be opened: what runs there is not
+    /// known, and neither what it keeps in its memory. Absent where there are none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unopened: Vec<UnopenedFile>,
     /// Memory accounting; `None` where it was not taken.
     pub memory: Option<Memory>,
     /// How many processes are added up here, which had all ended; the pid is 0 then. Absent for a
@@ -102,6 +106,15 @@ pub struct RuntimeSeen {
     /// Its version; absent where it does not say it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
+}
+
+/// A file that could not be opened.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct UnopenedFile {
+    /// As the process mapped it, escaped; `/proc/PID/maps` where its mappings could not be read.
+    pub path: String,
+    /// Why: `permission denied (13)`.
+    pub why: String,
 }
 
 /// How much memory a process had. No version so far takes it.

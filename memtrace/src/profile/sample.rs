@@ -21,6 +21,7 @@ pub(crate) fn sample() -> Profile {
         unchanged,
         interpreter: Some(seen("CPython 3.11", None)),
         runtimes: Vec::new(),
+        unopened: Vec::new(),
         ..process
     };
     let compared = |unchanged_pages, compared_pages, comparable_pages, gone_pages| {
@@ -281,6 +282,7 @@ fn process(pid: u32, parent: u32, comm: &str, forked: Option<f64>, exited: Optio
         unchanged: None,
         interpreter: None,
         runtimes: Vec::new(),
+        unopened: Vec::new(),
         memory: None,
         before: Vec::new(),
         stands_for: None,

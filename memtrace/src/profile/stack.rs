@@ -162,6 +162,8 @@ impl Language {
 pub enum Unknown {
     /// The process's mappings could not be read, since it had already exited.
     ProcessGone,
+    /// The process's mappings may not be read.
+    NotPermitted,
     /// No mapping of the process covers the address.
     NoMapping,
     /// The mapping is not of a file: code made at run time.

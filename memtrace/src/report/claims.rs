@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::profile::{
     CallSite, CauseEvidence, CauseName, Phase, Process, Profile, Python, SampleUnchanged,
+    UnopenedFile,
 };
 
 /// Fewer compared pages say nothing of a call site, unless they are all of its pages.
@@ -35,13 +36,15 @@ pub(super) enum Claim {
     Unknown,
     /// It was data of a process with a language whose objects are not read.
     Unread,
+    /// It was data of a process of which some code could not be looked at.
+    Unopened,
     /// It was written to.
     Written,
 }
 
 impl Claim {
     /// All of them.
-    pub(super) const ALL: [Self; 8] = [
+    pub(super) const ALL: [Self; 9] = [
         Self::Read,
         Self::PerhapsRead,
         Self::Counter,
@@ -49,6 +52,7 @@ impl Claim {
         Self::BeforeExec,
         Self::Unknown,
         Self::Unread,
+        Self::Unopened,
         Self::Written,
     ];
 }
@@ -64,6 +68,8 @@ pub(super) struct Claims<'a> {
     pub later: u64,
     /// Languages that are not read, of the processes with [`Claim::Unread`].
     pub unread: BTreeSet<String>,
+    /// Files with code that could not be opened, of the processes that copied pages.
+    pub unopened: BTreeSet<&'a UnopenedFile>,
     /// Whether Python's objects were looked at where there are any.
     pub looked_at_python: bool,
 }
@@ -78,27 +84,41 @@ impl<'a> Claims<'a> {
                 unread_of.entry(process.pid).or_default().extend(names);
             }
         }
+        let copied = |process: &&'a Process| process.copied_pages > 0;
+        let without_files = profile.processes.iter().filter(copied);
+        let without_files = without_files.filter(|process| !process.unopened.is_empty());
+        let mut unopened_of: BTreeSet<u32> = BTreeSet::new();
+        let mut unopened = BTreeSet::new();
+        for process in without_files {
+            unopened_of.insert(process.pid);
+            unopened.extend(&process.unopened);
+        }
         let mut claims = Self {
             pages: BTreeMap::new(),
             sites: BTreeMap::new(),
             later: 0,
             unread: BTreeSet::new(),
+            unopened,
             looked_at_python: profile.host.python != Python::Off,
         };
         for site in &profile.call_sites {
             let claim = claim(site);
             let mut here = site.pages;
             if claim == Claim::Written && site.cause == CauseName::Data {
-                let mut of_unread = 0u64;
+                let (mut of_unread, mut of_unopened) = (0u64, 0u64);
                 for (pid, pages) in &site.processes {
                     if let Some(names) = unread_of.get(pid) {
                         of_unread = of_unread.saturating_add(*pages);
                         claims.unread.extend(names.iter().cloned());
+                    } else if unopened_of.contains(pid) {
+                        of_unopened = of_unopened.saturating_add(*pages);
                     }
                 }
-                let of_unread = of_unread.min(here);
-                here -= of_unread;
-                claims.add(Claim::Unread, site, of_unread);
+                for (claim, pages) in [(Claim::Unread, of_unread), (Claim::Unopened, of_unopened)] {
+                    let pages = pages.min(here);
+                    here -= pages;
+                    claims.add(claim, site, pages);
+                }
             }
             claims.add(claim, site, here);
         }
@@ -272,6 +292,24 @@ mod tests {
             assert_eq!(claims.pages(expected), 100);
             assert_eq!(claims.pages(Claim::Read), 0);
         }
+    }
+
+    #[test]
+    fn data_of_a_process_whose_program_could_not_be_opened_may_be_anything() {
+        let mut profile = sample_of(&[(100, CauseName::Data, "store", None)]);
+        let here = profile.call_sites[0].processes.clone();
+        let (&pid, &pages) = here.iter().next().unwrap();
+        for row in profile.processes.iter_mut().filter(|row| row.pid == pid) {
+            row.copied_pages = pages;
+            row.unopened = vec![UnopenedFile {
+                path: "/home/x/venv/bin/python3".to_owned(),
+                why: "permission denied (13)".to_owned(),
+            }];
+        }
+        let claims = Claims::of(&profile);
+        assert_eq!(claims.pages(Claim::Unopened), pages);
+        assert_eq!(claims.pages(Claim::Written), 100 - pages);
+        assert_eq!(claims.unopened.len(), 1);
     }
 
     #[test]

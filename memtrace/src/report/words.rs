@@ -176,6 +176,7 @@ pub(super) fn origin_meaning(origin: OriginName) -> &'static str {
 pub(super) fn unknown_mark(reason: Unknown) -> Cow<'static, str> {
     let mark = match reason {
         Unknown::ProcessGone => " (process had exited)",
+        Unknown::NotPermitted => " (mappings may not be read)",
         Unknown::NoMapping => " (address in no mapping)",
         Unknown::Anonymous => " (code made at run time)",
         Unknown::NoFile => " (file could not be opened)",

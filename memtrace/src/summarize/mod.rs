@@ -128,6 +128,7 @@ pub fn summarize(gathered: &Gathered, run: &Run, progress: &Progress, moment: &M
     let mut warnings = warnings::of_losses(gathered, progress);
     warnings.extend(run.host.unwind_why.clone());
     warnings.extend(run.notes.iter().cloned());
+    warnings.extend(warnings::of_files(&processes));
     warnings.extend(warnings::of_bounds(gathered));
     warnings.extend(warnings::of_cut_stacks(&call_sites, totals.copied_pages));
     Profile {

@@ -39,6 +39,9 @@ pub fn processes(
             runtimes: seen
                 .and_then(|seen| seen.runtimes.as_deref())
                 .map_or_else(Vec::new, <[_]>::to_vec),
+            unopened: seen
+                .and_then(|seen| seen.unopened.as_deref())
+                .map_or_else(Vec::new, <[_]>::to_vec),
             unchanged: moment.unchanged(id),
             lost_faults: lost,
             ..process(facts, by_cause, run)
@@ -102,6 +105,7 @@ fn process(facts: &ProcessFacts, by_cause: ByCause, run: &Run) -> Process {
         unchanged: None,
         interpreter: None,
         runtimes: Vec::new(),
+        unopened: Vec::new(),
         memory: None,
         stands_for: None,
     }

@@ -1,11 +1,14 @@
 //! What a reader must know before trusting the figures.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Gathered, Progress};
 use crate::fold::MOST_STACKS;
 use crate::process::ended::MOST_KEPT;
-use crate::profile::{CallSite, Truncated};
+use crate::profile::{CallSite, Process, Truncated, UnopenedFile};
+
+/// Files that are named of those that could not be opened.
+const NAMED_FILES: usize = 5;
 
 /// Losses that [`Totals::lost`](crate::profile::Totals::lost) does not have.
 pub fn of_losses(gathered: &Gathered, progress: &Progress) -> Vec<String> {
@@ -31,6 +34,28 @@ pub fn of_losses(gathered: &Gathered, progress: &Progress) -> Vec<String> {
         progress.undecodable,
         "records could not be decoded: this memtrace and its BPF object do not fit together",
     );
+    warnings
+}
+
+/// Files with code that could not be opened, each once.
+pub fn of_files(processes: &[Process]) -> Vec<String> {
+    let copied = processes.iter().filter(|process| process.copied_pages > 0);
+    let files: BTreeSet<_> = copied.flat_map(|process| &process.unopened).collect();
+    let named = files.iter().take(NAMED_FILES);
+    let mut warnings: Vec<_> = named
+        .map(|UnopenedFile { path, why }| {
+            format!(
+                "cannot open {path}: {why}: what runs there, and whether its data was only read, \
+                 is not known"
+            )
+        })
+        .collect();
+    if files.len() > NAMED_FILES {
+        warnings.push(format!(
+            "{} more files of traced processes could not be opened",
+            files.len() - NAMED_FILES
+        ));
+    }
     warnings
 }
 

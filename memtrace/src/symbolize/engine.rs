@@ -7,15 +7,20 @@
 //! allocate memory without bound (many functions sharing one long list of ranges), or raise SIGBUS
 //! (a file that is truncated while it is mapped). None of these can be caught in a process, so the
 //! engine runs in a process of its own: see [`helper`](super::helper).
+//!
+//! blazesym opens files by their paths only, which is why a descriptor is opened again, as the user
+//! that this process then is. What that user may not read must be handed over as a copy.
 
-use std::fs::{self, File};
-use std::os::unix::fs::MetadataExt as _;
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd as _;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::panic::{self, AssertUnwindSafe};
 use std::path::PathBuf;
 
 use blazesym::symbolize::source::{Elf, Source};
 use blazesym::symbolize::{self, CodeInfo, Input, Reason, Sym, Symbolized};
-use foldhash::HashMap;
+use foldhash::{HashMap, HashSet};
 use serde::{Deserialize, Serialize};
 
 use super::alias::{is_plain, plainest};
@@ -32,11 +37,13 @@ const MAX_REPLY: usize = 4 << 20;
 /// two queries; above that, everything parsed is dropped, to be parsed again when needed.
 const MAX_KEPT: u64 = 28 << 20;
 
+/// Files whose debug information is kept. Each has a descriptor and is mapped. When there are more,
+/// everything parsed is dropped.
+pub const MAX_PARSED: usize = 256;
+
 /// What is asked: the functions at some addresses of one file.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Query {
-    /// Path of an ELF file that is safe to open.
-    pub path: PathBuf,
     /// Whether to read DWARF, rather than the symbol tables alone.
     pub debug_info: bool,
     /// Addresses, as the file itself numbers them.
@@ -44,7 +51,16 @@ pub struct Query {
 }
 
 /// One [`Found`] for each address, or why there is none for any.
-pub type Reply = Result<Vec<Found>, String>;
+pub type Reply = Result<Vec<Found>, Failure>;
+
+/// Why nothing was found in a file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Failure {
+    /// The file can be read, but not opened again.
+    NotPermitted,
+    /// It cannot be parsed, in words.
+    Unreadable(String),
+}
 
 /// What is at an address.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -69,13 +85,20 @@ pub struct NamedFunction {
 }
 
 /// Answers queries, keeping what it has parsed.
-#[derive(Default)]
 pub struct Engine {
     symbolizer: Option<symbolize::Symbolizer>,
+    /// Files that the symbolizer has parsed.
+    parsed: HashSet<FileIdentity>,
     tables: Tables,
+    memory: Memory,
     /// Anonymous memory when the symbolizer was made, in bytes.
     empty: u64,
+    /// The directory that has this process's descriptors in it.
+    descriptors: PathBuf,
 }
+
+/// How much memory this process uses. What says so is opened before the process cannot open it.
+pub struct Memory(Option<File>);
 
 /// Functions of files by their symbol tables; `None` of a file whose symbols cannot be read.
 #[derive(Default)]
@@ -85,15 +108,29 @@ struct Tables(HashMap<FileIdentity, Option<Functions>>);
 type FileIdentity = (u64, u64, u64, (i64, i64));
 
 impl Engine {
-    /// Looks up every address of a query.
-    pub fn answer(&mut self, query: &Query) -> Reply {
+    /// In a process whose descriptors can be opened again in the directory `descriptors`.
+    #[must_use]
+    pub fn new(memory: Memory, descriptors: PathBuf) -> Self {
+        Self {
+            symbolizer: None,
+            parsed: HashSet::default(),
+            tables: Tables::default(),
+            memory,
+            empty: 0,
+            descriptors,
+        }
+    }
+
+    /// Looks up every address of a query in `file`.
+    pub fn answer(&mut self, query: &Query, file: &File) -> Reply {
         // After a panic the symbolizer is dropped, so a half-changed state is never seen.
         if self.symbolizer.is_none() {
-            self.empty = anonymous_memory().unwrap_or_default();
+            self.empty = self.memory.anonymous().unwrap_or_default();
         }
-        let answer = panic::catch_unwind(AssertUnwindSafe(|| self.look_up(query)));
-        if answer.is_err() || anonymous_memory().is_none_or(|bytes| bytes > self.empty + MAX_KEPT) {
+        let answer = panic::catch_unwind(AssertUnwindSafe(|| self.look_up(query, file)));
+        if answer.is_err() || self.is_full() {
             self.symbolizer = None;
+            self.parsed.clear();
             self.tables.0.clear();
             // SAFETY: takes no pointers, and may be called at any time and from any thread.
             #[cfg(target_env = "gnu")]
@@ -101,21 +138,41 @@ impl Engine {
                 libc::malloc_trim(0);
             }
         }
-        answer.unwrap_or_else(|_| Err("the parser panicked".to_owned()))
+        answer.unwrap_or_else(|_| Err(Failure::Unreadable("the parser panicked".to_owned())))
     }
 
-    fn look_up(&mut self, query: &Query) -> Reply {
-        let file = File::open(&query.path).map_err(|error| error.to_string())?;
+    fn is_full(&self) -> bool {
+        let used = self.memory.anonymous();
+        self.parsed.len() > MAX_PARSED || used.is_none_or(|used| used > self.empty + MAX_KEPT)
+    }
+
+    fn look_up(&mut self, query: &Query, file: &File) -> Reply {
         if query.debug_info {
-            self.by_debug_info(query, &file)
+            self.by_debug_info(query, file)
         } else {
-            let functions = self.tables.of(&file);
-            let functions = functions.ok_or("its symbols cannot be read")?;
-            Ok(by_symbols(&query.addresses, functions, &file))
+            let functions = self.tables.of(file);
+            let unreadable = || Failure::Unreadable("its symbols cannot be read".to_owned());
+            let functions = functions.ok_or_else(unreadable)?;
+            Ok(by_symbols(&query.addresses, functions, file))
         }
     }
 
+    /// Where `file` can be opened again.
+    fn path_of(&mut self, file: &File) -> Result<PathBuf, Failure> {
+        let path = self.descriptors.join(file.as_raw_fd().to_string());
+        let identity = identity_of(file).map_err(|error| unreadable(&error))?;
+        if !self.parsed.contains(&identity) {
+            File::open(&path).map_err(|error| match error.kind() {
+                io::ErrorKind::PermissionDenied => Failure::NotPermitted,
+                _ => unreadable(&error),
+            })?;
+            self.parsed.insert(identity);
+        }
+        Ok(path)
+    }
+
     fn by_debug_info(&mut self, query: &Query, file: &File) -> Reply {
+        let path = self.path_of(file)?;
         let symbolizer = self.symbolizer.get_or_insert_with(|| {
             symbolize::Symbolizer::builder()
                 .enable_code_info(true)
@@ -126,11 +183,11 @@ impl Engine {
                 .set_debug_dirs(Some(<[PathBuf; 0]>::default()))
                 .build()
         });
-        let elf = Elf::new(&query.path);
+        let elf = Elf::new(path);
         let input = Input::VirtOffset(query.addresses.as_slice());
         let symbols = symbolizer
             .symbolize(&Source::Elf(elf), input)
-            .map_err(|error| error.to_string())?;
+            .map_err(|error| unreadable(&error))?;
         let mut room = MAX_REPLY;
         let symbols = symbols.iter().zip(&query.addresses);
         let answers = symbols.map(|(symbol, &address)| match symbol {
@@ -148,9 +205,7 @@ impl Engine {
 impl Tables {
     /// The functions of a file.
     fn of(&mut self, file: &File) -> Option<&Functions> {
-        let data = file.metadata().ok()?;
-        let changed = (data.mtime(), data.mtime_nsec());
-        let identity = (data.dev(), data.ino(), data.len(), changed);
+        let identity = identity_of(file).ok()?;
         if !self.0.contains_key(&identity) {
             let functions = Functions::read(file);
             let held = self.0.values().chain([&functions]).flatten();
@@ -249,13 +304,32 @@ fn named(function: &str, place: Option<&CodeInfo<'_>>) -> NamedFunction {
     }
 }
 
-/// Resident memory of this process that does not belong to a file, in bytes.
-fn anonymous_memory() -> Option<u64> {
-    let statm = fs::read_to_string("/proc/self/statm").ok()?;
-    let mut pages = statm
-        .split(' ')
-        .skip(1)
-        .map_while(|pages| pages.parse::<u64>().ok());
-    let (resident, of_files) = (pages.next()?, pages.next()?);
-    Some(resident.saturating_sub(of_files) * 4096)
+fn unreadable(error: &impl ToString) -> Failure {
+    Failure::Unreadable(error.to_string())
+}
+
+fn identity_of(file: &File) -> io::Result<FileIdentity> {
+    let of = file.metadata()?;
+    Ok((of.dev(), of.ino(), of.len(), (of.mtime(), of.mtime_nsec())))
+}
+
+impl Memory {
+    /// That of this process.
+    #[must_use]
+    pub fn of_this_process() -> Self {
+        Self(File::open("/proc/self/statm").ok())
+    }
+
+    /// Resident memory that does not belong to a file, in bytes.
+    fn anonymous(&self) -> Option<u64> {
+        let mut statm = [0; 256];
+        let size = self.0.as_ref()?.read_at(&mut statm, 0).ok()?;
+        let statm = std::str::from_utf8(&statm[..size]).ok()?;
+        let mut pages = statm
+            .split(' ')
+            .skip(1)
+            .map_while(|pages| pages.parse::<u64>().ok());
+        let (resident, of_files) = (pages.next()?, pages.next()?);
+        Some(resident.saturating_sub(of_files) * 4096)
+    }
 }

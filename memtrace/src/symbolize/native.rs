@@ -1,15 +1,12 @@
 //! Names for the addresses of compiled code.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
-use std::os::fd::AsRawFd;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use foldhash::{HashMap, HashSet};
 
 use super::engine::{Found, NamedFunction, Query};
-use super::helper::{Helper, MAX_ADDRESSES};
+use super::helper::{Asked, Helper, MAX_ADDRESSES};
 use crate::process::maps::{AddressSpace, MappingKind};
 use crate::process::modules::Module;
 use crate::profile::{Frame, Language, Unknown};
@@ -85,6 +82,9 @@ impl Spot {
             caller,
             unknown: Some(why),
         };
+        if space.is_not_permitted().is_some() {
+            return nowhere(Unknown::NotPermitted);
+        }
         if space.is_gone() {
             return nowhere(Unknown::ProcessGone);
         }
@@ -261,8 +261,11 @@ impl Symbolizer {
                 damaged = true;
                 continue;
             }
-            let query = source.query(left.iter().map(|&(_, address)| address).collect());
-            let Ok(Ok(answers)) = self.helper.ask(&query) else {
+            let query = Query {
+                debug_info: source.debug_info,
+                addresses: left.iter().map(|&(_, address)| address).collect(),
+            };
+            let Ok(Ok(answers)) = self.helper.ask(&query, source.asked) else {
                 *failed = rank + 1;
                 let what = if source.debug_info {
                     "debug information"
@@ -360,20 +363,8 @@ impl Default for Symbolizer {
 
 /// A file to look in, and whether to look for DWARF.
 struct SymbolSource<'module> {
-    file: &'module File,
+    asked: Asked<'module>,
     debug_info: bool,
-}
-
-impl SymbolSource<'_> {
-    fn query(&self, addresses: Vec<u64>) -> Query {
-        // The path leads through this process, because the helper has other descriptors.
-        let path = format!("/proc/{}/fd/{}", std::process::id(), self.file.as_raw_fd());
-        Query {
-            path: PathBuf::from(path),
-            debug_info: self.debug_info,
-            addresses,
-        }
-    }
 }
 
 /// Where a module's symbols are looked for, in this order: its own DWARF; a separate debug file's
@@ -386,11 +377,19 @@ fn sources(module: &Module) -> impl Iterator<Item = SymbolSource<'_>> {
         .layout()
         .is_some_and(|layout| layout.has_debug_info && !layout.has_debug_link);
     let separate = if own { None } else { module.debug_file() };
-    let of = |file, debug_info| SymbolSource { file, debug_info };
+    let key = u64::from(module.id()) << 1;
+    let of = |file, debug_info| SymbolSource {
+        asked: Asked { key, file },
+        debug_info,
+    };
+    let of_separate = |file, debug_info| SymbolSource {
+        asked: Asked { key: key | 1, file },
+        debug_info,
+    };
     [
         module.file().filter(|_| own).map(|file| of(file, true)),
-        separate.map(|file| of(file, true)),
-        separate.map(|file| of(file, false)),
+        separate.map(|file| of_separate(file, true)),
+        separate.map(|file| of_separate(file, false)),
         module.file().map(|file| of(file, false)),
     ]
     .into_iter()

@@ -3,13 +3,14 @@
 use std::fs::{self, File};
 use std::hint::black_box;
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 
 use super::Symbolizer;
-use super::engine::{Query, Reply};
-use super::helper::{self, Helper, Lost};
+use super::engine::{Failure, Found, Query, Reply};
+use super::helper::{self, Asked, Helper, Lost};
 use crate::process::maps::AddressSpace;
 use crate::process::modules::Modules;
 use crate::process::opener::Opener;
@@ -481,6 +482,47 @@ fn a_separate_debug_file_is_found_by_build_id() {
 }
 
 #[test]
+fn a_file_that_only_its_owner_may_read_is_copied_for_the_helper() {
+    if !have("gcc") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let path = compile(dir.path(), "gcc", PLAIN, &["-g"]);
+    let address = map(&path) + offset_of(&path, "victim");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+    let mut symbolizer = isolated();
+    for offset in [0, 4] {
+        let frames = symbolizer.symbolize(&own_space(), &[address + offset]);
+        assert_eq!((names(&frames), frames[0].line), (vec!["victim"], Some(2)));
+    }
+}
+
+#[test]
+fn a_helper_is_asked_about_more_files_than_it_has_at_once() {
+    if !have("gcc") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let path = compile(dir.path(), "gcc", PLAIN, &["-g"]);
+    let offset = offset_of(&path, "victim");
+    let mut helper = helper_process();
+    let files: Vec<_> = (0..150).map(|_| File::open(&path).unwrap()).collect();
+    for (key, file) in (0..).zip(&files).chain((0..).zip(&files[..3])) {
+        for debug_info in [false, true] {
+            let query = Query {
+                debug_info,
+                addresses: vec![offset],
+            };
+            let reply = helper.ask(&query, Asked { key, file }).unwrap().unwrap();
+            let Found::Functions(functions) = &reply[0] else {
+                panic!("{reply:?}")
+            };
+            assert_eq!(functions[0].function, "victim");
+        }
+    }
+}
+
+#[test]
 fn a_deleted_file_is_still_named() {
     if !have("gcc") {
         return;
@@ -641,11 +683,11 @@ fn survive(source: &str) -> (Result<Reply, Lost>, Vec<Frame>, f64) {
     let space = own_space();
     let began = Instant::now();
     let query = Query {
-        path,
         debug_info: true,
         addresses: vec![offset],
     };
-    let reply = helper_process().ask(&query);
+    let file = &File::open(path).unwrap();
+    let reply = helper_process().ask(&query, Asked { key: 0, file });
     let frames = isolated().symbolize(&space, &[address]);
     (reply, frames, began.elapsed().as_secs_f64())
 }
@@ -665,7 +707,8 @@ fn crafted_debug_information_ends_only_the_helper() {
     let nested = "\t.rept 4000000\n\t.byte 3\n\t.endr\n\t.rept 4000000\n\t.byte 0\n\t.endr";
     let many = "\t.rept 30000\n\t.byte 4\n\t.long 0\n\t.endr";
     let ranges = "\t.section .debug_ranges,\"\",@progbits\n\t.rept 30000\n\t.quad 1, 2\n\t.endr\n\t.quad 0, 0";
-    let panicked = || Ok(Err("the parser panicked".to_owned()));
+    let panicked = "the parser panicked".to_owned();
+    let panicked = || Ok(Err(Failure::Unreadable(panicked.clone())));
     for (what, source, expected) in [
         (
             "a line of a file that there is not",
@@ -726,4 +769,39 @@ fn a_helper_that_cannot_start_costs_names_only() {
     let frames = symbolizer.symbolize(&own_space(), &chain());
     assert!(frames.iter().all(|frame| frame.unknown.is_some()));
     assert!(frames[0].function.contains("+0x"), "{:?}", names(&frames));
+}
+
+#[test]
+#[ignore = "a measurement, not a test: names 10,000 addresses of the file that BENCH_FILE names"]
+fn names_ten_thousand_addresses() {
+    let path = PathBuf::from(std::env::var_os("BENCH_FILE").expect("BENCH_FILE"));
+    let start = map(&path);
+    let file = File::open(&path).unwrap();
+    let headers = crate::elf::Headers::read(&file).unwrap();
+    let code = headers
+        .programs_of(crate::elf::PT_LOAD)
+        .find(|each| each.executable)
+        .unwrap();
+    let step = code.file_size / 10_000;
+    let addresses: Vec<_> = (0..10_000)
+        .map(|n| start + code.offset + n * step)
+        .collect();
+    let space = own_space();
+    let mut symbolizer = isolated();
+    let began = Instant::now();
+    let first = symbolizer.symbolize(&space, &addresses[..1]);
+    let started = began.elapsed();
+    let stacks: Vec<_> = addresses.chunks(20).collect();
+    symbolizer.prepare(stacks.iter().map(|&stack| (&space, stack)));
+    let took = began.elapsed();
+    let known = addresses
+        .iter()
+        .filter(|&&address| {
+            symbolizer.symbolize(&space, &[address])[0]
+                .unknown
+                .is_none()
+        })
+        .count();
+    assert_eq!(first.len(), first.len());
+    eprintln!("BENCH first {started:?} all {took:?} known {known}");
 }

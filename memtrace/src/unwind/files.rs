@@ -195,7 +195,7 @@ impl Library {
                 path: Arc::clone(module.path()),
                 build_id: None,
                 table: if module.file().is_none() {
-                    TableState::Refused(module.why_not_open().to_owned())
+                    TableState::Refused(module.why_not_open())
                 } else if ask(false) {
                     TableState::Building
                 } else {

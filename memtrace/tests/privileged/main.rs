@@ -26,4 +26,5 @@ mod servers;
 mod signals;
 mod symbols;
 mod unchanged;
+mod unprivileged;
 mod unwind;

@@ -4,19 +4,13 @@
 
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::{self, IoSlice, IoSliceMut};
-use std::mem::MaybeUninit;
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::PathBuf;
 
-use rustix::io::Errno;
-use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
-};
-
 use super::{Answer, NotOpened, Wanted, Which};
+use crate::process::descriptors;
 
 /// Bytes of a path; the kernel prints none that is longer.
 const MAX_PATH: usize = 4096;
@@ -30,6 +24,7 @@ const LOCAL: u8 = 1;
 const COPIED: u8 = 2;
 const NOT_THERE: u8 = 3;
 const REFUSED: u8 = 4;
+const NO_FILE: u8 = 5;
 
 /// A question in bytes.
 pub(super) fn encode(wanted: &Wanted) -> Vec<u8> {
@@ -99,7 +94,12 @@ pub(super) fn answer(socket: BorrowedFd<'_>, answer: &Answer) -> io::Result<()> 
             let code = if *is_copy { COPIED } else { LOCAL };
             send(socket, &[code], Some(file))
         }
-        Err(NotOpened::NotThere) => send(socket, &[NOT_THERE], None),
+        Err(NotOpened::NotThere(errno)) => send(
+            socket,
+            &[&[NOT_THERE], &errno.to_ne_bytes()[..]].concat(),
+            None,
+        ),
+        Err(NotOpened::NoFile) => send(socket, &[NO_FILE], None),
         Err(NotOpened::Refused(why)) => send(socket, &[&[REFUSED], why.as_bytes()].concat(), None),
     }
 }
@@ -122,7 +122,13 @@ pub(super) fn hear(socket: BorrowedFd<'_>) -> io::Result<Said> {
         (READY, _) => return Ok(Said::Ready),
         (LOCAL, Some(file)) => Ok((file, false)),
         (COPIED, Some(file)) => Ok((file, true)),
-        (NOT_THERE, _) => Err(NotOpened::NotThere),
+        (NOT_THERE, _) => {
+            let errno = text
+                .first_chunk()
+                .map_or(0, |errno| i32::from_ne_bytes(*errno));
+            Err(NotOpened::NotThere(errno))
+        }
+        (NO_FILE, _) => Err(NotOpened::NoFile),
         (REFUSED, _) => Err(NotOpened::Refused(
             String::from_utf8_lossy(text).into_owned(),
         )),
@@ -132,35 +138,16 @@ pub(super) fn hear(socket: BorrowedFd<'_>) -> io::Result<Said> {
 }
 
 fn send(socket: BorrowedFd<'_>, bytes: &[u8], file: Option<&File>) -> io::Result<()> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut control = SendAncillaryBuffer::new(&mut space);
-    let descriptors = file.map(|file| [file.as_fd()]);
-    if let Some(descriptors) = &descriptors {
-        control.push(SendAncillaryMessage::ScmRights(descriptors));
-    }
-    let pieces = [IoSlice::new(bytes)];
-    loop {
-        match sendmsg(socket, &pieces, &mut control, SendFlags::NOSIGNAL) {
-            Err(Errno::INTR) => {}
-            sent => return sent.map(drop).map_err(io::Error::from),
-        }
-    }
+    let files: Vec<_> = file.map(File::as_fd).into_iter().collect();
+    descriptors::send(socket, bytes, &files).map(drop)
 }
 
 /// A message, empty when the other side has closed, and the descriptor that came with it.
 fn receive(socket: BorrowedFd<'_>) -> io::Result<(Vec<u8>, Option<File>)> {
     let mut bytes = vec![0; MAX_MESSAGE];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut control = RecvAncillaryBuffer::new(&mut space);
-    let mut pieces = [IoSliceMut::new(&mut bytes)];
-    let received = recvmsg(socket, &mut pieces, &mut control, RecvFlags::CMSG_CLOEXEC)?;
-    let descriptors = control.drain().filter_map(|message| match message {
-        RecvAncillaryMessage::ScmRights(descriptors) => Some(descriptors),
-        _ => None,
-    });
-    let file = descriptors.flatten().next().map(File::from);
-    bytes.truncate(received.bytes);
-    Ok((bytes, file))
+    let (size, files) = descriptors::receive(socket, &mut bytes)?;
+    bytes.truncate(size);
+    Ok((bytes, files.into_iter().next().map(File::from)))
 }
 
 #[cfg(test)]

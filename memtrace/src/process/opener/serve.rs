@@ -2,9 +2,9 @@
 
 use std::ffi::CStr;
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read as _, Seek as _, Write as _};
+use std::io::{self, Seek as _, Write as _};
 use std::os::fd::{AsFd as _, AsRawFd as _};
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -91,16 +91,17 @@ pub(super) fn overlays_of(mounts: &str) -> Vec<(u32, u32)> {
 /// Opens what is wanted, however long that takes.
 pub(super) fn open(wanted: &Wanted, overlays: &mut Overlays) -> Answer {
     let path = &wanted.path;
-    let mut refused = None;
+    let mut why = NotOpened::NotThere(0);
     let mut attempt = |path: &Path, inode: Option<u64>| match open_regular(path, inode, overlays) {
         Ok((file, true)) => Some(Ok((file, false))),
         // What is sent from there is read once, here.
-        Ok((file, false)) => Some(copy(file, wanted.room)),
-        Err(Some(why)) => {
-            refused = Some(why);
+        Ok((file, false)) => Some(copy(&file, wanted.room)),
+        Err(not_opened) => {
+            if telling(&not_opened) > telling(&why) {
+                why = not_opened;
+            }
             None
         }
-        Err(None) => None,
     };
     let opened = match wanted.which {
         Which::Own => attempt(path, None),
@@ -120,52 +121,66 @@ pub(super) fn open(wanted: &Wanted, overlays: &mut Overlays) -> Answer {
                 .or_else(|| attempt(path, Some(inode)))
         }
     };
-    opened.unwrap_or(Err(refused.map_or(NotOpened::NotThere, |why| {
-        NotOpened::Refused(why.to_owned())
-    })))
+    opened.unwrap_or(Err(why))
+}
+
+/// How much a reason says: of several ways to one file, the best is told. A file that is not there
+/// by one way may not be permitted by the other.
+fn telling(why: &NotOpened) -> u8 {
+    match why {
+        NotOpened::NotThere(0) => 0,
+        NotOpened::NotThere(libc::ENOENT) => 1,
+        NotOpened::NotThere(libc::EPERM) => 3,
+        NotOpened::NotThere(libc::EACCES) => 4,
+        NotOpened::NotThere(_) => 2,
+        NotOpened::NoFile | NotOpened::Refused(_) => 5,
+    }
 }
 
 /// Opens a regular file, of this inode if one is given, for reading; and whether its file system is
 /// a local one. Refuses anything else, without the side effects or the wait that opening a device
-/// or a pipe could have: its type is checked before it is opened. An error has words where it was
-/// found to be something else.
+/// or a pipe could have: its type is checked before it is opened.
 pub(super) fn open_regular(
     path: &Path,
     inode: Option<u64>,
     overlays: &mut Overlays,
-) -> Result<(File, bool), Option<&'static str>> {
+) -> Result<(File, bool), NotOpened> {
+    let failed = |error: io::Error| NotOpened::NotThere(error.raw_os_error().unwrap_or(0));
     let place = OpenOptions::new()
         .read(true)
         .custom_flags(libc::O_PATH)
         .open(path)
-        .map_err(|_| None)?;
-    let of = place.metadata().map_err(|_| None)?;
+        .map_err(failed)?;
+    let of = place.metadata().map_err(failed)?;
     if inode.is_some_and(|inode| of.ino() != inode) {
-        return Err(None);
+        // Another file has this path now, or here.
+        return Err(NotOpened::NotThere(libc::ENOENT));
     }
     if !of.is_file() {
-        return Err(Some("it is not a regular file"));
+        return Err(NotOpened::NoFile);
     }
-    let file_system = fstatfs(&place).map_err(|_| None)?.f_type as u32;
+    let file_system = fstatfs(&place)
+        .map_err(|errno| failed(errno.into()))?
+        .f_type as u32;
     let is_local =
         LOCAL.contains(&file_system) || (file_system == OVERLAY && overlays.have(of.dev()));
     let file = OpenOptions::new()
         .read(true)
         .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
         .open(format!("/proc/self/fd/{}", place.as_raw_fd()))
-        .map_err(|_| None)?;
+        .map_err(failed)?;
     Ok((file, is_local))
 }
 
 /// A copy of `file` in memory that nobody can change, if it has at most `room` bytes.
-pub(super) fn copy(mut file: File, room: u64) -> Answer {
+pub(super) fn copy(file: &File, room: u64) -> Answer {
     let failed = |_| NotOpened::Refused("its file system did not give its contents".to_owned());
     let room = room.min(MAX_COPY);
     let mut copy = memory_file(c"memtrace-copy").map_err(failed)?;
     let mut piece = vec![0; PIECE];
     let mut size = 0;
     loop {
-        let read = match file.read(&mut piece) {
+        let read = match file.read_at(&mut piece, size) {
             Ok(0) => break,
             Ok(read) => read,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,

@@ -51,8 +51,8 @@ fn ends_when_it_is_asked() {
 
 fn refused<T: std::fmt::Debug>(answer: Result<T, NotOpened>) -> String {
     match answer.expect_err("it is not opened") {
-        NotOpened::Refused(why) => why,
-        NotOpened::NotThere => panic!("it was not refused"),
+        NotOpened::NotThere(errno) => panic!("it was not refused: {errno}"),
+        why => why.in_words(),
     }
 }
 
@@ -75,9 +75,11 @@ fn files_are_opened_by_another_process() {
         assert_eq!(flags, rustix::io::FdFlags::CLOEXEC);
     }
     let another = opener.open(mapped(inode + 1), exe.clone(), Some((8, 1)));
-    assert_eq!(another.unwrap_err(), NotOpened::NotThere);
+    assert_eq!(another.unwrap_err(), NotOpened::NotThere(libc::ENOENT));
     let missing = opener.open(Which::Own, "/nowhere".into(), None);
-    assert_eq!(missing.unwrap_err(), NotOpened::NotThere);
+    let missing = missing.unwrap_err();
+    assert_eq!(missing, NotOpened::NotThere(libc::ENOENT));
+    assert_eq!(missing.in_words(), "no such file or directory (2)");
     let device = opener.open(Which::Own, "/dev/zero".into(), None);
     assert_eq!(refused(device), "it is not a regular file");
     assert_eq!(opener.lost, 0);
@@ -117,12 +119,12 @@ fn a_process_that_ends_is_replaced_and_not_held_against_a_file_system() {
     let mut opener = served_by("ends_when_it_is_asked");
     for _ in 0..3 {
         let answer = opener.open(Which::Own, "/x".into(), Some((0, 7)));
-        assert_eq!(answer.unwrap_err(), NotOpened::NotThere);
+        assert_eq!(answer.unwrap_err(), NotOpened::NotThere(0));
     }
     assert_eq!((opener.lost, opener.devices[&(0, 7)].late), (3, 0));
     let mut opener = Opener::command(|| Command::new("/nonexistent"));
     let answer = opener.open(Which::Own, "/x".into(), None);
-    assert_eq!(answer.unwrap_err(), NotOpened::NotThere);
+    assert_eq!(answer.unwrap_err(), NotOpened::NotThere(0));
 }
 
 #[test]
@@ -146,14 +148,14 @@ fn a_copy_is_whole_and_cannot_be_changed() {
     let path = format!("/proc/self/fd/{}", file.as_raw_fd());
     let reopen = || File::open(&path).unwrap();
     let size = content.len() as u64;
-    let (mut copy, is_copy) = serve::copy(reopen(), size).unwrap();
+    let (mut copy, is_copy) = serve::copy(&reopen(), size).unwrap();
     assert!(is_copy);
     let mut copied = Vec::new();
     copy.read_to_end(&mut copied).unwrap();
     assert!(copied == content);
     assert!(copy.write_all(b"x").is_err());
     assert!(copy.set_len(0).is_err());
-    let why = refused(serve::copy(reopen(), size - 1));
+    let why = refused(serve::copy(&reopen(), size - 1));
     assert!(why.contains("too large"), "{why}");
 }
 

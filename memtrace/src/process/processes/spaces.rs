@@ -106,6 +106,9 @@ impl Processes {
             return None;
         }
         let space = AddressSpace::read(pid, &mut self.modules).ok()?;
+        if space.is_not_permitted().is_some() && self.space_ref(id).is_some() {
+            return None;
+        }
         // The kernel gives a process its new memory shortly before it says so.
         let is_known = |known: &AddressSpace| known.is_of_program(&space);
         (self.is_current(id) && self.space_ref(id).is_none_or(is_known)).then_some(space)

@@ -45,6 +45,7 @@ pub(super) fn sentences(profile: &Profile, screen: Screen) -> Vec<String> {
             Claim::PerhapsRead => perhaps_read(&claims, percent, screen),
             Claim::Counter => counter(&claims, percent, screen),
             Claim::Unread => unread(&claims, percent),
+            Claim::Unopened => unopened(&claims, &percent),
             Claim::Unknown if claims.pages(Claim::Read) == 0 && !is_all_unknown => {
                 format!("For {percent} it is not known what was written.")
             }
@@ -244,6 +245,27 @@ fn unread(claims: &Claims, percent: String) -> String {
     )
 }
 
+fn unopened(claims: &Claims, percent: &str) -> String {
+    format!(
+        "{percent} was copied by processes of which not all could be looked at{}: whether it was \
+         only read is not known.",
+        first_unopened(claims)
+    )
+}
+
+/// ` (cannot open FILE: permission denied (13))`, of the first of them.
+fn first_unopened(claims: &Claims) -> String {
+    let Some(first) = claims.unopened.first() else {
+        return String::new();
+    };
+    let more = match claims.unopened.len() {
+        1 => String::new(),
+        all => format!(", and {} more", count(all as u64 - 1)),
+    };
+    let (path, why) = (escape(&first.path), escape(&first.why));
+    format!(" (cannot open {path}: {why}{more})")
+}
+
 fn at_least_some(percent: u64) -> String {
     match percent {
         0 => "<1%".to_owned(),
@@ -357,7 +379,13 @@ fn written(profile: &Profile, claims: &Claims) -> String {
         (Some((only, _)), None) => format!("all of it was {}", cause_in_words(only)),
         _ => causes(claims, 100, "was "),
     };
-    if claims.looked_at_python {
+    if !claims.unopened.is_empty() {
+        let files = first_unopened(claims);
+        format!(
+            "Nothing of what was copied is known to have been only read, and not everything could \
+             be looked at{files}: {parts}."
+        )
+    } else if claims.looked_at_python {
         format!("Nothing of what was copied was only read: {parts}.")
     } else {
         format!(

@@ -174,7 +174,7 @@ impl Worker {
     ) -> Result<(Input, TableIdentity, Budget), Refused> {
         let file = module
             .file()
-            .ok_or_else(|| Refused(module.why_not_open().to_owned()))?;
+            .ok_or_else(|| Refused(module.why_not_open()))?;
         let budget = self.budget()?;
         let read = Input::read(file, module.debug_file(), &budget);
         self.bytes += budget.spent();

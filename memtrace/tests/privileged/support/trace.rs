@@ -1,7 +1,9 @@
 //! A running memtrace.
 
 use std::ffi::OsStr;
+use std::fs::Permissions;
 use std::io::{BufRead, BufReader};
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -51,7 +53,41 @@ impl Trace {
 
     /// Starts memtrace with these arguments and a JSON report, and waits until it is attached.
     pub fn with<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Self {
-        let trace = Self::start(arguments);
+        let folder = TempDir::new().expect("a temporary folder");
+        Self::by(Command::new(path()), folder, arguments)
+    }
+
+    /// The same as nobody, with these capabilities: `bpf`, `perfmon`.
+    pub fn as_nobody<S: AsRef<OsStr>>(
+        mut setpriv: Command,
+        capabilities: &[&str],
+        arguments: impl IntoIterator<Item = S>,
+    ) -> Self {
+        let folder = TempDir::new().expect("a temporary folder");
+        let all = Permissions::from_mode(0o777);
+        std::fs::set_permissions(folder.path(), all).expect("the folder is the test's");
+        // The folders that lead to the program may be this user's own.
+        let program = folder.path().join("memtrace");
+        std::fs::copy(path(), &program).expect("memtrace is copied");
+        let given: String = capabilities
+            .iter()
+            .map(|name| format!(",+{name}"))
+            .collect();
+        setpriv
+            .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
+            .arg(format!("--inh-caps=-all{given}"))
+            .arg(format!("--ambient-caps=-all{given}"))
+            .arg(program);
+        Self::by(setpriv, folder, arguments)
+    }
+
+    /// Starts memtrace by a command, and waits until it is attached.
+    fn by<S: AsRef<OsStr>>(
+        command: Command,
+        folder: TempDir,
+        arguments: impl IntoIterator<Item = S>,
+    ) -> Self {
+        let trace = Self::start(command, folder, arguments);
         eventually("memtrace attaches", || {
             let messages = trace.messages();
             if messages.lines().any(|line| line.starts_with(ATTACHED)) {
@@ -66,9 +102,11 @@ impl Trace {
         trace
     }
 
-    fn start<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Self {
-        let folder = TempDir::new().expect("a temporary folder");
-        let mut command = Command::new(path());
+    fn start<S: AsRef<OsStr>>(
+        mut command: Command,
+        folder: TempDir,
+        arguments: impl IntoIterator<Item = S>,
+    ) -> Self {
         as_on_a_terminal(&mut command);
         let mut child = command
             .arg("--output")
