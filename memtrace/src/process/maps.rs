@@ -218,6 +218,24 @@ impl AddressSpace {
                 .all(|(own, other)| own.is_same(other))
     }
 
+    /// Whether there is all code that the `known` mappings have, and more.
+    #[must_use]
+    pub fn has_more_code(&self, known: &Self) -> bool {
+        let code = |space: &Self| {
+            space
+                .mappings()
+                .iter()
+                .filter(|each| each.executable)
+                .count()
+        };
+        let is_here = |known: &Mapping| {
+            let here = self.find(known.start);
+            here.is_some_and(|here| here.is_same(known))
+        };
+        let known_code = known.mappings().iter().filter(|each| each.executable);
+        code(self) > code(known) && known_code.into_iter().all(is_here)
+    }
+
     /// Whether `later` can be of the same program, from fork or exec on. The kernel chooses where a
     /// program's stack and the kernel's shared object are, and they stay there.
     #[must_use]
@@ -472,6 +490,30 @@ mod tests {
 
     fn path_at(space: &AddressSpace, address: u64) -> Option<String> {
         space.find(address)?.name().map(|name| name.to_string())
+    }
+
+    #[test]
+    fn mappings_with_more_code_have_all_that_there_was() {
+        let modules = &mut Modules::new();
+        let mut space = |maps: &[&str]| {
+            let lines: String = maps.iter().map(|line| format!("{line}\n")).collect();
+            let mappings = collect(lines.as_bytes(), u32::MAX, modules).unwrap();
+            AddressSpace {
+                mappings: Some(mappings.into()),
+            }
+        };
+        let program = "1000-2000 r-xp 00001000 fe:00 42    /usr/bin/app";
+        let data = "2000-3000 rw-p 00000000 00:00 0 ";
+        let library = "5000-6000 r-xp 00000000 fe:00 43    /usr/lib/a.so";
+        let known = space(&[program, data]);
+        assert!(space(&[program, data, library]).has_more_code(&known));
+        assert!(space(&[program, library]).has_more_code(&known));
+        assert!(!space(&[program]).has_more_code(&known), "no code came");
+        let other = "5000-7000 r-xp 00000000 fe:00 44    /usr/lib/b.so";
+        let more = "8000-9000 r-xp 00000000 fe:00 43    /usr/lib/a.so";
+        let with_library = space(&[program, library]);
+        let replaced = space(&[program, other, more]);
+        assert!(!replaced.has_more_code(&with_library), "some of it went");
     }
 
     #[test]

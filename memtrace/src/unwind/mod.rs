@@ -221,6 +221,7 @@ impl Unwinder {
     /// read.
     fn read_mappings(&mut self, slot: u32, process: ProcessId, processes: &mut Processes) {
         if let Some(space) = processes.present_space(process) {
+            processes.code_came(process, &space);
             self.assign(seat(slot, process, processes), process, &space);
         }
     }
