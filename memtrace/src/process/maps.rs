@@ -496,8 +496,7 @@ mod tests {
     fn mappings_with_more_code_have_all_that_there_was() {
         let modules = &mut Modules::new();
         let mut space = |maps: &[&str]| {
-            let lines: String = maps.iter().map(|line| format!("{line}\n")).collect();
-            let mappings = collect(lines.as_bytes(), u32::MAX, modules).unwrap();
+            let mappings = collect(maps.join("\n").as_bytes(), u32::MAX, modules).unwrap();
             AddressSpace {
                 mappings: Some(mappings.into()),
             }
