@@ -30,7 +30,7 @@ pub use self::instruction::{Instructions, Write};
 use crate::process::maps::{AddressSpace, MappingKind};
 use crate::profile::{CauseEvidence, Frame, Language, Unknown};
 use crate::symbolize::leaving::Leaving;
-use crate::symbolize::role::{Role, role};
+use crate::symbolize::role::{Role, counts_references, role};
 
 /// What is mapped at the address written to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -237,6 +237,10 @@ pub fn judge(view: KernelView, area: Area, writer: Writer) -> Verdict {
 /// What the function that wrote is for. A function without a name has its caller's role, if both
 /// are in one module: the static functions of a stripped C library have no symbols.
 fn leaf_role(frames: &[Frame]) -> Role {
+    let mut inlined = frames.iter().take_while(|frame| frame.inlined);
+    if inlined.any(|frame| counts_references(&frame.function)) {
+        return Role::Count;
+    }
     let mut native = frames
         .iter()
         .take_while(|frame| frame.language == Language::Native)
@@ -257,6 +261,28 @@ fn leaf_role(frames: &[Frame]) -> Role {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_inlined_to_count_references_says_so() {
+        let inlined = |function| Frame {
+            inlined: true,
+            ..Frame::native(function, "/srv/shop")
+        };
+        let keep = || Frame::native("keep(std::vector<int>&)", "/srv/shop");
+        for function in [
+            "std::_Sp_counted_base<(__gnu_cxx::_Lock_policy)2>::_M_add_ref_copy()",
+            "_M_add_ref_copy",
+            "__gnu_cxx::__exchange_and_add_dispatch(int*, int)",
+            "<alloc::sync::Arc<T,A> as core::clone::Clone>::clone",
+            "Py_INCREF",
+            "_Py_NewRef",
+        ] {
+            assert_eq!(leaf_role(&[inlined(function), keep()]), Role::Count, "{function}");
+            // A function of its own may do more.
+            assert_eq!(leaf_role(&[Frame::native(function, "/srv/shop")]), Role::Other);
+        }
+        assert_eq!(leaf_role(&[inlined("hit"), keep()]), Role::Other);
+    }
 
     fn unnamed(module: &str) -> Frame {
         Frame {

@@ -498,7 +498,7 @@ mod tests {
         let mut space = |maps: &[&str]| {
             let mappings = collect(maps.join("\n").as_bytes(), u32::MAX, modules).unwrap();
             AddressSpace {
-                mappings: Some(mappings.into()),
+                mappings: Ok(mappings.into()),
             }
         };
         let program = "1000-2000 r-xp 00001000 fe:00 42    /usr/bin/app";

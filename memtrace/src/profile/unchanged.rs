@@ -162,8 +162,12 @@ pub struct SampleUnchanged {
     pub unchanged_pages: u64,
     /// Pages that were compared.
     pub compared_pages: u64,
-    /// Of those, pages of a parent that were compared with a living child's. Reports of earlier
-    /// versions do not have it.
+    /// Of those, pages that differ in more than counts: in a number by more than 64. It is not known of
+    /// pages that were compared when their process ended. Reports of earlier versions do not have it.
+    #[serde(default)]
+    pub changed_pages: u64,
+    /// Of those that were compared, pages of a parent that were compared with a living child's.
+    /// Reports of earlier versions do not have it.
     #[serde(default)]
     pub compared_with_child_pages: u64,
 }

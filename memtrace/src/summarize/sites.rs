@@ -119,6 +119,7 @@ fn unchanged(found: Compared) -> Option<SampleUnchanged> {
     (found.compared > 0).then_some(SampleUnchanged {
         unchanged_pages: found.unchanged,
         compared_pages: found.compared,
+        changed_pages: found.changed,
         compared_with_child_pages: found.with_child,
     })
 }

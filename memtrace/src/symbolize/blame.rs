@@ -15,7 +15,7 @@
 
 use std::sync::Arc;
 
-use super::role::{Role, is_in_c_library, is_start, role};
+use super::role::{Role, counts_references, is_in_c_library, is_start, role};
 use crate::interpreter;
 use crate::profile::{Frame, Language, Site, Unknown};
 
@@ -136,7 +136,11 @@ fn is_passed_over(frames: &[Frame], at: usize) -> bool {
     if frame.inlined && frame.file.as_deref().is_some_and(from_library) {
         return true;
     }
-    matches!(role_at(frames, at), Role::Allocator | Role::String)
+    // An inlined function is part of the one that it is in.
+    let whole = frames[at..].iter().position(|frame| !frame.inlined);
+    let whole = at + whole.unwrap_or(0);
+    matches!(role_at(frames, whole), Role::Allocator | Role::String)
+        || frame.inlined && counts_references(&frame.function)
 }
 
 /// What a frame's function is for. One without a name has the role of the nearest caller that has
@@ -190,6 +194,27 @@ mod tests {
             language: Language::Python,
             ..frame(function, "")
         }
+    }
+
+    #[test]
+    fn what_is_inlined_is_part_of_what_it_is_in() {
+        let libc = "/usr/lib/x86_64-linux-gnu/libc.so.6";
+        let inlined = |function, module| Frame {
+            inlined: true,
+            ..frame(function, module)
+        };
+        let printed = [
+            inlined("outstring_func", libc),
+            frame("__vfprintf_internal", libc),
+            frame("render", "/srv/shop"),
+        ];
+        assert_eq!(&*blame(&printed, 0).site.function, "render");
+        let shared = [
+            inlined("_M_add_ref_copy", "/srv/shop"),
+            inlined("shared_ptr", "/srv/shop"),
+            frame("keep", "/srv/shop"),
+        ];
+        assert_eq!(&*blame(&shared, 0).site.function, "shared_ptr");
     }
 
     #[test]

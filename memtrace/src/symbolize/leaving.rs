@@ -50,6 +50,7 @@ const RUNTIME_ENDS: &[&str] = &[
     "rb_ec_teardown",
     "ruby_cleanup",
     "ruby_finalize",
+    "ruby_stop",
     "ruby_vm_destruct",
 ];
 

@@ -11,6 +11,9 @@ const SPAN: u64 = 2048;
 /// Up to this many pages between two that are asked for, one look at the page table serves both.
 const GAP: u64 = 64;
 
+/// By how much a count differs, at most, for that it is told from other numbers.
+pub const COUNTED: u32 = 64;
+
 /// What is seen of a page of two processes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Seen {
@@ -18,6 +21,8 @@ pub enum Seen {
     OneFrame,
     /// Both have the same bytes.
     Same,
+    /// They have different bytes, and that may be counts: no number differs by more than [`COUNTED`].
+    Counted,
     /// They have different bytes.
     Different,
     /// The first has no page in memory there.
@@ -113,6 +118,8 @@ impl Comparer {
             for (seen, (own, other)) in seen[..compared].iter_mut().zip(both) {
                 if own == other {
                     *seen = Seen::Same;
+                } else if is_counted(own, other) {
+                    *seen = Seen::Counted;
                 }
             }
             // The page at which reading ended is gone by now; what follows may be there.
@@ -128,6 +135,16 @@ impl Comparer {
             first += done as u64;
         }
     }
+}
+
+/// Whether no number of 32 bits differs by more than [`COUNTED`]. Of one of 64 bits, the upper half
+/// differs by one at most, then.
+fn is_counted(own: &[u8], other: &[u8]) -> bool {
+    let numbers = |bytes| <[u8]>::as_chunks::<4>(bytes).0.iter();
+    numbers(own).zip(numbers(other)).all(|(own, other)| {
+        let by = u32::from_ne_bytes(*own).wrapping_sub(u32::from_ne_bytes(*other));
+        by.cast_signed().unsigned_abs() <= COUNTED
+    })
 }
 
 /// What the page tables tell; [`Seen::Different`] where the pages must be read.
@@ -152,4 +169,26 @@ fn at_first_sight([own, other]: [Frame; 2], skip: Skip) -> Seen {
 )]
 fn same_block(a: &u64, b: &u64) -> bool {
     a / SPAN == b / SPAN
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_are_told_from_other_numbers() {
+        let page = |words: [u64; 4]| words.map(u64::to_ne_bytes).concat();
+        let old = page([1, 0x7f00_1234_5678, 0, u64::MAX]);
+        for (new, counted) in [
+            ([3, 0x7f00_1234_5678, 0, u64::MAX], true),
+            ([65, 0x7f00_1234_5678, 0, u64::MAX], true),
+            ([66, 0x7f00_1234_5678, 0, u64::MAX], false),
+            ([1, 0x7f00_1234_5678, 0, 1], true),
+            ([1, 0x7f00_1234_9678, 0, u64::MAX], false),
+            // The upper half of a word is a number too.
+            ([1 | 5 << 32, 0x7f00_1234_5678, 0, u64::MAX], true),
+        ] {
+            assert_eq!(is_counted(&page(new), &old), counted, "{new:x?}");
+        }
+    }
 }

@@ -151,6 +151,7 @@ impl Exits {
         let same = *self.pages.get(&(process, page))?;
         Some(Found::Compared {
             same,
+            changed: false,
             with: With::ParentInTime,
         })
     }
@@ -190,6 +191,7 @@ impl Parent {
         }
         Found::Compared {
             same: of_page(&words) == hash,
+            changed: false,
             with: With::ParentInTime,
         }
     }

@@ -20,6 +20,8 @@ pub enum Found {
     Compared {
         /// Whether it still is what it was.
         same: bool,
+        /// Whether it is known to have changed in more than counts.
+        changed: bool,
         /// With whose page.
         with: With,
     },
@@ -34,6 +36,8 @@ pub struct Compared {
     pub compared: u64,
     /// Those that still are what they were.
     pub unchanged: u64,
+    /// Those that are known to have changed in more than counts.
+    pub changed: u64,
     /// Those that were compared with a child's.
     pub with_child: u64,
     /// Those that were looked at when their process ended.
@@ -46,11 +50,13 @@ impl Compared {
         let Self {
             compared,
             unchanged,
+            changed,
             with_child,
             at_exit,
         } = other;
         self.compared += compared;
         self.unchanged += unchanged;
+        self.changed += changed;
         self.with_child += with_child;
         self.at_exit += at_exit;
     }
@@ -68,9 +74,14 @@ pub struct Findings {
 impl Findings {
     fn add(&mut self, found: Found) {
         match found {
-            Found::Compared { same, with } => self.compared.absorb(Compared {
+            Found::Compared {
+                same,
+                changed,
+                with,
+            } => self.compared.absorb(Compared {
                 compared: 1,
                 unchanged: u64::from(same),
+                changed: u64::from(changed),
                 with_child: u64::from(with == With::Child),
                 at_exit: u64::from(with == With::ParentInTime),
             }),

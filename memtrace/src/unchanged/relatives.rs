@@ -264,9 +264,13 @@ impl<'a> Relatives<'a> {
                 }
                 Seen::Hidden => continue,
                 Seen::OneFrame | Seen::Same => true,
-                Seen::Different => false,
+                Seen::Counted | Seen::Different => false,
             };
-            looked.found[n] = Found::Compared { same, with };
+            looked.found[n] = Found::Compared {
+                same,
+                changed: seen == Seen::Different,
+                with,
+            };
         }
     }
 }

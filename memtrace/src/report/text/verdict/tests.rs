@@ -153,7 +153,7 @@ fn compared(site: &mut CallSite, unchanged_pages: u64, compared_pages: u64) {
     site.unchanged = Some(SampleUnchanged {
         unchanged_pages,
         compared_pages,
-        compared_with_child_pages: 0,
+        ..SampleUnchanged::default()
     });
 }
 
