@@ -205,13 +205,19 @@ fn claim(site: &CallSite) -> Claim {
     let Some(SampleUnchanged {
         unchanged_pages: same,
         compared_pages: compared,
-        ..
+        compared_with_child_pages: with_child,
     }) = site.unchanged
     else {
         return Claim::PerhapsRead;
     };
+    // A child may have written to its page without a copy, and a few may have written the same.
+    let few = if with_child > 0 {
+        ENOUGH
+    } else {
+        ENOUGH.min(site.pages)
+    };
     let (same, compared) = (u128::from(same), u128::from(compared));
-    let is_enough = compared >= u128::from(ENOUGH.min(site.pages));
+    let is_enough = compared >= u128::from(few);
     if is_enough && 100 * same >= u128::from(NEARLY_ALL) * compared {
         Claim::Read
     } else if is_enough && 100 * same <= u128::from(NEARLY_NONE) * compared {
@@ -257,6 +263,18 @@ mod tests {
             let profile = counters(evidence, compared);
             let claims = Claims::of(&profile);
             assert_eq!(claims.pages(expected), 100, "{evidence:?} {compared:?}");
+        }
+    }
+
+    #[test]
+    fn a_few_pages_that_equal_a_childs_prove_nothing() {
+        for (with_child, expected) in [(0, Claim::Read), (1, Claim::PerhapsRead)] {
+            let mut profile = counters(CauseEvidence::Instruction, Some((1, 1)));
+            let site = &mut profile.call_sites[0];
+            site.pages = 1;
+            let found = site.unchanged.as_mut().unwrap();
+            found.compared_with_child_pages = with_child;
+            assert_eq!(Claims::of(&profile).pages(expected), 1, "{with_child}");
         }
     }
 
