@@ -124,9 +124,11 @@ fn sample_of(report: &Report, function: &str) -> (u64, u64, u64) {
 /// Whether this kernel says that a process ends while its memory is there.
 fn ends_are_said_in_time() -> bool {
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").expect("a kernel");
-    let mut numbers = release.split(['.', '-']).map(str::parse::<u32>);
-    let version = (numbers.next(), numbers.next());
-    version >= (Some(Ok(6)), Some(Ok(16)))
+    let numbers = release
+        .split(['.', '-'])
+        .map_while(|part| part.parse().ok());
+    let version: Vec<u32> = numbers.take(2).collect();
+    version >= vec![6, 16]
 }
 
 #[test]
@@ -134,9 +136,15 @@ fn a_library_that_a_child_opened_was_mapped_after_the_fork() {
     requires!(privileged());
     requires!(tool("gcc"));
     let (report, text) = traced(OPENS, &["--duration", "2s"]);
-    let (found, not) = found(&report);
+    let (_, all) = found(&report);
+    assert_eq!((all.ended, all.unmapped), (0, 0), "{all:?}");
+    let first = report.0.processes[0].pid;
+    let child = report.0.processes.iter().find(|row| row.ppid == first);
+    let found = child.and_then(|child| child.unchanged);
+    let found = found.expect("a child that copied");
+    let not = found.not_compared.expect("this version says why");
     assert!(not.mapped_after_fork >= 10, "{found:?}");
-    assert_eq!((not.ended, not.unmapped, not.no_relative), (0, 0, 0));
+    assert_eq!(not.no_relative, 0, "{found:?}");
     assert!(text.contains("mapped after the fork"), "{text}");
     assert!(!text.contains("had ended"), "{text}");
 }
@@ -168,8 +176,11 @@ fn children_that_end_are_compared_in_time_where_the_kernel_lets_us() {
         assert!((400..=600).contains(&at_exit), "{found:?}");
         assert_eq!(found.compared_pages, at_exit, "{found:?}");
         assert!((200..=300).contains(&found.unchanged_pages), "{found:?}");
-        assert_eq!(sample_of(&report, "same"), (64, 64, 0));
-        assert_eq!(sample_of(&report, "other"), (0, 64, 0));
+        // There are several call sites, by line.
+        let (unchanged, compared, _) = sample_of(&report, "same");
+        assert!(compared >= 64 && unchanged == compared, "{found:?}");
+        let (unchanged, compared, _) = sample_of(&report, "other");
+        assert!(compared >= 64 && unchanged == 0, "{found:?}");
     } else {
         assert_eq!(found.compared_pages, 0, "{found:?}");
         assert!(not.ended >= 400, "{found:?}");
@@ -266,15 +277,12 @@ fn redis_is_compared_with_its_child_while_that_saves() {
     let redis = Redis::start(requires!(tool("redis-server")));
     let same = redis_saves_while('v', redis);
     assert!(same.compared_with_child_pages >= 1000, "{same:?}");
-    assert!(
-        10 * same.unchanged_pages >= 8 * same.compared_pages,
-        "{same:?}"
-    );
+    let (unchanged, compared) = (same.unchanged_pages, same.compared_pages);
+    assert!(10 * unchanged >= 9 * compared, "{same:?}");
     let redis = Redis::start(requires!(tool("redis-server")));
     let other = redis_saves_while('x', redis);
     assert!(other.compared_with_child_pages >= 1000, "{other:?}");
-    assert!(
-        10 * other.unchanged_pages <= 2 * other.compared_pages,
-        "{other:?}"
-    );
+    // The rest are pages of what leads to the values: the same pointers are written there again.
+    let (unchanged, compared) = (other.unchanged_pages, other.compared_pages);
+    assert!(10 * unchanged <= 3 * compared, "{other:?}");
 }
