@@ -438,7 +438,6 @@ mod tests {
     }
 
     #[test]
-<<<<<<< HEAD
     fn a_collector_that_leaves_its_marks_is_no_counter() {
         for (compared, expected) in [
             (None, Claim::Collector),
@@ -476,8 +475,6 @@ mod tests {
     }
 
     #[test]
-=======
->>>>>>> unchanged
     fn what_is_copied_on_the_way_out_or_before_an_exec_is_not_read() {
         for (phase, expected) in [
             (Phase::Exit, Claim::Exit),
