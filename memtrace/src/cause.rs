@@ -277,9 +277,16 @@ mod tests {
             "Py_INCREF",
             "_Py_NewRef",
         ] {
-            assert_eq!(leaf_role(&[inlined(function), keep()]), Role::Count, "{function}");
+            assert_eq!(
+                leaf_role(&[inlined(function), keep()]),
+                Role::Count,
+                "{function}"
+            );
             // A function of its own may do more.
-            assert_eq!(leaf_role(&[Frame::native(function, "/srv/shop")]), Role::Other);
+            assert_eq!(
+                leaf_role(&[Frame::native(function, "/srv/shop")]),
+                Role::Other
+            );
         }
         assert_eq!(leaf_role(&[inlined("hit"), keep()]), Role::Other);
     }

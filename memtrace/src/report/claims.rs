@@ -8,8 +8,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::profile::{
-    CallSite, CauseEvidence, CauseName, Frame, Language, OriginName, Phase, Process, Profile, Python,
-    SampleUnchanged, StackPages, UnopenedFile,
+    CallSite, CauseEvidence, CauseName, Frame, Language, OriginName, Phase, Process, Profile,
+    Python, SampleUnchanged, StackPages, UnopenedFile,
 };
 use crate::symbolize::role::is_in_c_library;
 
@@ -114,7 +114,11 @@ impl<'a> Claims<'a> {
             unread: BTreeSet::new(),
             unopened,
             looked_at_python: profile.host.python != Python::Off,
-            looked_at_all: profile.processes.iter().filter(copied).all(|process| is_read(process)),
+            looked_at_all: profile
+                .processes
+                .iter()
+                .filter(copied)
+                .all(|process| is_read(process)),
         };
         for site in &profile.call_sites {
             let claim = claim(site);
@@ -256,7 +260,10 @@ fn frame_may_be_of(frame: &Frame, names: &[String]) -> bool {
         let known = LANGUAGES.iter().find(|known| name.starts_with(known.name));
         known.is_none_or(|known| {
             known.files.iter().any(|part| file.contains(part))
-                || known.functions.iter().any(|part| frame.function.starts_with(part))
+                || known
+                    .functions
+                    .iter()
+                    .any(|part| frame.function.starts_with(part))
         })
     })
 }
@@ -292,7 +299,11 @@ const LANGUAGES: [KnownLanguage; 11] = [
     language("LuaJIT", &["lua"], &["lua", "lj_"]),
     language("Lua", &["lua"], &["lua"]),
     language("R", &["libR", "R"], &["Rf_", "R_"]),
-    language("V8", &["node", "v8", "chrom"], &["v8::", "Builtins_", "node::"]),
+    language(
+        "V8",
+        &["node", "v8", "chrom"],
+        &["v8::", "Builtins_", "node::"],
+    ),
     language("JVM", &["libjvm", "java"], &["JVM_", "Java_"]),
     language("BEAM", &["beam"], &["erts_", "process_main"]),
 ];

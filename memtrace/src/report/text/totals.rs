@@ -117,7 +117,11 @@ fn by_instruction(profile: &Profile, screen: Screen, out: &mut dyn Write) -> io:
         let judged = sites.filter(|site| site.evidence == Some(CauseEvidence::Instruction));
         let judged: u64 = judged.map(|site| site.pages).sum();
         if judged > 0 {
-            let all = if judged == pages && judged > 1 { "all " } else { "" };
+            let all = if judged == pages && judged > 1 {
+                "all "
+            } else {
+                ""
+            };
             let text = format!(
                 "{} by instruction for {all}{}: told only by how the instruction writes; a counter \
                  of the program's own would look the same",

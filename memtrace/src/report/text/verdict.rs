@@ -208,13 +208,17 @@ fn equal(claims: &Claims, claim: Claim) -> Option<String> {
         1 => "1 still equals".to_owned(),
         same => format!("{} still equal", count(same)),
     };
-    Some(format!("of {}, {same} {whose}", counted(compared, "compared page", "compared pages")))
+    Some(format!(
+        "of {}, {same} {whose}",
+        counted(compared, "compared page", "compared pages")
+    ))
 }
 
 fn perhaps_read(claims: &Claims, percent: String, screen: Screen) -> String {
     let at = written_at(claims, Claim::PerhapsRead, screen);
     let but = equal(claims, Claim::PerhapsRead);
-    let but = but.unwrap_or_else(|| "a counter of the program's own would look the same".to_owned());
+    let but =
+        but.unwrap_or_else(|| "a counter of the program's own would look the same".to_owned());
     format!(
         "{percent} was perhaps only read{at}: it was written as reference counts are, and {but}."
     )
