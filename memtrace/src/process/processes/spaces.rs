@@ -81,20 +81,33 @@ impl Processes {
         }
         process.refresh = (now + pause, (2 * pause).min(LONGEST_PAUSE));
         let mut next = Some(id);
+        let mut not_permitted = None;
         while let Some(source) = next {
-            if let Some(space) = self.present_space(source) {
-                let known = self.space_ref(id);
-                // What belongs to another program is worse than nothing. A new number would make
-                // all stacks new.
-                if known.is_none_or(|known| known.is_of_program(&space) && !known.is_same(&space)) {
-                    let number = SpaceId::Snapshot(self.snapshots);
-                    self.snapshots += 1;
-                    self.set_space(id, Some((number, space)));
-                    self.remapped.push(id);
+            match self.present_space(source) {
+                // An ancestor's may be, which the process has from it.
+                Some(space) if space.is_not_permitted().is_some() => {
+                    not_permitted.get_or_insert(space);
                 }
-                return;
+                Some(space) => return self.take_space(id, space),
+                None => {}
             }
             next = self.parent(source);
+        }
+        if let Some(space) = not_permitted {
+            self.take_space(id, space);
+        }
+    }
+
+    /// Keeps mappings that were read of a process, if they are new and of its program.
+    fn take_space(&mut self, id: ProcessId, space: AddressSpace) {
+        let known = self.space_ref(id);
+        // What belongs to another program is worse than nothing. A new number would make all stacks
+        // new.
+        if known.is_none_or(|known| known.is_of_program(&space) && !known.is_same(&space)) {
+            let number = SpaceId::Snapshot(self.snapshots);
+            self.snapshots += 1;
+            self.set_space(id, Some((number, space)));
+            self.remapped.push(id);
         }
     }
 
