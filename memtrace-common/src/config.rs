@@ -49,6 +49,9 @@ globals! {
     INTERPRETERS,
     /// `u8`: 1 when the kernel has the helper `bpf_loop` (5.17).
     HAS_LOOP,
+    /// `u8`: 1 when some pages of each process are kept and looked at when it ends, which takes a
+    /// kernel that says so while its memory is there (6.16).
+    SAMPLES_PAGES,
     /// `u32`: fault records on one CPU after which the loader is woken; a power of two.
     WAKEUP_RECORDS,
 }

@@ -26,6 +26,8 @@ coded! {
         Exit = 5,
         /// A [`FunctionRecord`], followed by what it was read from.
         Function = 6,
+        /// A [`PagesRecord`], followed by its pages.
+        Pages = 7,
     }
 }
 
@@ -229,6 +231,46 @@ pub struct FunctionRecord {
     pub lines_size: u32,
 }
 assert_layout!(FunctionRecord, size = 64);
+
+/// Pages of a process that are kept for its end: a power of two.
+pub const SAMPLED_PAGES: usize = 32;
+
+/// Bit of [`PageHash::page`]: it was copied from a file.
+pub const PAGE_IS_FILE: u64 = 1;
+
+/// [`PageHash::hash`] of a page that is not in memory.
+pub const PAGE_UNREAD: u64 = 0;
+
+/// What some of the pages hold that a process copied, at its end. Behind it follow `count` times a
+/// [`PageHash`]. It comes before the record of the end itself, and only of a process that has had
+/// its parent's program all its life, from a fork during the trace on, and whose parent lives.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct PagesRecord {
+    /// [`RecordKind::Pages`].
+    pub kind: u8,
+    /// Reserved, zero.
+    pub reserved: u8,
+    /// How many pages follow, at most [`SAMPLED_PAGES`]: fewer than it copied where looking at more
+    /// would take too long.
+    pub count: u16,
+    /// The process: its index in the process table.
+    pub slot: u32,
+    /// How many copies the pages are a sample of.
+    pub copies: u64,
+}
+assert_layout!(PagesRecord, size = 16);
+
+/// A copied page at the end of its process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct PageHash {
+    /// Where it begins, and [`PAGE_IS_FILE`].
+    pub page: u64,
+    /// [`of_page`](crate::hash::of_page) of what it holds, which is never [`PAGE_UNREAD`].
+    pub hash: u64,
+}
+assert_layout!(PageHash, size = 16);
 
 /// Something happened to a process of the traced set: it was found or forked
 /// ([`RecordKind::Fork`]), replaced its program ([`RecordKind::Exec`]), or its last thread ended

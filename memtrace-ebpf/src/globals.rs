@@ -48,5 +48,6 @@ globals! {
     UNWIND: u8,
     INTERPRETERS: u8,
     HAS_LOOP: u8,
+    SAMPLES_PAGES: u8,
     WAKEUP_RECORDS: u32,
 }

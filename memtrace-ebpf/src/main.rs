@@ -3,6 +3,7 @@
 //! The entry points are in [`backend`]. Who is traced is decided in [`lineage`], and the traced
 //! threads are in the table of [`thread`]; what a fault was is decided in [`window`]; where it came
 //! from in [`stack`], [`unwind`] and [`interpreter`]; what was written in [`cause`] and there too.
+//! what pages hold at a process's end is looked at in [`sample`].
 //! [`maps`] and [`scratch`] are what they work on, and [`arch`] has what depends on the processor.
 //! Offsets and switches are globals that the loader sets, see [`globals`].
 //!
@@ -31,6 +32,7 @@ mod maps;
 mod memory;
 mod registers;
 mod ring;
+mod sample;
 mod scratch;
 mod stack;
 mod task;

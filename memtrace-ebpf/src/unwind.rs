@@ -414,6 +414,10 @@ fn find(scratch: &mut Scratch, probe: u64) -> Result<PackedRow, StackEnd> {
 #[inline(always)]
 fn search(scratch: &mut Scratch, probe: u64) -> Result<PackedRow, StackEnd> {
     let walk = &mut scratch.walk;
+    // It has been found just now, or has just begun.
+    if SetHandle(walk.set).is_empty() {
+        return Err(StackEnd::NoRowsYet);
+    }
     if probe < walk.mapping.start || probe >= walk.mapping.end {
         find_mapping(walk, probe).ok_or(StackEnd::NoMapping)?;
     }

@@ -27,7 +27,7 @@ use crate::maps::PROCESSES;
 use crate::registers::Registers;
 use crate::task::Task;
 use crate::thread::Thread;
-use crate::{atomic, globals, ring, stack};
+use crate::{atomic, globals, ring, sample, stack};
 
 /// Mark: there is an open window. The other marks are those of [`memtrace_common::origin`].
 const OPEN: u32 = 1 << 31;
@@ -323,6 +323,7 @@ struct Seen {
 fn send(thread: *mut Thread, process: *mut ProcessSlot, origin: Origin, seen: Seen) {
     // SAFETY: callers pass a live value of the running thread.
     let (slot, window) = unsafe { ((*thread).slot, &(*thread).window) };
+    sample::copied(process, slot, window.address, origin);
     let sent = ring::send_fault(FaultRecord {
         kind: RecordKind::Fault.code(),
         origin: origin.code(),

@@ -4,7 +4,8 @@
 //! ([`Evidence`]), and knows when the kernel itself wrote. Everything else is decided by these, in
 //! this order:
 //!
-//! 1. **who wrote**: the functions of allocators write their own bookkeeping, those of a runtime's
+//! 1. **who wrote**: the functions of allocators write their own bookkeeping ([`allocators`] has those
+//!    without a name), those of a runtime's
 //!    collector mark and sweep, and a few do nothing but count references ([`collector`]);
 //! 2. **how**: an instruction that adds or subtracts one in place is taken to maintain a reference
 //!    count. Counters of other things are false positives; those of locks and on stacks are told
@@ -14,6 +15,7 @@
 //! So a cause is unknown only when the fault's record is incomplete, or neither its instruction nor
 //! its mapping could be read.
 
+mod allocators;
 mod calls;
 mod collector;
 pub mod instruction;
@@ -22,12 +24,13 @@ use std::fmt;
 
 use memtrace_common::record::{Cause, Evidence};
 
+pub use self::allocators::Allocators;
 pub use self::collector::Collectors;
 pub use self::instruction::{Instructions, Write};
 use crate::process::maps::{AddressSpace, MappingKind};
 use crate::profile::{CauseEvidence, Frame, Language, Unknown};
-use crate::symbolize::leaving::is_leaving;
-use crate::symbolize::role::{Role, role};
+use crate::symbolize::leaving::Leaving;
+use crate::symbolize::role::{Role, counts_references, role};
 
 /// What is mapped at the address written to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -155,21 +158,21 @@ pub struct Writer {
     /// Whether the end of the fault was not seen.
     pub no_end: bool,
     /// Whether the process was on its way out.
-    pub leaves: bool,
+    pub leaves: Leaving,
 }
 
 impl Writer {
     /// What is written by an instruction that does `write`, on a stack with these frames, leaf
-    /// first.
+    /// first. `is_silent`: an interpreter was looked at, and had no frame.
     #[must_use]
-    pub fn of(write: Write, frames: &[Frame]) -> Self {
+    pub fn of(write: Write, frames: &[Frame], is_silent: bool) -> Self {
         Self {
             write,
             role: leaf_role(frames),
             no_end: frames
                 .iter()
                 .any(|frame| frame.unknown == Some(Unknown::NoEnd)),
-            leaves: is_leaving(frames),
+            leaves: Leaving::of(frames, is_silent),
         }
     }
 
@@ -234,6 +237,10 @@ pub fn judge(view: KernelView, area: Area, writer: Writer) -> Verdict {
 /// What the function that wrote is for. A function without a name has its caller's role, if both
 /// are in one module: the static functions of a stripped C library have no symbols.
 fn leaf_role(frames: &[Frame]) -> Role {
+    let mut inlined = frames.iter().take_while(|frame| frame.inlined);
+    if inlined.any(|frame| counts_references(&frame.function)) {
+        return Role::Count;
+    }
     let mut native = frames
         .iter()
         .take_while(|frame| frame.language == Language::Native)
@@ -255,6 +262,35 @@ fn leaf_role(frames: &[Frame]) -> Role {
 mod tests {
     use super::*;
 
+    #[test]
+    fn what_is_inlined_to_count_references_says_so() {
+        let inlined = |function| Frame {
+            inlined: true,
+            ..Frame::native(function, "/srv/shop")
+        };
+        let keep = || Frame::native("keep(std::vector<int>&)", "/srv/shop");
+        for function in [
+            "std::_Sp_counted_base<(__gnu_cxx::_Lock_policy)2>::_M_add_ref_copy()",
+            "_M_add_ref_copy",
+            "__gnu_cxx::__exchange_and_add_dispatch(int*, int)",
+            "<alloc::sync::Arc<T,A> as core::clone::Clone>::clone",
+            "Py_INCREF",
+            "_Py_NewRef",
+        ] {
+            assert_eq!(
+                leaf_role(&[inlined(function), keep()]),
+                Role::Count,
+                "{function}"
+            );
+            // A function of its own may do more.
+            assert_eq!(
+                leaf_role(&[Frame::native(function, "/srv/shop")]),
+                Role::Other
+            );
+        }
+        assert_eq!(leaf_role(&[inlined("hit"), keep()]), Role::Other);
+    }
+
     fn unnamed(module: &str) -> Frame {
         Frame {
             unknown: Some(Unknown::NoSymbol),
@@ -269,7 +305,7 @@ mod tests {
     };
 
     fn judged(view: KernelView, area: Area, write: Write, frames: &[Frame]) -> Verdict {
-        judge(view, area, Writer::of(write, frames))
+        judge(view, area, Writer::of(write, frames, false))
     }
 
     #[expect(
@@ -366,7 +402,7 @@ mod tests {
     #[test]
     fn collectors_write_for_themselves_unless_the_allocator_does() {
         let by = |frames: &[Frame], write, area, role| {
-            let writer = Writer::of(write, frames).within(Some(role));
+            let writer = Writer::of(write, frames, false).within(Some(role));
             let verdict = judge(UNDECIDED, area, writer);
             (verdict.cause, verdict.evidence)
         };
@@ -393,7 +429,7 @@ mod tests {
             cause: Cause::Object,
             evidence: Evidence::Elsewhere,
         };
-        let writer = Writer::of(Write::Store, &mark).within(Some(Role::Collector));
+        let writer = Writer::of(Write::Store, &mark, false).within(Some(Role::Collector));
         let expected = Verdict::known(Cause::Object, CauseEvidence::Structure);
         assert_eq!(judge(object, Area::Heap, writer), expected);
     }

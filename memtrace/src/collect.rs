@@ -8,8 +8,9 @@ use memtrace_common::interpreter::{Handle, MAX_SCRIPT_FRAMES};
 use memtrace_common::process::NO_SLOT;
 use memtrace_common::record::{
     Cause, Evidence, FAULT_NO_END, FRAME_IS_ENTRY, FUNCTION_FILE_BYTES, FUNCTION_LINES_BYTES,
-    FUNCTION_NAME_BYTES, FaultRecord, FunctionRecord, MAX_FRAMES, Origin, ProcessRecord,
-    RecordKind, SCRIPT_DAMAGED, SCRIPT_TRUNCATED, ScriptFrame, StackRecord,
+    FUNCTION_NAME_BYTES, FaultRecord, FunctionRecord, MAX_FRAMES, Origin, PAGE_IS_FILE,
+    PAGE_UNREAD, PageHash, PagesRecord, ProcessRecord, RecordKind, SAMPLED_PAGES, SCRIPT_DAMAGED,
+    SCRIPT_TRUNCATED, ScriptFrame, StackRecord,
 };
 use memtrace_common::unwind::StackEnd;
 
@@ -128,6 +129,26 @@ pub struct TakenFunction {
     pub lines: (u64, Box<[u8]>),
 }
 
+/// What some of the pages held that a process copied, when it ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LastPages {
+    /// The process: its index in the process table.
+    pub slot: u32,
+    /// The pages, some perhaps more than once.
+    pub pages: Vec<LastPage>,
+}
+
+/// A copied page when its process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LastPage {
+    /// Where it begins.
+    pub address: u64,
+    /// Whether it was copied from a file.
+    pub is_file: bool,
+    /// The [hash](memtrace_common::hash::of_page) of what it held; `None` when it was not in memory.
+    pub hash: Option<u64>,
+}
+
 /// One record of the ring buffer, decoded.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Event {
@@ -144,6 +165,8 @@ pub enum Event {
     Function(Box<TakenFunction>),
     /// A process changed.
     Process(ProcessChange),
+    /// A process is about to end.
+    Pages(LastPages),
 }
 
 impl Event {
@@ -170,6 +193,7 @@ impl Event {
                 }))
             }
             RecordKind::Stack => Some(decode_stack(bytes)?),
+            RecordKind::Pages => Some(Self::Pages(decode_pages(bytes)?)),
             RecordKind::Function => Some(Self::Function(Box::new(decode_function(bytes)?))),
             kind @ (RecordKind::Fork | RecordKind::Exec | RecordKind::Exit) => {
                 let record: ProcessRecord = read(bytes)?;
@@ -227,6 +251,28 @@ fn decode_stack(bytes: &[u8]) -> Option<Event> {
     })
 }
 
+fn decode_pages(bytes: &[u8]) -> Option<LastPages> {
+    let record: PagesRecord = read(bytes)?;
+    let count = usize::from(record.count);
+    if count > SAMPLED_PAGES {
+        return None;
+    }
+    let rest = bytes.get(size_of::<PagesRecord>()..)?;
+    let pages = rest.get(..count * size_of::<PageHash>())?;
+    let pages = pages.chunks_exact(size_of::<PageHash>()).map(|bytes| {
+        let page: PageHash = read(bytes)?;
+        Some(LastPage {
+            address: page.page & !PAGE_IS_FILE,
+            is_file: page.page & PAGE_IS_FILE != 0,
+            hash: (page.hash != PAGE_UNREAD).then_some(page.hash),
+        })
+    });
+    Some(LastPages {
+        slot: record.slot,
+        pages: pages.collect::<Option<_>>()?,
+    })
+}
+
 fn decode_function(bytes: &[u8]) -> Option<TakenFunction> {
     let record: FunctionRecord = read(bytes)?;
     let parts = bytes.get(size_of::<FunctionRecord>()..)?;
@@ -267,6 +313,10 @@ unsafe impl Record for StackRecord {}
 unsafe impl Record for ProcessRecord {}
 // SAFETY: `repr(C)`, integers and arrays of them.
 unsafe impl Record for ScriptFrame {}
+// SAFETY: `repr(C)`, integers and arrays of them.
+unsafe impl Record for PagesRecord {}
+// SAFETY: `repr(C)`, integers and arrays of them.
+unsafe impl Record for PageHash {}
 // SAFETY: `repr(C)`, integers and arrays of them.
 unsafe impl Record for FunctionRecord {}
 
@@ -494,6 +544,45 @@ mod tests {
         };
         let decoded = Event::decode(&bytes_of(&found));
         assert_eq!(decoded, Some(Event::Process(expected)));
+    }
+
+    #[test]
+    fn pages_are_decoded_as_many_as_there_are() {
+        let record = PagesRecord {
+            kind: RecordKind::Pages.code(),
+            reserved: 0,
+            count: 2,
+            slot: 3,
+            copies: 9,
+        };
+        let pages = [
+            PageHash {
+                page: 0x7000,
+                hash: 17,
+            },
+            PageHash {
+                page: 0x9000 | PAGE_IS_FILE,
+                hash: PAGE_UNREAD,
+            },
+        ];
+        let bytes = [bytes_of(&record), bytes_of(&pages[0]), bytes_of(&pages[1])].concat();
+        let page = |address, is_file, hash| LastPage {
+            address,
+            is_file,
+            hash,
+        };
+        let expected = LastPages {
+            slot: 3,
+            pages: vec![page(0x7000, false, Some(17)), page(0x9000, true, None)],
+        };
+        assert_eq!(Event::decode(&bytes), Some(Event::Pages(expected)));
+        assert_eq!(Event::decode(&bytes[..47]), None, "cut short");
+        let many = PagesRecord {
+            count: SAMPLED_PAGES as u16 + 1,
+            ..record
+        };
+        let bytes = [bytes_of(&many), vec![0; 4096]].concat();
+        assert_eq!(Event::decode(&bytes), None);
     }
 
     #[test]

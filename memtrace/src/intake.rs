@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use foldhash::HashMap;
-use memtrace_common::record::{Cause, Evidence};
+use memtrace_common::record::{Cause, Evidence, Origin};
 use memtrace_common::unwind::StackEnd;
 
 use crate::cause::Area;
@@ -78,6 +78,7 @@ impl Intake {
             Event::Fault(fault) => self.fault(&fault),
             Event::Stack { id, stack } => self.stack(id, stack),
             Event::Function(function) => self.function(&function),
+            Event::Pages(last) => self.targets.last_pages(&last),
             Event::Process(change) => {
                 self.targets.changed(&change);
                 self.settle_young();
@@ -273,10 +274,12 @@ impl Intake {
         }
     }
 
-    /// Compares the copied pages of living processes with their ancestors', by process, and samples
+    /// Compares the copied pages of living processes with their relatives', by process, and samples
     /// of them by call site.
     pub fn compare_copied(&mut self) -> HashMap<ProcessId, Unchanged> {
-        self.fold.compare_samples(&self.targets.processes);
+        if let Some(copied) = self.targets.copied_pages() {
+            self.fold.compare_samples(&self.targets.processes, copied);
+        }
         self.targets.compare_copied()
     }
 
@@ -301,11 +304,20 @@ fn phase(processes: &Processes, process: ProcessId, fault: &Fault) -> Phase {
         |forked_ns| u128::from(fault.time_ns.saturating_sub(forked_ns)) < YOUTH.as_nanos();
     if fault.execs > 0 || !processes.forked_ns(process).is_some_and(is_young) {
         Phase::Run
+    } else if is_of_a_new_program(fault) {
+        Phase::Run
     } else if processes.execs(process) > 0 {
         Phase::BeforeExec
     } else {
         Phase::Young(process)
     }
+}
+
+/// Whether the kernel wrote to what it had just mapped of a file: an `execve` clears the rest of the
+/// page behind a program's data, before it is said to be there. A program that is yet to come has it for
+/// good.
+fn is_of_a_new_program(fault: &Fault) -> bool {
+    fault.cause == Cause::Kernel && fault.origin == Origin::File
 }
 
 fn gathered(targets: &Targets, naming: &Naming, tally: Tally) -> Gathered {

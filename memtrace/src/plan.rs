@@ -87,6 +87,7 @@ impl Plan {
             backend: self.backend.value,
             has_loop: self.has_loop,
             follow: options.follow,
+            unchanged: options.unchanged,
             unwind: self.unwind.value,
             rows,
             python: self.python.value,

@@ -9,14 +9,14 @@ use std::time::Instant;
 use foldhash::HashMap;
 use memtrace_common::process::{MAX_PROCESSES, ProcessSlot, SLOT_EXITED};
 
-use crate::collect::{Lifecycle, ProcessChange};
+use crate::collect::{LastPages, Lifecycle, ProcessChange};
 use crate::fold::Phase;
 use crate::interpreter::tracker::{Seen, Tracker};
 use crate::probe::SharedArray;
 use crate::process::facts::ProcessFacts;
 use crate::process::memory::RelativesMemory;
 use crate::process::processes::{ProcessId, Processes, Said, Table};
-use crate::profile::Unchanged;
+use crate::profile::{Reason, Unchanged};
 use crate::unchanged::CopiedPages;
 use crate::unwind::Unwinder;
 
@@ -151,7 +151,7 @@ impl Targets {
         }
         self.tracker.process_execed(slot, id, &self.processes);
         self.unwinder.execed(slot, id, &self.processes);
-        self.memory_gone(id);
+        self.memory_gone(id, Reason::Replaced);
     }
 
     /// Records the last counters of a process that ended, and gives its slot back. Nothing is done
@@ -162,7 +162,7 @@ impl Targets {
         {
             self.fates.push((id, Phase::Run));
             self.unwinder.ended(id);
-            self.memory_gone(id);
+            self.memory_gone(id, Reason::Ended);
             if let Some(seen) = self.tracker.process_ended(id) {
                 self.interpreters.insert(id, seen);
             }
@@ -191,9 +191,9 @@ impl Targets {
     }
 
     /// Records that a process no longer has the memory that it had.
-    fn memory_gone(&mut self, process: ProcessId) {
+    fn memory_gone(&mut self, process: ProcessId, why: Reason) {
         if let Some(copied) = &mut self.copied {
-            copied.gone(process);
+            copied.gone(process, why);
         }
     }
 
@@ -202,6 +202,13 @@ impl Targets {
     pub fn copied(&mut self, process: ProcessId, address: u64) -> Option<u64> {
         let copied = self.copied.as_mut()?;
         Some(copied.add(process, address))
+    }
+
+    /// Compares what a process held, which is about to end, with what its parent has.
+    pub fn last_pages(&mut self, last: &LastPages) {
+        if let (Some(copied), Some(id)) = (&mut self.copied, self.processes.by_slot(last.slot)) {
+            copied.last_pages(id, last, &self.processes);
+        }
     }
 
     /// Records that the process in a slot ran code that was in none of its mappings.
@@ -266,7 +273,13 @@ impl Targets {
         }
     }
 
-    /// Compares the copied pages of living processes with their ancestors'.
+    /// Which pages were copied; `None` when they are not compared at the end.
+    #[must_use]
+    pub fn copied_pages(&self) -> Option<&CopiedPages> {
+        self.copied.as_ref()
+    }
+
+    /// Compares the copied pages of living processes with their relatives'.
     #[must_use]
     pub fn compare_copied(&self) -> HashMap<ProcessId, Unchanged> {
         let copied = self.copied.as_ref();

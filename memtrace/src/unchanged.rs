@@ -9,20 +9,20 @@
 //! **With whom.** The nearest ancestor that lives and has the same image: its executable and its
 //! auxiliary vector are those of the process, until either execs. That ancestor is traced, or for
 //! the topmost traced process its parent by /proc. Memory that an ancestor shares with the process
-//! (`vfork`) does not count as the ancestor's.
+//! (`vfork`) does not count as the ancestor's. What no ancestor has is looked for in living children:
+//! see [`relatives`].
 //!
 //! **What is compared.** Both run on meanwhile; a page that changes between the two reads counts as
-//! changed, and so does one that the ancestor has written since the fork. Only pages that
+//! changed, and so does one that the relative has written since the fork. Only pages that
 //! /proc/PID/pagemap shows in memory on both sides are read (unless they go just before that), so
 //! nothing is swapped or faulted in; two pages that are one in memory, such as those that KSM has
 //! merged, are unchanged without reading. Reading does not stop, write or copy anything (see
 //! [`image`]); the kernel only notes that the pages were used.
 //!
-//! **What is gone.** The memory of a process is given back before its end is announced, so pages of
-//! processes that end before the trace does cannot be compared. With workers that live briefly this
-//! is most of them, and the report must say so: `gone_pages`. Pages without a living ancestor count
-//! as gone too, and so do those that on either side are unmapped, swapped out or never there, such
-//! as an ancestor's page of a file that it never looked at.
+//! **What is gone.** The memory of a process is given back before its end is announced, so most pages
+//! of processes that end before the trace does cannot be compared; of some children a few are, in
+//! time: see [`exits`]. Everything that is not compared has its reason, a [`Reason`], and is part of
+//! `gone_pages`.
 //!
 //! **Samples.** A page is in a sample when the hash of its number and its process is small enough.
 //! So a sample is uniform over the pages of all processes, larger ones contain smaller ones, and
@@ -35,22 +35,27 @@
 //! both up to a million pages of eight processes; 40 to 60 ms once to halve a sample of a million;
 //! 0.11 s to compare 65,536 pages, and 0.14 s when they must first be chosen from 262,144.
 
-pub mod compare;
-pub mod image;
+mod compare;
+mod exits;
+mod found;
+mod image;
+mod relatives;
 mod sample;
 
 use std::collections::BTreeMap;
-use std::rc::Rc;
 
 use foldhash::HashMap;
 use roaring::RoaringTreemap;
 
-use self::compare::{Compared, Comparer};
-use self::image::{Identity, Image};
+use self::exits::Exits;
+pub use self::found::Compared;
+use self::found::{Findings, Found, all_not};
+use self::relatives::{Family, Relatives};
 pub use self::sample::{PageSample, compare_samples};
+use crate::collect::LastPages;
 use crate::host;
 use crate::process::processes::{OTHERS, ProcessId, Processes};
-use crate::profile::Unchanged;
+use crate::profile::{Reason, Unchanged};
 
 /// Pages that are kept in all: 4 GiB of copies with small pages.
 pub const MAX_KEPT: u64 = 1 << 20;
@@ -69,6 +74,7 @@ pub struct CopiedPages {
     kept: u64,
     /// How often the sample was halved: one page stands for two to the power of this.
     halvings: u32,
+    exits: Exits,
 }
 
 /// How many pages may be kept and compared.
@@ -83,8 +89,12 @@ struct Limits {
 struct Pages {
     /// Page numbers.
     kept: RoaringTreemap,
+    /// How often it copied a page, since it has the memory that it has.
+    copies: u64,
+    /// What was found of some of them, when it was about to end.
+    last: Option<Findings>,
     /// Pages of memory that it no longer has; they are not in `kept`.
-    gone: u64,
+    past: Unchanged,
 }
 
 impl Default for CopiedPages {
@@ -110,16 +120,19 @@ impl CopiedPages {
             sets: BTreeMap::new(),
             kept: 0,
             halvings: 0,
+            exits: Exits::new(),
         }
     }
 
     /// Records that `process` copied the page at `address`; returns the page's number.
     pub fn add(&mut self, process: ProcessId, address: u64) -> u64 {
         let page = address >> self.page_bits;
+        let set = self.sets.entry(process).or_default();
+        set.copies += 1;
         if self.halvings > 0 && !is_in_sample(hash(process, page), self.halvings) {
             return page;
         }
-        if self.sets.entry(process).or_default().kept.insert(page) {
+        if set.kept.insert(page) {
             self.kept += 1;
             if self.kept > self.limits.kept {
                 self.halve();
@@ -128,23 +141,49 @@ impl CopiedPages {
         page
     }
 
-    /// Records that `process` no longer has the memory that it had: it has ended, or replaced its
-    /// program. Its pages cannot be compared any more; only their number is kept.
-    pub fn gone(&mut self, process: ProcessId) {
+    /// Records that `process` no longer has the memory that it had, for this reason. Its pages
+    /// cannot be compared any more; only their number is kept.
+    pub fn gone(&mut self, process: ProcessId, why: Reason) {
         if let Some(set) = self.sets.get_mut(&process) {
-            let pages = std::mem::take(&mut set.kept).len();
-            set.gone += pages << self.halvings;
-            self.kept -= pages;
+            let pages = set.pages(self.halvings);
+            set.past.absorb(&match set.last.take() {
+                Some(found) => found.of(pages),
+                None => all_not(why, pages),
+            });
+            set.copies = 0;
+            self.kept -= std::mem::take(&mut set.kept).len();
         }
+    }
+
+    /// Compares what `process` held when it was about to end, with what its parent has.
+    pub fn last_pages(&mut self, process: ProcessId, last: &LastPages, processes: &Processes) {
+        if let Some(set) = self.sets.get_mut(&process) {
+            set.last = Some(self.exits.look(process, last, processes));
+        }
+    }
+
+    /// What was found of a page of a process that has ended, if it was compared in time.
+    fn found_at_exit(&self, process: ProcessId, page: u64) -> Option<Found> {
+        self.exits.of(process, page)
     }
 
     /// Adds up what is known of processes that have ended, under [`OTHERS`].
     pub fn add_up(&mut self, processes: &[ProcessId]) {
-        let sets = processes.iter().filter_map(|id| self.sets.remove(id));
-        let gone: u64 = sets.map(|set| set.gone).sum();
-        if gone > 0 {
-            self.sets.entry(OTHERS).or_default().gone += gone;
+        for id in processes {
+            if let Some(set) = self.sets.remove(id) {
+                let others = self.sets.entry(OTHERS).or_default();
+                others.past.absorb(&set.past);
+            }
         }
+    }
+
+    /// Whether `process` copied a page, or that is not known any more.
+    fn may_have_copied(&self, process: ProcessId, page: u64) -> bool {
+        if self.halvings > 0 && !is_in_sample(hash(process, page), self.halvings) {
+            return true;
+        }
+        let set = self.sets.get(&process);
+        set.is_some_and(|set| set.kept.contains(page))
     }
 
     /// Drops every other page, by hash, until few enough are kept.
@@ -161,49 +200,36 @@ impl CopiedPages {
         }
     }
 
-    /// Compares what was copied with what the nearest living ancestors have at the same places,
-    /// for every process that copied. Must be called once, when nothing is added any more and while
-    /// the processes still live.
+    /// Compares what was copied with what living relatives have at the same places, for every
+    /// process that copied. Must be called once, when nothing is added any more and while the
+    /// processes still live.
     #[must_use]
     pub fn compare(&self, processes: &Processes) -> HashMap<ProcessId, Unchanged> {
-        let page_size = 1 << self.page_bits;
-        let mut lineage = Lineage::new(processes);
+        let mut relatives = Relatives::new(processes, self);
         let with_pages = self.sets.iter().filter(|(_, set)| !set.kept.is_empty());
-        let pairs: HashMap<ProcessId, Pair> = with_pages
-            .filter_map(|(&id, _)| Some((id, lineage.pair(id)?)))
+        let families: HashMap<ProcessId, Result<Family, Reason>> = with_pages
+            .map(|(&id, _)| {
+                let family = relatives.family(id);
+                let alone = family.as_ref().ok().and_then(Family::why_alone);
+                (id, alone.map_or(family, Err))
+            })
             .collect();
-        let bound = self.bound(|id| pairs.contains_key(&id));
-        let mut comparer = Comparer::new(page_size);
-        // Kept from one process to the next, since most have the same ancestor.
-        let mut ancestor: Option<(u32, Image)> = None;
+        let bound = self.bound(|id| families.get(&id).is_some_and(Result::is_ok));
         let mut all = HashMap::default();
         for (&id, set) in &self.sets {
-            if set.kept.is_empty() && set.gone == 0 {
-                continue;
+            let mut unchanged = set.past;
+            if let Some(family) = families.get(&id) {
+                let pages = set.pages(self.halvings);
+                let found = family.as_ref().map(|family| {
+                    let small = |&page: &u64| bound.is_none_or(|bound| hash(id, page) <= bound);
+                    let sample: Vec<u64> = set.kept.iter().filter(small).collect();
+                    relatives.look(family, &sample).of(pages)
+                });
+                unchanged.absorb(&found.unwrap_or_else(|&why| all_not(why, pages)));
             }
-            let mut sample = Vec::new();
-            let mut found = None;
-            if let Some(pair) = pairs.get(&id) {
-                let small = |&page: &u64| bound.is_none_or(|bound| hash(id, page) <= bound);
-                sample.extend(set.kept.iter().filter(small));
-                found = pair.compare(&sample, &mut ancestor, &mut comparer, page_size);
+            if unchanged.comparable_pages + unchanged.gone_pages > 0 {
+                all.insert(id, unchanged);
             }
-            let kept = set.kept.len() << self.halvings;
-            let unchanged = match found {
-                Some(found) => estimate(kept, sample.len() as u64, found),
-                None => Unchanged {
-                    gone_pages: kept,
-                    ..Unchanged::default()
-                },
-            };
-            let gone_pages = unchanged.gone_pages + set.gone;
-            all.insert(
-                id,
-                Unchanged {
-                    gone_pages,
-                    ..unchanged
-                },
-            );
         }
         all
     }
@@ -223,18 +249,10 @@ impl CopiedPages {
     }
 }
 
-/// What a sample of `size` pages says about `pages`. A process of which nothing is in the sample
-/// may have been comparable in all its pages.
-fn estimate(pages: u64, size: u64, found: Compared) -> Unchanged {
-    let comparable_pages = match size {
-        0 => pages,
-        _ => (u128::from(pages) * u128::from(found.compared) / u128::from(size)) as u64,
-    };
-    Unchanged {
-        unchanged_pages: found.unchanged,
-        compared_pages: found.compared,
-        comparable_pages,
-        gone_pages: pages - comparable_pages,
+impl Pages {
+    /// How many pages these are, as far as `halvings` of the sample tell: not more than copies.
+    fn pages(&self, halvings: u32) -> u64 {
+        (self.kept.len() << halvings).min(self.copies)
     }
 }
 
@@ -250,83 +268,6 @@ fn hash(process: ProcessId, page: u64) -> u64 {
 
 fn is_in_sample(hash: u64, halvings: u32) -> bool {
     hash <= u64::MAX >> halvings
-}
-
-/// A process and the ancestor that it is compared with.
-struct Pair {
-    own: Rc<Identity>,
-    ancestor: Rc<Identity>,
-}
-
-impl Pair {
-    /// `None` when either has ended meanwhile.
-    fn compare(
-        &self,
-        pages: &[u64],
-        last: &mut Option<(u32, Image)>,
-        comparer: &mut Comparer,
-        page_size: u64,
-    ) -> Option<Compared> {
-        if pages.is_empty() {
-            return Some(Compared::default());
-        }
-        let pid = self.ancestor.pid();
-        let ancestor = match last.take() {
-            Some((known, image)) if known == pid => image,
-            _ => Image::open(&self.ancestor, page_size).ok()?,
-        };
-        let (_, ancestor) = last.insert((pid, ancestor));
-        let own = Image::open(&self.own, page_size).ok()?;
-        Some(comparer.compare(pages, [&own, ancestor]))
-    }
-}
-
-/// Who descends from whom, among living processes.
-struct Lineage<'a> {
-    processes: &'a Processes,
-    /// By pid.
-    known: HashMap<u32, Option<Rc<Identity>>>,
-}
-
-impl<'a> Lineage<'a> {
-    fn new(processes: &'a Processes) -> Self {
-        Self {
-            processes,
-            known: HashMap::default(),
-        }
-    }
-
-    /// A process that lives, with the nearest living ancestor that has its image.
-    fn pair(&mut self, id: ProcessId) -> Option<Pair> {
-        let own = self.traced(id)?;
-        let is_ancestor =
-            |ancestor: &Rc<Identity>| ancestor.has_image_of(&own) && !ancestor.is_same_memory(&own);
-        let mut next = id;
-        // Nobody descends from itself, so this ends.
-        while let Some(parent) = self.processes.parent(next) {
-            if let Some(ancestor) = self.traced(parent).filter(is_ancestor) {
-                return Some(Pair { own, ancestor });
-            }
-            next = parent;
-        }
-        // The process that has that pid now is a relative if it has the same image.
-        let ppid = self.processes.parent_outside(next)?;
-        let ancestor = self.with_pid(ppid).filter(is_ancestor)?;
-        Some(Pair { own, ancestor })
-    }
-
-    fn traced(&mut self, id: ProcessId) -> Option<Rc<Identity>> {
-        let process = self.processes.get(id);
-        self.with_pid(process.pid)
-            .filter(|identity| identity.started_at(process.times.start_boottime_ns))
-    }
-
-    fn with_pid(&mut self, pid: u32) -> Option<Rc<Identity>> {
-        let known = self.known.entry(pid);
-        known
-            .or_insert_with(|| Identity::of(pid).map(Rc::new))
-            .clone()
-    }
 }
 
 #[cfg(test)]

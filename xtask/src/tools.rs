@@ -16,11 +16,12 @@ pub const REMEDY: &str = "`cargo xtask pythons` gets it";
 const FOLDER: &str = "python-tools";
 
 /// What is installed. uWSGI is built from source: it embeds the interpreter.
-const PACKAGES: [&str; 5] = [
+const PACKAGES: [&str; 6] = [
     "uwsgi==2.0.31",
     "gunicorn==23.0.0",
     "greenlet==3.2.4",
     "numpy>=1.26,<3",
+    "pyahocorasick==2.2.0",
     "py-spy==0.4.1",
 ];
 
@@ -154,6 +155,9 @@ mod tests {
 
     #[test]
     fn what_is_installed_is_told_without_versions() {
-        assert_eq!(names(), "uwsgi, gunicorn, greenlet, numpy, py-spy");
+        assert_eq!(
+            names(),
+            "uwsgi, gunicorn, greenlet, numpy, pyahocorasick, py-spy"
+        );
     }
 }

@@ -5,8 +5,8 @@ use aya_ebpf::macros::btf_tracepoint;
 use aya_ebpf::programs::BtfTracePointContext;
 use core::ffi::c_void;
 
-use crate::lineage;
 use crate::task::Task;
+use crate::{globals, lineage};
 
 /// `sched_process_fork(parent, child)`: a process or thread was made; it has not run yet.
 #[btf_tracepoint(function = "sched_process_fork")]
@@ -20,10 +20,13 @@ fn sched_process_exec(ctx: BtfTracePointContext) -> Option<()> {
     lineage::execed(&ctx)
 }
 
-/// `sched_process_exit(task, ...)`: a thread ends.
+/// `sched_process_exit(task)`, from Linux 6.16 on `sched_process_exit(task, group_dead)`: a thread
+/// ends; its process does, if that says so, and its memory is still there.
 #[btf_tracepoint(function = "sched_process_exit")]
 fn sched_process_exit(ctx: BtfTracePointContext) -> Option<()> {
-    lineage::exited(&ctx)
+    // The verifier drops the second argument's use where there is none.
+    let ends = globals::SAMPLES_PAGES.load() != 0 && ctx.arg::<u8>(1) != 0;
+    lineage::exited(&ctx, ends)
 }
 
 /// `sched_process_free(task)`: nothing refers to a thread any more.

@@ -2,11 +2,9 @@
 
 use foldhash::HashSet;
 
-use super::Symbols;
 use super::budget::Source;
-use super::headers::{half, word};
 use super::sections::Sections;
-use super::symbols::SYMBOL;
+use super::{Symbol, Symbols};
 
 /// Bytes of the table, and of its names, that are read.
 const MAX_TABLE: u64 = 48 << 20;
@@ -35,11 +33,8 @@ impl Symbols {
         let contents = |name| sections.find(name)?.contents(file, MAX_TABLE).ok();
         let table = contents(".symtab")?;
         let texts = contents(".strtab")?;
-        let found = table.chunks_exact(SYMBOL as usize).filter_map(|symbol| {
-            let is_defined = half(symbol, 6)? != 0;
-            let name = text(&texts, word(symbol, 0)? as usize)?;
-            names.get(name).filter(|_| is_defined).copied()
-        });
+        let found = Symbol::all(&table)
+            .filter_map(|symbol| names.get(text(&texts, symbol.name as usize)?).copied());
         Some(found.collect())
     }
 }

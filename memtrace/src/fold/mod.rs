@@ -32,7 +32,7 @@ use crate::process::maps::AddressSpace;
 use crate::process::processes::{OTHERS, ProcessId, Processes, SpaceId};
 use crate::profile::{Frame, Truncated, Unknown};
 use crate::symbolize::Blamed;
-use crate::unchanged::{PageSample, compare_samples};
+use crate::unchanged::{CopiedPages, PageSample, compare_samples};
 
 /// One copied page.
 #[derive(Clone, Copy, Debug)]
@@ -77,7 +77,7 @@ impl Observation {
         };
         Kind {
             verdict: judge(view, self.area.unwrap_or(Area::Gone), writer),
-            phase: self.phase.of(writer.leaves),
+            phase: self.phase.of(writer.leaves.holds(self.origin)),
             origin: self.origin,
             object_type: self.object_type,
             field_offset: self.field_offset,
@@ -451,12 +451,12 @@ impl Fold {
     }
 
     /// Compares samples of the pages of all call sites, and of stacks without a name, once.
-    pub fn compare_samples(&mut self, processes: &Processes) {
+    pub fn compare_samples(&mut self, processes: &Processes, copied: &CopiedPages) {
         let mut sums: Vec<&mut Sum> = self.tally.sums.iter_mut().collect();
         // If not all can be compared, what copied most is.
         sums.sort_by_cached_key(|sum| std::cmp::Reverse(sum.processes.values().sum::<u64>()));
         let samples: Vec<&PageSample> = sums.iter().map(|sum| &sum.sample).collect();
-        let found = compare_samples(processes, &samples);
+        let found = compare_samples(processes, copied, &samples);
         for (sum, found) in sums.iter_mut().zip(found) {
             sum.compared = found;
             sum.sample.clear();

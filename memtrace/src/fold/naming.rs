@@ -15,7 +15,7 @@ use memtrace_common::unwind::StackEnd;
 use tokio::sync::Notify;
 
 use super::{Handle, Named, StackKey, Unnamed};
-use crate::cause::{Collectors, Instructions, Write, Writer};
+use crate::cause::{Allocators, Collectors, Instructions, Write, Writer};
 use crate::collect::TakenStack;
 use crate::interpreter::names::Names;
 use crate::interpreter::{Interpreter, ScriptCall};
@@ -24,6 +24,7 @@ use crate::process::maps::AddressSpace;
 use crate::profile::{Frame, Truncated, Unknown};
 use crate::symbolize::coroutine;
 use crate::symbolize::merge::{Native, merge};
+use crate::symbolize::role::Role;
 use crate::symbolize::{Symbolizer, blame};
 use crate::unwind::is_exact;
 
@@ -276,6 +277,7 @@ struct Files {
     symbolizer: Symbolizer,
     instructions: Instructions,
     collectors: Collectors,
+    allocators: Allocators,
 }
 
 impl Files {
@@ -285,6 +287,7 @@ impl Files {
             symbolizer: Symbolizer::default(),
             instructions: Instructions::default(),
             collectors: Collectors::default(),
+            allocators: Allocators::default(),
         }
     }
 
@@ -320,8 +323,10 @@ impl Files {
             taken,
         });
         let runtime = self.collectors.role(&space, &native);
-        let mut named = put_together(native, taken, write);
-        named.writer = named.writer.within(runtime);
+        let allocators = self.allocators.frames(&space, &native);
+        let role = runtime.or((allocators > 0).then_some(Role::Allocator));
+        let mut named = put_together(native, taken, write, allocators);
+        named.writer = named.writer.within(role);
         let places = named.frames.iter().map(|frame| place(&space, frame));
         named.places = places.collect();
         named
@@ -382,7 +387,13 @@ fn trust(unwind: Unwind, end: StackEnd) -> Native {
 }
 
 /// Makes one stack out of native frames and what else was taken, or the reason why no stack was.
-fn put_together(mut native: Vec<Frame>, taken: Result<Believed, Unknown>, write: Write) -> Named {
+/// The first `allocators` frames are known to be an allocator's.
+fn put_together(
+    mut native: Vec<Frame>,
+    taken: Result<Believed, Unknown>,
+    write: Write,
+    allocators: usize,
+) -> Named {
     match taken {
         Ok(believed) => {
             let own = coroutine::frames_of_coroutine(&native);
@@ -393,10 +404,14 @@ fn put_together(mut native: Vec<Frame>, taken: Result<Believed, Unknown>, write:
                 let interpreter = taken.interpreter.as_ref();
                 interpreter.is_some_and(|known| known.instance.is_loop(function))
             };
+            let is_silent = taken.interpreter.is_some()
+                && taken.script.is_empty()
+                && !taken.script_truncated
+                && trust == Native::Exact;
             let frames = merge(native, taken.script, is_loop, trust);
             Named {
-                site: blame(&frames),
-                writer: Writer::of(write, &frames),
+                site: blame(&frames, allocators),
+                writer: Writer::of(write, &frames, is_silent),
                 frames,
                 places: Vec::new(),
                 truncated,
@@ -405,11 +420,11 @@ fn put_together(mut native: Vec<Frame>, taken: Result<Believed, Unknown>, write:
         }
         Err(why) => {
             let mut frames = native;
-            let site = blame(&frames);
+            let site = blame(&frames, allocators);
             frames.push(Frame::placeholder("[unknown]", why));
             Named {
                 site,
-                writer: Writer::of(write, &frames),
+                writer: Writer::of(write, &frames, false),
                 frames,
                 places: Vec::new(),
                 truncated: Some(Truncated::NotTaken),

@@ -6,8 +6,7 @@ use foldhash::HashMap;
 
 use crate::distribution::Distribution;
 use crate::process::processes::ProcessId;
-use crate::unchanged::PageSample;
-use crate::unchanged::compare::Compared;
+use crate::unchanged::{Compared, PageSample};
 
 /// What is known of the copies of one kind and stack, or call site.
 #[derive(Clone, Debug, Default)]
@@ -33,8 +32,7 @@ impl Sum {
         self.latency.merge(&other.latency);
         self.age.merge(&other.age);
         self.sample.absorb(&other.sample);
-        self.compared.compared += other.compared.compared;
-        self.compared.unchanged += other.compared.unchanged;
+        self.compared.absorb(other.compared);
     }
 }
 

@@ -5,6 +5,7 @@ use super::*;
 use crate::cause::Write;
 use crate::profile::Site;
 use crate::symbolize::blame;
+use crate::symbolize::leaving::Leaving;
 use crate::symbolize::role::Role;
 
 const SEEN: Observation = Observation {
@@ -21,7 +22,7 @@ const WRITER: Writer = Writer {
     write: Write::Store,
     role: Role::Other,
     no_end: false,
-    leaves: false,
+    leaves: Leaving::No,
 };
 
 fn copy(process: ProcessId, seen: Observation) -> Copy {
@@ -44,7 +45,7 @@ fn named(functions: &[&str]) -> Named {
         .map(|function| Frame::native(function, "/bin/app"))
         .collect();
     Named {
-        site: blame(&frames),
+        site: blame(&frames, 0),
         frames,
         places: Vec::new(),
         truncated: None,
@@ -329,7 +330,7 @@ fn pages_by_phase(fold: &Fold) -> HashMap<Phase, u64> {
     pages
 }
 
-fn name_all(fold: &mut Fold, leaves: bool) {
+fn name_all(fold: &mut Fold, leaves: Leaving) {
     for unnamed in fold.take_unnamed(usize::MAX) {
         let writer = Writer { leaves, ..WRITER };
         let named = named(&["walk"]);
@@ -352,7 +353,7 @@ fn what_a_child_copied_is_decided_when_it_execs_or_goes_on() {
     fold.count(one, &copy(0, SEEN));
     // Before its stacks have names, and after.
     fold.settle(1, Phase::BeforeExec);
-    name_all(&mut fold, false);
+    name_all(&mut fold, Leaving::No);
     fold.settle(2, Phase::BeforeExec);
     let by_phase = pages_by_phase(&fold);
     assert_eq!(by_phase[&Phase::BeforeExec], 4);
@@ -370,7 +371,7 @@ fn a_stack_of_a_process_that_leaves_says_so_for_all() {
     for (process, phase) in [(1, Phase::Run), (2, Phase::Young(2))] {
         fold.count(stack, &copy(process, Observation { phase, ..SEEN }));
     }
-    name_all(&mut fold, true);
+    name_all(&mut fold, Leaving::Yes);
     fold.settle(2, Phase::Run);
     assert_eq!(
         pages_by_phase(&fold),

@@ -234,7 +234,10 @@ pub fn application(language: Language, files: &[Option<&str>]) -> Option<usize> 
         .collect();
     let is_script = |file: &str| python::script_of(file).is_some_and(|root| roots.contains(&root));
     let is_own = |file: &str| !python::is_library(file) && !is_script(file);
-    files.iter().position(|file| file.is_some_and(is_own))
+    // What was made of a text is somebody's, but nobody can open it.
+    let can_be_opened = |file: &str| is_own(file) && !file.starts_with('<');
+    let find = |is: &dyn Fn(&str) -> bool| files.iter().position(|file| file.is_some_and(is));
+    find(&can_be_opened).or_else(|| find(&is_own))
 }
 
 /// The name of a native function without what compilers put behind it where they split or

@@ -16,10 +16,12 @@ pub const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
 const MAGIC: u16 = 0xeb9f;
 const HEADER: usize = 24;
 const KIND_INT: u32 = 1;
+const KIND_POINTER: u32 = 2;
 const KIND_ARRAY: u32 = 3;
 const KIND_STRUCT: u32 = 4;
 const KIND_UNION: u32 = 5;
 const KIND_ENUM: u32 = 6;
+const KIND_TYPEDEF: u32 = 8;
 const KIND_FUNC_PROTO: u32 = 13;
 const KIND_VAR: u32 = 14;
 const KIND_DATASEC: u32 = 15;
@@ -128,6 +130,24 @@ impl KernelTypes {
         })
     }
 
+    /// How many arguments a tracepoint has; `None` when it is not there.
+    #[must_use]
+    pub fn tracepoint_arguments(&self, name: &str) -> Option<usize> {
+        let id = self.find(&format!("btf_trace_{name}"), KIND_TYPEDEF)?;
+        let pointer = self.refers_to(id, KIND_TYPEDEF)?;
+        let function = self.refers_to(pointer, KIND_POINTER)?;
+        let (kind, arguments) = self.info(function)?;
+        // The first one is the tracepoint's own.
+        (kind == KIND_FUNC_PROTO).then(|| arguments.saturating_sub(1))
+    }
+
+    /// The type that a type of this kind refers to.
+    fn refers_to(&self, id: usize, kind: u32) -> Option<usize> {
+        let (own, _) = self.info(id)?;
+        let to = read_u32(&self.data, self.types.get(id)? + 8).ok()?;
+        (own == kind).then_some(to as usize)
+    }
+
     fn info(&self, id: usize) -> Option<(u32, usize)> {
         let info = read_u32(&self.data, *self.types.get(id)? + 4).ok()?;
         Some((info >> 24 & 0x1f, (info & 0xffff) as usize))
@@ -200,6 +220,8 @@ mod tests {
         assert!(types.offset("task_struct", &["no_such"]).is_err());
         assert_eq!(types.enumerator("MM_ANONPAGES"), Some(1));
         assert_eq!(types.enumerator("NO_SUCH_ENUMERATOR"), None);
+        assert_eq!(types.tracepoint_arguments("sched_process_fork"), Some(2));
+        assert_eq!(types.tracepoint_arguments("no_such_tracepoint"), None);
     }
 
     #[test]

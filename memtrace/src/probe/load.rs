@@ -5,6 +5,7 @@ use anyhow::Result;
 use aya::{Btf, Ebpf, EbpfLoader};
 use memtrace_common::config;
 use memtrace_common::interpreter::Kind;
+use memtrace_common::process::MAX_PROCESSES;
 
 use super::Settings;
 use super::btf::KernelTypes;
@@ -64,13 +65,21 @@ pub fn load(kernel: &KernelTypes, settings: Settings, btf: &Btf) -> Result<Ebpf>
     };
     let interpreters = u8::from(settings.python == Python::Auto) * Kind::Python.bit();
     let has_loop = u8::from(settings.has_loop);
+    // Since 6.16 the end of a process is announced before its memory goes, with one argument more.
+    let ends = kernel.tracepoint_arguments("sched_process_exit");
+    let samples_pages = u8::from(settings.unchanged && ends >= Some(2));
     let log_level = settings.log.map_or(0, |level| level as u8);
     let mut loader = EbpfLoader::new();
     loader
         .btf(Some(btf))
         .map_max_entries("EVENTS", RING_BYTES)
         .map_max_entries("ROWS", settings.rows)
+        .map_max_entries(
+            "SAMPLES",
+            if samples_pages == 0 { 1 } else { MAX_PROCESSES },
+        )
         .override_global(config::HAS_LOOP, &has_loop, true)
+        .override_global(config::SAMPLES_PAGES, &samples_pages, true)
         .override_global(config::FOLLOW, &follow, true)
         .override_global(config::UNWIND, &unwind, true)
         .override_global(config::INTERPRETERS, &interpreters, true)

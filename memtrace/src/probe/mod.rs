@@ -47,6 +47,8 @@ pub struct Settings {
     pub has_loop: bool,
     /// Whether descendants are traced too.
     pub follow: bool,
+    /// Whether copied pages are compared.
+    pub unchanged: bool,
     /// How stacks are taken.
     pub unwind: Unwind,
     /// Rows of unwind tables that there is room for.

@@ -38,6 +38,77 @@ enum NotRead {
     NotPermitted(u32),
 }
 
+/// Where a process has something mapped, and of which file, of which nothing else is looked at.
+#[derive(Clone, Debug, Default)]
+pub struct Extents(Vec<Extent>);
+
+/// A range of addresses.
+#[derive(Clone, Copy, Debug)]
+struct Extent {
+    start: u64,
+    end: u64,
+    /// Device and inode, and where in the file `start` lies; inode 0 without a file.
+    file: ((u32, u32), u64, u64),
+}
+
+impl Extents {
+    /// Reads the present mappings of `pid`.
+    ///
+    /// # Errors
+    ///
+    /// When they cannot be read.
+    pub fn read(pid: u32) -> io::Result<Self> {
+        let maps = File::open(format!("/proc/{pid}/maps"))?;
+        let mut extents: Vec<Extent> = Vec::new();
+        let ordered =
+            |line: &Line<'_>, last: Option<&Extent>| last.is_none_or(|last| last.end <= line.start);
+        each_line(BufReader::with_capacity(32 << 10, maps), |line| {
+            if ordered(&line, extents.last()) {
+                extents.push(Extent {
+                    start: line.start,
+                    end: line.end,
+                    file: (line.device, line.inode, line.offset),
+                });
+            }
+            extents.len() < 2 * MAX_MAPPINGS
+        })?;
+        Ok(Self(extents))
+    }
+
+    /// What is mapped at `address`; `None` when nothing is. Two are equal when they are the same
+    /// place of one file, or both without a file.
+    #[must_use]
+    pub fn at(&self, address: u64) -> Option<Mapped> {
+        let after = self.0.partition_point(|extent| extent.start <= address);
+        let extent = self.0[..after].last()?;
+        let (device, inode, offset) = extent.file;
+        (address < extent.end).then(|| match inode {
+            0 => Mapped::Anonymous,
+            _ => Mapped::File {
+                device,
+                inode,
+                offset: offset.wrapping_add(address - extent.start),
+            },
+        })
+    }
+}
+
+/// What is mapped at an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mapped {
+    /// Memory without a file.
+    Anonymous,
+    /// A place in a file.
+    File {
+        /// Major and minor number.
+        device: (u32, u32),
+        /// The file.
+        inode: u64,
+        /// Bytes from its start.
+        offset: u64,
+    },
+}
+
 /// A range of addresses of a process, and what is mapped there.
 #[derive(Clone, Debug)]
 pub struct Mapping {
@@ -147,6 +218,24 @@ impl AddressSpace {
                 .all(|(own, other)| own.is_same(other))
     }
 
+    /// Whether there is all code that the `known` mappings have, and more.
+    #[must_use]
+    pub fn has_more_code(&self, known: &Self) -> bool {
+        let code = |space: &Self| {
+            space
+                .mappings()
+                .iter()
+                .filter(|each| each.executable)
+                .count()
+        };
+        let is_here = |known: &Mapping| {
+            let here = self.find(known.start);
+            here.is_some_and(|here| here.is_same(known))
+        };
+        let known_code = known.mappings().iter().filter(|each| each.executable);
+        code(self) > code(known) && known_code.into_iter().all(is_here)
+    }
+
     /// Whether `later` can be of the same program, from fork or exec on. The kernel chooses where a
     /// program's stack and the kernel's shared object are, and they stay there.
     #[must_use]
@@ -244,23 +333,31 @@ fn same_file(own: Option<&Mapping>, others: Option<&Mapping>) -> bool {
 
 /// Reads mappings until the end or a bound.
 fn collect(maps: impl BufRead, pid: u32, modules: &mut Modules) -> io::Result<Vec<Mapping>> {
-    let mut maps = maps.take(MAX_BYTES);
     let mut mappings: Vec<Mapping> = Vec::new();
-    let mut line = Vec::new();
-    while mappings.len() < 2 * MAX_MAPPINGS {
-        line.clear();
-        if maps.read_until(b'\n', &mut line)? == 0 {
-            break;
-        }
-        let Some(parsed) = Line::parse(line.strip_suffix(b"\n").unwrap_or(&line)) else {
-            continue;
-        };
+    each_line(maps, |parsed| {
         let ordered = mappings.last().is_none_or(|last| last.end <= parsed.start);
         if ordered && (parsed.executable || mappings.len() < MAX_MAPPINGS) {
             mappings.push(parsed.into_mapping(pid, modules));
         }
-    }
+        mappings.len() < 2 * MAX_MAPPINGS
+    })?;
     Ok(mappings)
+}
+
+/// Hands over each line that can be parsed, until the end or a bound, and as long as more are wanted.
+fn each_line(maps: impl BufRead, mut wants_more: impl FnMut(Line<'_>) -> bool) -> io::Result<()> {
+    let mut maps = maps.take(MAX_BYTES);
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        if maps.read_until(b'\n', &mut line)? == 0 {
+            return Ok(());
+        }
+        let parsed = Line::parse(line.strip_suffix(b"\n").unwrap_or(&line));
+        if parsed.is_some_and(|parsed| !wants_more(parsed)) {
+            return Ok(());
+        }
+    }
 }
 
 /// One parsed line.
@@ -393,6 +490,29 @@ mod tests {
 
     fn path_at(space: &AddressSpace, address: u64) -> Option<String> {
         space.find(address)?.name().map(|name| name.to_string())
+    }
+
+    #[test]
+    fn mappings_with_more_code_have_all_that_there_was() {
+        let modules = &mut Modules::new();
+        let mut space = |maps: &[&str]| {
+            let mappings = collect(maps.join("\n").as_bytes(), u32::MAX, modules).unwrap();
+            AddressSpace {
+                mappings: Ok(mappings.into()),
+            }
+        };
+        let program = "1000-2000 r-xp 00001000 fe:00 42    /usr/bin/app";
+        let data = "2000-3000 rw-p 00000000 00:00 0 ";
+        let library = "5000-6000 r-xp 00000000 fe:00 43    /usr/lib/a.so";
+        let known = space(&[program, data]);
+        assert!(space(&[program, data, library]).has_more_code(&known));
+        assert!(space(&[program, library]).has_more_code(&known));
+        assert!(!space(&[program]).has_more_code(&known), "no code came");
+        let other = "5000-7000 r-xp 00000000 fe:00 44    /usr/lib/b.so";
+        let more = "8000-9000 r-xp 00000000 fe:00 43    /usr/lib/a.so";
+        let with_library = space(&[program, library]);
+        let replaced = space(&[program, other, more]);
+        assert!(!replaced.has_more_code(&with_library), "some of it went");
     }
 
     #[test]

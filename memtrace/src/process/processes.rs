@@ -234,6 +234,15 @@ impl Processes {
         }
     }
 
+    /// The living processes of which this one is the [`parent`](Self::parent), the first first.
+    ///
+    /// # Panics
+    /// When it is not one that lives.
+    #[must_use]
+    pub fn children(&self, id: ProcessId) -> &[ProcessId] {
+        &self.live[&id].children
+    }
+
     /// For a process without a [`parent`](Self::parent): the pid of the process that is its
     /// parent, or was that of the last one that could have been asked.
     ///

@@ -21,6 +21,7 @@ pub(crate) mod sample;
 mod site;
 mod stack;
 pub mod sums;
+mod unchanged;
 
 pub use by::{ByCause, ByOrigin, CauseName, OriginName};
 pub use host::{BackendName, Host, Python, Unwind};
@@ -32,8 +33,9 @@ pub use process::{
 };
 pub use read::{LARGEST_REPORT, read};
 pub use runtimes::{UnreadRuntime, unread_runtimes};
-pub use site::{CallSite, CauseEvidence, SampleUnchanged, Site, TypeRow, Unrecorded, type_rows};
+pub use site::{CallSite, CauseEvidence, Site, TypeRow, Unrecorded, type_rows};
 pub use stack::{Frame, Language, ModuleUnwind, StackPages, Truncated, Unknown, UnwoundBy};
+pub use unchanged::{NotCompared, Reason, SampleUnchanged, Unchanged};
 
 /// The value of [`Profile::schema`].
 pub const SCHEMA: &str = "memtrace/1";
@@ -97,10 +99,11 @@ pub struct Totals {
     pub by_cause: ByCause,
     /// Copied pages that are copy-on-read: the cause is `refcount` or `gc`, and the phase `run`.
     pub copy_on_read_pages: u64,
-    /// Copied pages that still equal the ancestor's page, of those that were compared, as in
-    /// `unchanged`.
+    /// Copied pages that still equal what they were copied from, of those that were compared, as in
+    /// `unchanged`; `None` when none were.
     pub unchanged_pages: Option<u64>,
-    /// How it was found out; `None` when nothing was compared.
+    /// How it was found out; `None` while tracing went on, where that was not wanted, and when
+    /// nothing was copied.
     #[serde(default)]
     pub unchanged: Option<Unchanged>,
     /// Faults that copied nothing.
@@ -112,21 +115,6 @@ pub struct Totals {
     /// absent when 0.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub pending: u64,
-}
-
-/// Copied pages compared with the same page of the nearest living ancestor. What still equals it
-/// was copied for nothing. Where a process copied one page twice, it counts once.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Unchanged {
-    /// Pages that still equal the ancestor's.
-    pub unchanged_pages: u64,
-    /// Pages that were compared.
-    pub compared_pages: u64,
-    /// Copied pages that could have been: `compared_pages` is a sample of them when it is less.
-    pub comparable_pages: u64,
-    /// Copied pages that could not be compared: of processes that have ended, or without a living
-    /// ancestor, or unmapped since.
-    pub gone_pages: u64,
 }
 
 /// Write faults that copied nothing; `None` where the backend cannot see the kind.

@@ -46,7 +46,8 @@ pub struct Process {
     pub not_copied: NotCopied,
     /// Copied pages whose record was dropped.
     pub lost_faults: u64,
-    /// What became of its copied pages; `None` when none were compared.
+    /// What became of its copied pages; `None` while tracing went on, where that was not wanted,
+    /// and when it copied none.
     #[serde(default)]
     pub unchanged: Option<Unchanged>,
     /// The interpreter that it runs; `None` without one.

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use super::{
     BackendName, ByCause, ByOrigin, CallSite, CauseName, CommandExit, Frame, Host, InterpreterSeen,
-    Lost, ModuleUnwind, NotCopied, OriginName, Process, Profile, Python, SCHEMA, Totals, Truncated,
-    Unchanged, Unknown, Unrecorded, Unwind, UnwoundBy, type_rows,
+    Lost, ModuleUnwind, NotCompared, NotCopied, OriginName, Process, Profile, Python, SCHEMA,
+    Totals, Truncated, Unchanged, Unknown, Unrecorded, Unwind, UnwoundBy, type_rows,
 };
 
 mod sites;
@@ -30,6 +30,13 @@ pub(crate) fn sample() -> Profile {
             compared_pages,
             comparable_pages,
             gone_pages,
+            compared_with_child_pages: 0,
+            compared_at_exit_pages: 0,
+            not_compared: Some(NotCompared {
+                ended: gone_pages,
+                beyond_budget: comparable_pages - compared_pages,
+                ..NotCompared::default()
+            }),
         })
     };
     let processes = vec![
@@ -42,7 +49,10 @@ pub(crate) fn sample() -> Profile {
             compared(1_967, 2_440, 2_880, 23),
             process(4244, 4242, worker, None, None),
         ),
-        python(None, process(4245, 4242, worker, Some(0.512), Some(6.25))),
+        python(
+            compared(0, 0, 0, 645),
+            process(4245, 4242, worker, Some(0.512), Some(6.25)),
+        ),
         process(4246, 4242, "sh", Some(7.001), Some(7.019)),
         Process {
             interpreter: Some(seen(

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::other::Other;
-use super::{CauseName, Frame, Language, OriginName, Phase, StackPages, Truncated, Unknown};
+use super::{
+    CauseName, Frame, Language, OriginName, Phase, SampleUnchanged, StackPages, Truncated, Unknown,
+};
 use crate::distribution::Distribution;
 
 /// Copies of one place in the code, of one cause, phase, origin and object type.
@@ -59,16 +61,6 @@ pub struct CallSite {
     pub unchanged: Option<SampleUnchanged>,
     /// By pages, the most first.
     pub stacks: Vec<StackPages>,
-}
-
-/// Pages of a call site, at most 64 by chance, compared with the same page of the nearest living
-/// ancestor.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SampleUnchanged {
-    /// Pages that still equal the ancestor's.
-    pub unchanged_pages: u64,
-    /// Pages that were compared.
-    pub compared_pages: u64,
 }
 
 /// The frame that is blamed for copies. Two sites are the same when all fields are equal.

@@ -340,23 +340,40 @@ impl Checker {
             totals.unchanged_pages.unwrap_or(0),
             totals.unchanged.map_or(0, |all| all.unchanged_pages),
         );
-        let mut of_processes = [0_u128; 4];
+        let mut of_processes = [0_u128; 6];
+        let mut reasons = BTreeMap::new();
         for process in &profile.processes {
             let who = format!("process {}", process.pid);
             self.unchanged_of(&who, process.unchanged, process.copied_pages);
-            let figures = figures_of(process.unchanged.unwrap_or_default());
-            for (sum, figure) in of_processes.iter_mut().zip(figures) {
+            let unchanged = process.unchanged.unwrap_or_default();
+            for (sum, figure) in of_processes.iter_mut().zip(figures_of(unchanged)) {
                 *sum += u128::from(figure);
+            }
+            for (reason, pages) in unchanged.not_compared.unwrap_or_default().reasons() {
+                *reasons.entry(reason).or_insert(0_u128) += u128::from(pages);
             }
         }
         let all = totals.unchanged.unwrap_or_default();
-        let [same, compared, comparable, gone] = of_processes;
+        let [same, compared, with_child, at_exit, comparable, gone] = of_processes;
         let what = |which| move || format!("{which} pages and the processes'");
         self.same(what("unchanged"), all.unchanged_pages, same);
         self.same(what("compared"), all.compared_pages, compared);
-        // A process of which none was compared does not say what could have been.
+        let with_children = all.compared_with_child_pages;
+        self.same(what("compared with a child's"), with_children, with_child);
+        self.same(
+            what("compared at an exit"),
+            all.compared_at_exit_pages,
+            at_exit,
+        );
+        // In reports of earlier versions, a process of which none was compared does not say what
+        // could have been.
         self.at_most(what("comparable"), comparable, all.comparable_pages);
         self.at_most(what("gone"), gone, all.gone_pages);
+        for (reason, pages) in all.not_compared.unwrap_or_default().reasons() {
+            let of_processes = reasons.remove(&reason).unwrap_or(0);
+            let what = || format!("pages that were not compared ({reason:?}) and the processes'");
+            self.same(what, pages, of_processes);
+        }
     }
 
     fn unchanged_of(&mut self, whose: &str, unchanged: Option<Unchanged>, copied: u64) {
@@ -365,13 +382,33 @@ impl Checker {
             compared_pages: compared,
             comparable_pages: comparable,
             gone_pages: gone,
+            compared_with_child_pages: with_child,
+            compared_at_exit_pages: at_exit,
+            not_compared,
         } = unchanged.unwrap_or_default();
         let what = |which| move || format!("{which} pages of {whose}");
         self.at_most(what("unchanged of the compared"), unchanged, compared);
+        let with_child_of_compared = what("compared with a child's of the compared");
+        self.at_most(with_child_of_compared, with_child, compared);
+        self.at_most(
+            what("compared at an exit of the compared"),
+            at_exit,
+            compared,
+        );
         self.at_most(what("compared of the comparable"), compared, comparable);
         // A page that was copied twice counts once, so this may be less.
         let looked_at = u128::from(comparable) + u128::from(gone);
         self.at_most(what("comparable and gone"), looked_at, copied);
+        if let Some(not) = not_compared {
+            let reasons = sum(not.reasons().map(|(_, pages)| pages));
+            self.same(what("gone, and the reasons why,"), gone, reasons);
+            let beyond = u128::from(compared) + u128::from(not.beyond_budget);
+            self.same(
+                what("comparable, and compared or beyond the budget,"),
+                comparable,
+                beyond,
+            );
+        }
     }
 
     fn at_most(
@@ -449,16 +486,21 @@ fn by_key<K: Ord>(figures: impl Iterator<Item = (K, u64)>) -> BTreeMap<K, u128> 
     sums
 }
 
-fn figures_of(unchanged: Unchanged) -> [u64; 4] {
+fn figures_of(unchanged: Unchanged) -> [u64; 6] {
     let Unchanged {
         unchanged_pages,
         compared_pages,
         comparable_pages,
         gone_pages,
+        compared_with_child_pages,
+        compared_at_exit_pages,
+        not_compared: _,
     } = unchanged;
     [
         unchanged_pages,
         compared_pages,
+        compared_with_child_pages,
+        compared_at_exit_pages,
         comparable_pages,
         gone_pages,
     ]
@@ -470,8 +512,8 @@ const SHARE_ERROR: f64 = 1e-6;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::profile::OriginName;
     use crate::profile::sample::{sample, sample_pending, sample_with_losses};
+    use crate::profile::{NotCompared, OriginName};
 
     #[test]
     fn the_sample_profiles_add_up() {
@@ -647,8 +689,36 @@ mod tests {
         );
         broken(
             |p| p.totals.unchanged.as_mut().unwrap().gone_pages = 1,
-            "gone pages and the processes' (53 of 1)",
+            "gone pages and the processes' (698 of 1)",
         );
+        broken(
+            |p| not_compared(p).ended = 29,
+            "gone, and the reasons why, pages of process 4243 (30 and 29)",
+        );
+        broken(
+            |p| not_compared(p).beyond_budget = 1,
+            "comparable, and compared or beyond the budget, pages of process 4243 (3120 and 2561)",
+        );
+        broken(
+            |p| (not_compared(p).ended, not_compared(p).absent) = (0, 30),
+            "pages that were not compared (Ended) and the processes' (698 and 668)",
+        );
+        broken(
+            |p| worker(p).compared_with_child_pages = 2_561,
+            "compared with a child's of the compared pages of process 4243 (2561 of 2560)",
+        );
+        broken(
+            |p| worker(p).compared_at_exit_pages = 2_561,
+            "compared at an exit of the compared pages of process 4243 (2561 of 2560)",
+        );
+    }
+
+    fn worker(profile: &mut Profile) -> &mut Unchanged {
+        profile.processes[1].unchanged.as_mut().unwrap()
+    }
+
+    fn not_compared(profile: &mut Profile) -> &mut NotCompared {
+        worker(profile).not_compared.as_mut().unwrap()
     }
 
     #[test]

@@ -1,15 +1,17 @@
 //! What may be said of copied pages, and how certain it is.
 //!
 //! Every copied page has one [`Claim`]. That a page was only read is claimed where the object in
-//! memory shows it, or where pages of the call site were compared and are still what they were. How
-//! an instruction writes, or which function it is in, is a hint, and is called one.
+//! memory shows it, or a function that does nothing else, and its page did not change otherwise; or
+//! where pages of the call site were compared and are still what they were. How an instruction
+//! writes is a hint, and is called one.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::profile::{
-    CallSite, CauseEvidence, CauseName, Phase, Process, Profile, Python, SampleUnchanged,
-    UnopenedFile,
+    CallSite, CauseEvidence, CauseName, Frame, Language, OriginName, Phase, Process, Profile,
+    Python, SampleUnchanged, StackPages, UnopenedFile,
 };
+use crate::symbolize::role::is_in_c_library;
 
 /// Fewer compared pages say nothing of a call site, unless they are all of its pages.
 const ENOUGH: u64 = 8;
@@ -26,8 +28,15 @@ pub(super) enum Claim {
     /// It was perhaps only read: the way of writing is that of a reference count or of a collector,
     /// and nothing confirms or refutes it.
     PerhapsRead,
-    /// It looked like that, and what was compared has changed: the program counts for itself.
+    /// A reference count was written first, and later more than that.
+    Changed,
+    /// It was counted in place, and what was compared has changed: the program counts for itself, or
+    /// holds references still.
     Counter,
+    /// A garbage collector wrote, of a language whose objects are not read, and left its marks.
+    Collector,
+    /// It was written to, and is what it was before.
+    Undone,
     /// The process was on its way out.
     Exit,
     /// The process was about to replace its program.
@@ -44,10 +53,13 @@ pub(super) enum Claim {
 
 impl Claim {
     /// All of them.
-    pub(super) const ALL: [Self; 9] = [
+    pub(super) const ALL: [Self; 12] = [
         Self::Read,
         Self::PerhapsRead,
+        Self::Changed,
         Self::Counter,
+        Self::Collector,
+        Self::Undone,
         Self::Exit,
         Self::BeforeExec,
         Self::Unknown,
@@ -72,6 +84,8 @@ pub(super) struct Claims<'a> {
     pub unopened: BTreeSet<&'a UnopenedFile>,
     /// Whether Python's objects were looked at where there are any.
     pub looked_at_python: bool,
+    /// Whether all that copied pages is Python whose objects are read, and nothing beside it.
+    pub looked_at_all: bool,
 }
 
 impl<'a> Claims<'a> {
@@ -100,6 +114,11 @@ impl<'a> Claims<'a> {
             unread: BTreeSet::new(),
             unopened,
             looked_at_python: profile.host.python != Python::Off,
+            looked_at_all: profile
+                .processes
+                .iter()
+                .filter(copied)
+                .all(|process| is_read(process)),
         };
         for site in &profile.call_sites {
             let claim = claim(site);
@@ -107,7 +126,8 @@ impl<'a> Claims<'a> {
             if claim == Claim::Written && site.cause == CauseName::Data {
                 let (mut of_unread, mut of_unopened) = (0u64, 0u64);
                 for (pid, pages) in &site.processes {
-                    if let Some(names) = unread_of.get(pid) {
+                    let names = unread_of.get(pid);
+                    if let Some(names) = names.filter(|names| may_be_of(site, names)) {
                         of_unread = of_unread.saturating_add(*pages);
                         claims.unread.extend(names.iter().cloned());
                     } else if unopened_of.contains(pid) {
@@ -177,17 +197,17 @@ impl<'a> Claims<'a> {
 
     /// What was found of the compared pages of a claim's call sites.
     pub(super) fn compared(&self, claim: Claim) -> SampleUnchanged {
-        let none = SampleUnchanged {
-            unchanged_pages: 0,
-            compared_pages: 0,
-        };
         let found = self.sites(claim).into_iter().filter_map(|site| {
-            let hint = is_hint(site);
-            site.unchanged.filter(|_| hint)
+            let counts = claim != Claim::Read || is_hint(site);
+            site.unchanged.filter(|_| counts)
         });
-        found.fold(none, |sum, one| SampleUnchanged {
+        found.fold(SampleUnchanged::default(), |sum, one| SampleUnchanged {
             unchanged_pages: sum.unchanged_pages.saturating_add(one.unchanged_pages),
             compared_pages: sum.compared_pages.saturating_add(one.compared_pages),
+            changed_pages: sum.changed_pages.saturating_add(one.changed_pages),
+            compared_with_child_pages: sum
+                .compared_with_child_pages
+                .saturating_add(one.compared_with_child_pages),
         })
     }
 }
@@ -195,13 +215,103 @@ impl<'a> Claims<'a> {
 /// Languages of a process whose objects are not read.
 fn unread(process: &Process) -> Vec<String> {
     let refused = process.interpreter.iter();
-    let refused = refused.filter(|seen| seen.why.is_some());
+    // What had not begun had no objects.
+    let is_refused = |why: &str| why != NOT_INITIALISED;
+    let refused = refused.filter(|seen| seen.why.as_deref().is_some_and(is_refused));
     let refused = refused.map(|seen| seen.name.clone());
     let runtimes = process.runtimes.iter().map(|seen| seen.name.clone());
     refused.chain(runtimes).collect()
 }
 
-/// Whether that a site only read is told by how it writes alone.
+/// Whether all of a process's objects are looked at.
+fn is_read(process: &Process) -> bool {
+    let interpreter = process.interpreter.as_ref();
+    interpreter.is_some_and(|seen| seen.why.is_none())
+        && process.runtimes.is_empty()
+        && process.unopened.is_empty()
+}
+
+/// Whether what a site wrote may be an object of one of these languages: a page of a file is none,
+/// and where a stack is whole and all its functions have names, one of them is the language's.
+fn may_be_of(site: &CallSite, names: &[String]) -> bool {
+    if site.origin == OriginName::File {
+        return false;
+    }
+    let mut stacks = site.stacks.iter();
+    let is_whole = |stack: &StackPages| !stack.truncated && !stack.frames.is_empty();
+    site.stacks.is_empty()
+        || stacks.any(|stack| {
+            let mut frames = stack.frames.iter();
+            !is_whole(stack) || frames.any(|frame| frame_may_be_of(frame, names))
+        })
+}
+
+fn frame_may_be_of(frame: &Frame, names: &[String]) -> bool {
+    if frame.language != Language::Native {
+        return false;
+    }
+    let module = frame.module.as_deref().unwrap_or_default();
+    let file = module.rsplit('/').next().unwrap_or(module);
+    if frame.unknown.is_some() {
+        // Code that was made at run time, or a file whose names were stripped.
+        return !is_in_c_library(frame);
+    }
+    names.iter().any(|name| {
+        let known = LANGUAGES.iter().find(|known| name.starts_with(known.name));
+        known.is_none_or(|known| {
+            known.files.iter().any(|part| file.contains(part))
+                || known
+                    .functions
+                    .iter()
+                    .any(|part| frame.function.starts_with(part))
+        })
+    })
+}
+
+/// How the functions of a language are known.
+struct KnownLanguage {
+    /// What its name begins with.
+    name: &'static str,
+    /// Parts of the names of its own files.
+    files: &'static [&'static str],
+    /// What the names of its functions begin with where it is part of another program.
+    functions: &'static [&'static str],
+}
+
+const fn language(
+    name: &'static str,
+    files: &'static [&'static str],
+    functions: &'static [&'static str],
+) -> KnownLanguage {
+    KnownLanguage {
+        name,
+        files,
+        functions,
+    }
+}
+
+const LANGUAGES: [KnownLanguage; 11] = [
+    language("PyPy", &["pypy"], &["pypy_"]),
+    language("CPython", &["python"], &["Py", "_Py"]),
+    language("Ruby", &["ruby"], &["rb_", "ruby_", "vm_"]),
+    language("PHP", &["php"], &["zend_", "php_", "execute_ex", "zif_"]),
+    language("Perl", &["perl"], &["Perl_", "perl_", "XS_"]),
+    language("LuaJIT", &["lua"], &["lua", "lj_"]),
+    language("Lua", &["lua"], &["lua"]),
+    language("R", &["libR", "R"], &["Rf_", "R_"]),
+    language(
+        "V8",
+        &["node", "v8", "chrom"],
+        &["v8::", "Builtins_", "node::"],
+    ),
+    language("JVM", &["libjvm", "java"], &["JVM_", "Java_"]),
+    language("BEAM", &["beam"], &["erts_", "process_main"]),
+];
+
+/// What is said of an interpreter that has not begun.
+const NOT_INITIALISED: &str = "it had not initialised";
+
+/// Whether that a site only read is told by how it writes alone, or by which function does.
 pub(super) fn is_hint(site: &CallSite) -> bool {
     let evidence = site.evidence;
     evidence == Some(CauseEvidence::Instruction) || evidence == Some(CauseEvidence::Function)
@@ -214,30 +324,65 @@ fn claim(site: &CallSite) -> Claim {
         Phase::BeforeExec => return Claim::BeforeExec,
         Phase::Run | Phase::Other(_) => {}
     }
-    if site.cause == CauseName::Unknown {
-        return Claim::Unknown;
+    let pages = Pages::of(site);
+    match (site.cause, site.evidence) {
+        (CauseName::Unknown, _) => Claim::Unknown,
+        // A collection leaves the lists that it goes through in another order, and marks.
+        (CauseName::Gc, Some(CauseEvidence::Function)) if !pages.are_same() => Claim::Collector,
+        (CauseName::Refcount, Some(CauseEvidence::Instruction)) => {
+            if pages.are_same() {
+                Claim::Read
+            } else if pages.are_different() {
+                Claim::Counter
+            } else {
+                Claim::PerhapsRead
+            }
+        }
+        (CauseName::Refcount, _) if pages.have_changed() => Claim::Changed,
+        (CauseName::Data, _) if pages.are_same() => Claim::Undone,
+        _ if site.is_copy_on_read() => Claim::Read,
+        _ => Claim::Written,
     }
-    if !site.is_copy_on_read() {
-        return Claim::Written;
+}
+
+/// What was found of the pages of a call site.
+struct Pages {
+    same: u128,
+    changed: u128,
+    compared: u128,
+    are_enough: bool,
+}
+
+impl Pages {
+    fn of(site: &CallSite) -> Self {
+        let found = site.unchanged.unwrap_or_default();
+        // A child may have written to its page without a copy, and a few may have written the same.
+        let few = if found.compared_with_child_pages > 0 {
+            ENOUGH
+        } else {
+            ENOUGH.min(site.pages)
+        };
+        Self {
+            same: found.unchanged_pages.into(),
+            changed: found.changed_pages.into(),
+            compared: found.compared_pages.into(),
+            are_enough: found.compared_pages > 0 && found.compared_pages >= few,
+        }
     }
-    if !is_hint(site) {
-        return Claim::Read;
+
+    /// Whether nearly all are what they were.
+    fn are_same(&self) -> bool {
+        self.are_enough && 100 * self.same >= u128::from(NEARLY_ALL) * self.compared
     }
-    let Some(SampleUnchanged {
-        unchanged_pages: same,
-        compared_pages: compared,
-    }) = site.unchanged
-    else {
-        return Claim::PerhapsRead;
-    };
-    let (same, compared) = (u128::from(same), u128::from(compared));
-    let is_enough = compared >= u128::from(ENOUGH.min(site.pages));
-    if is_enough && 100 * same >= u128::from(NEARLY_ALL) * compared {
-        Claim::Read
-    } else if is_enough && 100 * same <= u128::from(NEARLY_NONE) * compared {
-        Claim::Counter
-    } else {
-        Claim::PerhapsRead
+
+    /// Whether hardly any are.
+    fn are_different(&self) -> bool {
+        self.are_enough && 100 * self.same <= u128::from(NEARLY_NONE) * self.compared
+    }
+
+    /// Whether most have changed in more than counts.
+    fn have_changed(&self) -> bool {
+        self.are_enough && 2 * self.changed > self.compared
     }
 }
 
@@ -255,6 +400,7 @@ mod tests {
         site.unchanged = compared.map(|(unchanged_pages, compared_pages)| SampleUnchanged {
             unchanged_pages,
             compared_pages,
+            ..SampleUnchanged::default()
         });
         profile
     }
@@ -265,18 +411,78 @@ mod tests {
         for (evidence, compared, expected) in [
             (Structure, None, Claim::Read),
             (Structure, Some((0, 64)), Claim::Read),
+            (Function, None, Claim::Read),
+            (Function, Some((62, 64)), Claim::Read),
             (Instruction, None, Claim::PerhapsRead),
-            (Function, None, Claim::PerhapsRead),
             (Instruction, Some((0, 64)), Claim::Counter),
             (Instruction, Some((6, 64)), Claim::Counter),
             (Instruction, Some((32, 64)), Claim::PerhapsRead),
-            (Function, Some((62, 64)), Claim::Read),
-            (Function, Some((7, 7)), Claim::PerhapsRead),
+            (Instruction, Some((62, 64)), Claim::Read),
+            (Instruction, Some((7, 7)), Claim::PerhapsRead),
         ] {
             let profile = counters(evidence, compared);
             let claims = Claims::of(&profile);
             assert_eq!(claims.pages(expected), 100, "{evidence:?} {compared:?}");
         }
+    }
+
+    #[test]
+    fn what_changed_in_more_than_counts_was_written_to() {
+        for (changed, expected) in [(0, Claim::Read), (32, Claim::Read), (33, Claim::Changed)] {
+            let mut profile = counters(CauseEvidence::Structure, Some((0, 64)));
+            let found = profile.call_sites[0].unchanged.as_mut().unwrap();
+            found.changed_pages = changed;
+            assert_eq!(Claims::of(&profile).pages(expected), 100, "{changed}");
+        }
+    }
+
+    #[test]
+    fn a_few_pages_that_equal_a_childs_prove_nothing() {
+        for (with_child, expected) in [(0, Claim::Read), (1, Claim::PerhapsRead)] {
+            let mut profile = counters(CauseEvidence::Instruction, Some((1, 1)));
+            let site = &mut profile.call_sites[0];
+            site.pages = 1;
+            let found = site.unchanged.as_mut().unwrap();
+            found.compared_with_child_pages = with_child;
+            assert_eq!(Claims::of(&profile).pages(expected), 1, "{with_child}");
+        }
+    }
+
+    #[test]
+    fn a_collector_that_leaves_its_marks_is_no_counter() {
+        for (compared, expected) in [
+            (None, Claim::Collector),
+            (Some((0, 64)), Claim::Collector),
+            (Some((62, 64)), Claim::Read),
+        ] {
+            let mut profile = counters(CauseEvidence::Function, compared);
+            profile.call_sites[0].cause = CauseName::Gc;
+            assert_eq!(Claims::of(&profile).pages(expected), 100, "{compared:?}");
+        }
+    }
+
+    #[test]
+    fn data_that_is_what_it_was_is_said_to_be() {
+        let mut profile = counters(CauseEvidence::Mapping, Some((60, 64)));
+        profile.call_sites[0].cause = CauseName::Data;
+        profile.totals.copy_on_read_pages = 0;
+        assert_eq!(Claims::of(&profile).pages(Claim::Undone), 100);
+    }
+
+    #[test]
+    fn a_language_that_was_not_on_the_stack_wrote_nothing() {
+        let lua = ["Lua 5.1".to_owned()];
+        let named = |function: &str| Frame::native(function, "/usr/bin/redis-server");
+        assert!(!frame_may_be_of(&named("dictAddRaw"), &lua));
+        assert!(frame_may_be_of(&named("luaV_execute"), &lua));
+        let own = Frame::native("anything", "/usr/lib/libluajit-5.1.so.2");
+        assert!(frame_may_be_of(&own, &lua));
+        let unnamed = |module| Frame {
+            unknown: Some(crate::profile::Unknown::NoSymbol),
+            ..Frame::native("x+0x1", module)
+        };
+        assert!(frame_may_be_of(&unnamed("/usr/bin/redis-server"), &lua));
+        assert!(!frame_may_be_of(&unnamed("/usr/lib/libc.so.6"), &lua));
     }
 
     #[test]

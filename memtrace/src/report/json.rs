@@ -235,7 +235,19 @@ mod tests {
               "unchanged_pages": 4117,
               "compared_pages": 5000,
               "comparable_pages": 6000,
-              "gone_pages": 698
+              "gone_pages": 698,
+              "compared_with_child_pages": 0,
+              "compared_at_exit_pages": 0,
+              "not_compared": {
+                "ended": 698,
+                "replaced": 0,
+                "unreadable": 0,
+                "unmapped": 0,
+                "mapped_after_fork": 0,
+                "absent": 0,
+                "no_relative": 0,
+                "beyond_budget": 1000
+              }
             },
             "not_copied": {
               "reuse": 12345,
@@ -334,7 +346,19 @@ mod tests {
                 "unchanged_pages": 2150,
                 "compared_pages": 2560,
                 "comparable_pages": 3120,
-                "gone_pages": 30
+                "gone_pages": 30,
+                "compared_with_child_pages": 0,
+                "compared_at_exit_pages": 0,
+                "not_compared": {
+                  "ended": 30,
+                  "replaced": 0,
+                  "unreadable": 0,
+                  "unmapped": 0,
+                  "mapped_after_fork": 0,
+                  "absent": 0,
+                  "no_relative": 0,
+                  "beyond_budget": 560
+                }
               },
               "interpreter": {
                 "name": "CPython 3.11"

@@ -10,6 +10,7 @@ use std::io::Write;
 use super::{By, Format, Report, TextOptions};
 use crate::profile::Profile;
 
+mod compared;
 mod copies;
 mod processes;
 mod screen;

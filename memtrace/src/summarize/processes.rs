@@ -42,9 +42,7 @@ pub fn processes(
             unopened: seen
                 .and_then(|seen| seen.unopened.as_deref())
                 .map_or_else(Vec::new, <[_]>::to_vec),
-            unchanged: moment
-                .unchanged(id)
-                .filter(|unchanged| unchanged.compared_pages > 0),
+            unchanged: moment.unchanged(id),
             lost_faults: lost,
             ..process(facts, by_cause, run)
         }
@@ -142,7 +140,8 @@ pub fn totals(
     }
     if let Moment::Over { unchanged } = moment {
         totals.unchanged = sum_unchanged(unchanged.values());
-        totals.unchanged_pages = totals.unchanged.map(|sum| sum.unchanged_pages);
+        let compared = totals.unchanged.filter(|sum| sum.compared_pages > 0);
+        totals.unchanged_pages = compared.map(|sum| sum.unchanged_pages);
     }
     totals.pending = missing.pending.values().flatten().sum();
     totals.lost = Lost {
@@ -165,15 +164,12 @@ fn lost_stacks(gathered: &Gathered) -> u64 {
         .sum()
 }
 
-/// The sum of all; `None` when no page was compared.
+/// The sum of all; `None` when there are none.
 fn sum_unchanged<'a>(all: impl Iterator<Item = &'a Unchanged>) -> Option<Unchanged> {
-    let sum = all.fold(Unchanged::default(), |sum, one| Unchanged {
-        unchanged_pages: sum.unchanged_pages + one.unchanged_pages,
-        compared_pages: sum.compared_pages + one.compared_pages,
-        comparable_pages: sum.comparable_pages + one.comparable_pages,
-        gone_pages: sum.gone_pages + one.gone_pages,
-    });
-    (sum.compared_pages > 0).then_some(sum)
+    all.copied().reduce(|mut sum, one| {
+        sum.absorb(&one);
+        sum
+    })
 }
 
 fn add_not_copied(sum: &mut NotCopied, more: NotCopied) {

@@ -11,7 +11,7 @@ use crate::fold::sum::Sum;
 use crate::fold::{FramesIndex, Kind, SiteIndex, Tally};
 use crate::process::processes::ProcessId;
 use crate::profile::{CallSite, SampleUnchanged, StackPages, Truncated, Unrecorded};
-use crate::unchanged::compare::Compared;
+use crate::unchanged::Compared;
 
 /// Copies without a stack that can be shown, by process and [`Origin`] code.
 #[derive(Debug, Default)]
@@ -119,6 +119,8 @@ fn unchanged(found: Compared) -> Option<SampleUnchanged> {
     (found.compared > 0).then_some(SampleUnchanged {
         unchanged_pages: found.unchanged,
         compared_pages: found.compared,
+        changed_pages: found.changed,
+        compared_with_child_pages: found.with_child,
     })
 }
 

@@ -100,7 +100,8 @@ pub fn of_cut_stacks(call_sites: &[CallSite], copied_pages: u64) -> Option<Strin
             "at an address that is in no code as far as it is known what their processes had mapped"
         }
         Truncated::TablesNotBuilt => {
-            "in a file whose unwind tables were still being built: the next trace has them"
+            "where the unwind tables were not there yet: they are read or built while tracing begins, or a \
+             program does"
         }
         Truncated::NoTables => {
             "in code without unwind tables; --unwind auto follows frame pointers there"

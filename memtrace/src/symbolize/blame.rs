@@ -15,7 +15,7 @@
 
 use std::sync::Arc;
 
-use super::role::{Role, is_in_c_library, is_start, role};
+use super::role::{Role, counts_references, is_in_c_library, is_start, role};
 use crate::interpreter;
 use crate::profile::{Frame, Language, Site, Unknown};
 
@@ -39,10 +39,11 @@ const LIBRARY_SOURCES: [&str; 4] = [
     "/include/c++/",
 ];
 
-/// What is blamed for a stack, leaf first. When all its frames would be passed over it is the leaf;
+/// What is blamed for a stack, leaf first, of which the first `allocators` frames are known to be an
+/// allocator's without a name saying so. When all its frames would be passed over it is the leaf;
 /// without frames it is one named `[no stack]`.
 #[must_use]
-pub fn blame(frames: &[Frame]) -> Blamed {
+pub fn blame(frames: &[Frame], allocators: usize) -> Blamed {
     let script = frames
         .iter()
         .position(|frame| frame.language.is_interpreted());
@@ -53,8 +54,8 @@ pub fn blame(frames: &[Frame]) -> Blamed {
             caller: None,
         };
     }
-    let mut native =
-        (0..frames.len()).filter(|&at| is_code(&frames[at]) && !is_passed_over(frames, at));
+    let rest = allocators.min(frames.len())..frames.len();
+    let mut native = rest.filter(|&at| is_code(&frames[at]) && !is_passed_over(frames, at));
     let at = native.next().unwrap_or(0);
     let Some(innermost) = frames.get(at) else {
         return Blamed {
@@ -135,7 +136,11 @@ fn is_passed_over(frames: &[Frame], at: usize) -> bool {
     if frame.inlined && frame.file.as_deref().is_some_and(from_library) {
         return true;
     }
-    matches!(role_at(frames, at), Role::Allocator | Role::String)
+    // An inlined function is part of the one that it is in.
+    let whole = frames[at..].iter().position(|frame| !frame.inlined);
+    let whole = at + whole.unwrap_or(0);
+    matches!(role_at(frames, whole), Role::Allocator | Role::String)
+        || frame.inlined && counts_references(&frame.function)
 }
 
 /// What a frame's function is for. One without a name has the role of the nearest caller that has
@@ -173,7 +178,7 @@ mod tests {
             .iter()
             .map(|(function, module)| frame(function, module))
             .collect();
-        blame(&frames).site.function.to_string()
+        blame(&frames, 0).site.function.to_string()
     }
 
     fn unnamed(module: &str) -> Frame {
@@ -189,6 +194,36 @@ mod tests {
             language: Language::Python,
             ..frame(function, "")
         }
+    }
+
+    #[test]
+    fn what_is_inlined_is_part_of_what_it_is_in() {
+        let libc = "/usr/lib/x86_64-linux-gnu/libc.so.6";
+        let inlined = |function, module| Frame {
+            inlined: true,
+            ..frame(function, module)
+        };
+        let printed = [
+            inlined("outstring_func", libc),
+            frame("__vfprintf_internal", libc),
+            frame("render", "/srv/shop"),
+        ];
+        assert_eq!(&*blame(&printed, 0).site.function, "render");
+        let shared = [
+            inlined("_M_add_ref_copy", "/srv/shop"),
+            inlined("shared_ptr", "/srv/shop"),
+            frame("keep", "/srv/shop"),
+        ];
+        assert_eq!(&*blame(&shared, 0).site.function, "shared_ptr");
+    }
+
+    #[test]
+    fn what_is_known_to_be_an_allocators_is_passed_over() {
+        let musl = "/lib/ld-musl-x86_64.so.1";
+        let frames = [unnamed(musl), unnamed(musl), frame("render", "/srv/shop")];
+        assert_eq!(&*blame(&frames, 2).site.function, "render");
+        assert_eq!(&*blame(&frames, 0).site.function, "x+0x1");
+        assert_eq!(&*blame(&frames[..2], 2).site.function, "x+0x1");
     }
 
     #[test]
@@ -303,7 +338,7 @@ mod tests {
             handler,
             frame("main", "/bin/python3"),
         ];
-        let Blamed { site, app, caller } = blame(&stack);
+        let Blamed { site, app, caller } = blame(&stack, 0);
         assert_eq!((app, caller), (None, None));
         assert_eq!(
             (site.function.as_ref(), site.language),
@@ -325,13 +360,13 @@ mod tests {
 
     #[test]
     fn no_stack_has_a_site_of_its_own() {
-        assert_eq!(blame(&[]).site.function.as_ref(), "[no stack]");
+        assert_eq!(blame(&[], 0).site.function.as_ref(), "[no stack]");
     }
 
     #[test]
     fn unnamed_code_is_passed_over_only_in_an_allocator() {
         for (module, expected) in [("/a/libc.so.6", "x+0x1"), ("/a/libjemalloc.so.2", "work")] {
-            let blamed = blame(&[unnamed(module), frame("work", "/bin/app")]);
+            let blamed = blame(&[unnamed(module), frame("work", "/bin/app")], 0);
             assert_eq!(blamed.site.function.as_ref(), expected);
         }
     }
@@ -346,7 +381,7 @@ mod tests {
                 frame(caller, libc),
                 frame("work", "/bin/app"),
             ];
-            blame(&stack).site.function.to_string()
+            blame(&stack, 0).site.function.to_string()
         };
         for caller in ["malloc", "printf", "memcpy"] {
             assert_eq!(in_libc(caller), "work", "{caller}");
@@ -354,11 +389,11 @@ mod tests {
         assert_eq!(in_libc("qsort"), "x+0x1");
         // It is another's that the function calls.
         let stack = [unnamed("/bin/app"), frame("malloc", libc)];
-        assert_eq!(&*blame(&stack).site.function, "x+0x1");
+        assert_eq!(&*blame(&stack, 0).site.function, "x+0x1");
     }
 
     fn caller_of(frames: &[Frame]) -> Option<String> {
-        let caller = blame(frames).caller?;
+        let caller = blame(frames, 0).caller?;
         Some(caller.function.to_string())
     }
 
@@ -389,7 +424,7 @@ mod tests {
     #[test]
     fn a_library_has_the_frame_of_the_application_beside_it() {
         let app_of = |frames: &[Frame]| {
-            let app = blame(frames).app?;
+            let app = blame(frames, 0).app?;
             Some((app.function.to_string(), app.line))
         };
         let pandas = "/srv/venv/lib/python3.11/site-packages/pandas/frame.py";
@@ -402,7 +437,7 @@ mod tests {
             python("_worker", pool),
             python("main", "/srv/pd_it.py"),
         ];
-        assert_eq!(&*blame(&stack).site.function, "DataFrame.iterrows");
+        assert_eq!(&*blame(&stack, 0).site.function, "DataFrame.iterrows");
         assert_eq!(app_of(&stack), Some(("worker".to_owned(), Some(7))));
         assert_eq!(
             app_of(&stack[3..]),
@@ -436,7 +471,7 @@ mod tests {
             let leaf = [frame("free", libc), unnamed(binary)];
             let rest = names.iter().map(|name| frame(name, binary));
             let frames: Vec<_> = leaf.into_iter().chain(rest).collect();
-            blame(&frames).site.function.to_string()
+            blame(&frames, 0).site.function.to_string()
         };
         for (names, expected) in [
             (
@@ -470,13 +505,13 @@ mod tests {
             unnamed(binary),
             frame("Py_FinalizeEx", binary),
         ];
-        assert_eq!(&*blame(&stack).site.function, "Py_FinalizeEx");
+        assert_eq!(&*blame(&stack, 0).site.function, "Py_FinalizeEx");
         // A library that it calls is not a part of it.
         let stack = [
             frame("array_dealloc", "/srv/_multiarray.so"),
             frame("Py_FinalizeEx", binary),
         ];
-        assert_eq!(&*blame(&stack).site.function, "array_dealloc");
+        assert_eq!(&*blame(&stack, 0).site.function, "array_dealloc");
     }
 
     fn any_frame() -> impl Strategy<Value = Frame> {
@@ -507,7 +542,7 @@ mod tests {
     proptest! {
         #[test]
         fn the_site_is_one_of_the_frames(frames in proptest::collection::vec(any_frame(), 1..8)) {
-            let site = blame(&frames).site;
+            let site = blame(&frames, 0).site;
             let chosen = frames.iter().position(|frame| {
                 frame.function == site.function
                     && frame.module == site.module

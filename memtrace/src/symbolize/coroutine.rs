@@ -10,10 +10,21 @@ use crate::profile::Frame;
 /// was started in. The part of the stack that a greenlet keeps ends with the second one's frame.
 const GREENLET: [&str; 2] = ["inner_bootstrap", "g_initialstub"];
 
+/// What Boost.Context, and with its code PHP's fibers, have the first function of a context return
+/// to: a part of the function that makes contexts. Nobody else has this name.
+const MAKE_CONTEXT: &str = "make_fcontext";
+
 /// How many frames, leaf first, are those of the coroutine that they ran in; `None` when none was
 /// recognised.
 #[must_use]
 pub fn frames_of_coroutine(frames: &[Frame]) -> Option<usize> {
+    let made = |frame: &Frame| *frame.function == *MAKE_CONTEXT;
+    let context = frames.iter().position(made).map(|at| at + 1);
+    let greenlet = frames_of_greenlet(frames);
+    greenlet.into_iter().chain(context).min()
+}
+
+fn frames_of_greenlet(frames: &[Frame]) -> Option<usize> {
     let first = frames.iter().position(starts_greenlet)?;
     // Both are one where the compiler has made one of them; a greenlet in a greenlet is another.
     let rest = &frames[first..];
@@ -100,6 +111,18 @@ mod tests {
             ("g_initialstub", MODULE, false),
         ]);
         assert_eq!(frames_of_coroutine(&old), Some(2));
+    }
+
+    #[test]
+    fn a_fibers_stack_ends_in_what_made_it() {
+        let fiber = stack(&[
+            ("zend_array_dup", "/usr/bin/php8.2", false),
+            ("execute_ex", "/usr/bin/php8.2", false),
+            ("make_fcontext", "/usr/bin/php8.2", false),
+            ("anything", "/usr/bin/php8.2", false),
+        ]);
+        assert_eq!(frames_of_coroutine(&fiber), Some(3));
+        assert_eq!(frames_of_coroutine(&fiber[..2]), None);
     }
 
     #[test]

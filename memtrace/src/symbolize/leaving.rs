@@ -6,6 +6,8 @@
 //! As elsewhere, a name only counts where no other program can have it: in the library that it
 //! belongs to, or because it is nobody else's.
 
+use memtrace_common::record::Origin;
+
 use super::role::{Library, bare, library};
 use crate::interpreter::unsplit;
 use crate::profile::{Frame, Language};
@@ -48,14 +50,61 @@ const RUNTIME_ENDS: &[&str] = &[
     "rb_ec_teardown",
     "ruby_cleanup",
     "ruby_finalize",
+    "ruby_stop",
     "ruby_vm_destruct",
 ];
 
-/// Whether the process whose stack this is was on its way out.
-#[must_use]
-pub fn is_leaving(frames: &[Frame]) -> bool {
-    let native = |frame: &&Frame| frame.language == Language::Native && frame.unknown.is_none();
-    frames.iter().filter(native).any(ends_process)
+/// What CPython calls while there is nothing of the program's own to run, and then goes on.
+const WAITS_FOR_INPUT: &[&str] = &[
+    "PyRun_InteractiveLoop",
+    "PyRun_InteractiveLoopFlags",
+    "PyRun_InteractiveOne",
+    "PyRun_InteractiveOneFlags",
+    "PyRun_InteractiveOneObject",
+];
+
+/// Whether a process was on its way out, as far as a stack tells.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Leaving {
+    /// It was not, or nothing says so.
+    #[default]
+    No,
+    /// It was, if what it wrote to was shared with a process that had been forked: its interpreter
+    /// has begun the program, and has nothing of it to run. So it is before or behind the program,
+    /// and before it nothing has been forked.
+    IfForked,
+    /// It was.
+    Yes,
+}
+
+impl Leaving {
+    /// What a stack tells. `is_silent`: an interpreter was looked at, and had no frame.
+    #[must_use]
+    pub fn of(frames: &[Frame], is_silent: bool) -> Self {
+        let native = |frame: &&Frame| frame.language == Language::Native && frame.unknown.is_none();
+        let mut native = frames.iter().filter(native);
+        if native.clone().any(ends_process) {
+            return Self::Yes;
+        }
+        let waits = |frame: &Frame| WAITS_FOR_INPUT.contains(&unsplit(&frame.function));
+        if is_silent
+            && !native.clone().any(waits)
+            && native.any(|frame| unsplit(&frame.function) == "Py_RunMain")
+        {
+            return Self::IfForked;
+        }
+        Self::No
+    }
+
+    /// Whether the process was on its way out when it copied a page of this origin.
+    #[must_use]
+    pub fn holds(self, origin: Origin) -> bool {
+        match self {
+            Self::No => false,
+            Self::IfForked => origin == Origin::Fork,
+            Self::Yes => true,
+        }
+    }
 }
 
 fn ends_process(frame: &Frame) -> bool {
@@ -97,11 +146,12 @@ mod tests {
     const LIBC: &str = "/usr/lib/x86_64-linux-gnu/libc.so.6";
 
     fn leaves(function: &str, module: &str) -> bool {
-        is_leaving(&[
+        let frames = [
             Frame::native("subtype_dealloc", "/usr/bin/python3.11"),
             Frame::native(function, module),
             Frame::native("__libc_start_call_main", LIBC),
-        ])
+        ];
+        Leaving::of(&frames, false) == Leaving::Yes
     }
 
     #[test]
@@ -158,7 +208,27 @@ mod tests {
             language: Language::Python,
             ..Frame::native("Py_FinalizeEx", "/srv/app.py")
         };
-        assert!(!is_leaving(&[unnamed, script]));
-        assert!(!is_leaving(&[]));
+        assert_eq!(Leaving::of(&[unnamed, script], true), Leaving::No);
+        assert_eq!(Leaving::of(&[], true), Leaving::No);
+    }
+
+    #[test]
+    fn a_program_that_has_been_begun_and_has_no_frame_is_over() {
+        const PYTHON: &str = "/usr/bin/python3.13";
+        let run = [
+            Frame::native("PyObject_ClearManagedDict", PYTHON),
+            Frame::native("Py_RunMain", PYTHON),
+        ];
+        assert_eq!(Leaving::of(&run, false), Leaving::No);
+        let over = Leaving::of(&run, true);
+        assert_eq!(over, Leaving::IfForked);
+        assert!(over.holds(Origin::Fork) && !over.holds(Origin::File));
+        assert_eq!(Leaving::of(&run[..1], true), Leaving::No);
+        let waits = [
+            Frame::native("readline", "/lib/libreadline.so.8"),
+            Frame::native("PyRun_InteractiveLoopFlags", PYTHON),
+            Frame::native("Py_RunMain", PYTHON),
+        ];
+        assert_eq!(Leaving::of(&waits, true), Leaving::No);
     }
 }

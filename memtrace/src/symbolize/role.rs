@@ -249,6 +249,7 @@ pub fn role(frame: &Frame) -> Role {
         Some(Library::C) if is_lock(function) => return Role::Lock,
         Some(Library::Cpp) if is_operator(function) => return Role::Allocator,
         _ if is_reserved(function) && is_allocator(function) => return Role::Allocator,
+        _ if is_of_a_known_allocator(function) => return Role::Allocator,
         // musl's, without a name that is reserved, but one that nobody else has.
         _ if function == "nontrivial_free" => return Role::Allocator,
         _ => {}
@@ -356,10 +357,61 @@ pub fn is_start(frame: &Frame) -> bool {
     function == "_start" || is_in_c_library(frame) && starts.contains(&bare)
 }
 
-/// `malloc`, `_int_malloc`, `__libc_free`, `_int_malloc.part.0`.
-fn is_allocator(function: &str) -> bool {
+/// Whether a function of the C library's is its allocator's: `malloc`, `_int_malloc`, `__libc_free`,
+/// `_int_malloc.part.0`.
+#[must_use]
+pub fn is_allocator(function: &str) -> bool {
     let bare = bare(function).split('.').next().unwrap_or_default();
     ALLOCATOR.binary_search(&bare).is_ok()
+}
+
+/// Whether a function is of an allocator that programs have in themselves, by what its names begin
+/// with: jemalloc, also Rust's and Redis's, mimalloc, tcmalloc.
+fn is_of_a_known_allocator(function: &str) -> bool {
+    const BEGIN: [&str; 16] = [
+        "_mi_",
+        "_rjem_",
+        "je_",
+        "mi_calloc",
+        "mi_free",
+        "mi_heap_",
+        "mi_malloc",
+        "mi_page_",
+        "mi_realloc",
+        "mi_segment_",
+        "tc_calloc",
+        "tc_delete",
+        "tc_free",
+        "tc_malloc",
+        "tc_new",
+        "tc_realloc",
+    ];
+    function.starts_with("tcmalloc::") || BEGIN.iter().any(|begin| function.starts_with(begin))
+}
+
+/// Whether a function does nothing but count references, by the name that it has where it is inlined:
+/// C++'s `shared_ptr`, Rust's `Arc` and `Rc`, CPython's macros.
+#[must_use]
+pub fn counts_references(function: &str) -> bool {
+    const PYTHON: [&str; 6] = [
+        "Py_DECREF",
+        "Py_INCREF",
+        "Py_NewRef",
+        "Py_XDECREF",
+        "Py_XINCREF",
+        "Py_XNewRef",
+    ];
+    const CPP: [&str; 4] = [
+        "_Sp_counted_base",
+        "_M_add_ref_copy",
+        "__exchange_and_add",
+        "__atomic_add",
+    ];
+    let rust = |of: &str| function.starts_with('<') && function.contains(of);
+    PYTHON.contains(&function.trim_start_matches('_'))
+        || CPP.iter().any(|part| function.contains(part))
+        || (rust("alloc::sync::Arc<") || rust("alloc::rc::Rc<"))
+            && (function.ends_with("Clone>::clone") || function.ends_with("Drop>::drop"))
 }
 
 /// Whether a function's name is one that only the C library may use: in a program that is linked

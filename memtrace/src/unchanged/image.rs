@@ -33,22 +33,29 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// Looks at the process that has `pid` now; `None` when it does not have memory (any more), or
-    /// may not be looked at.
-    #[must_use]
-    pub fn of(pid: u32) -> Option<Self> {
-        let started = started(pid)?;
-        let exe = fs::metadata(format!("/proc/{pid}/exe")).ok()?;
+    /// Looks at the process that has `pid` now.
+    ///
+    /// # Errors
+    ///
+    /// [`io::ErrorKind::NotFound`] when it does not have memory (any more), and others when it may
+    /// not be looked at.
+    pub fn of(pid: u32) -> io::Result<Self> {
+        let started = started(pid).ok_or_else(gone)?;
+        let exe = fs::metadata(format!("/proc/{pid}/exe"))?;
         let mut auxv = Vec::new();
-        let file = File::open(format!("/proc/{pid}/auxv")).ok()?;
-        file.take(MAX_AUXV).read_to_end(&mut auxv).ok()?;
+        let file = File::open(format!("/proc/{pid}/auxv"))?;
+        file.take(MAX_AUXV).read_to_end(&mut auxv)?;
         let identity = Self {
             pid,
             started,
             exe: (exe.dev(), exe.ino()),
             auxv,
         };
-        (!identity.auxv.is_empty() && identity.is_there()).then_some(identity)
+        if !identity.auxv.is_empty() && identity.is_there() {
+            Ok(identity)
+        } else {
+            Err(gone())
+        }
     }
 
     /// Its pid.
@@ -96,6 +103,11 @@ fn started(pid: u32) -> Option<u64> {
     rest.split_ascii_whitespace().nth(19)?.parse().ok()
 }
 
+/// The error of a process that has ended.
+fn gone() -> io::Error {
+    io::Error::from(io::ErrorKind::NotFound)
+}
+
 fn ns_per_tick() -> u64 {
     // SAFETY: no pointers are passed.
     let ticks = unsafe { libc::sysconf(libc::_SC_CLK_TCK) };
@@ -126,7 +138,7 @@ impl Image {
         if identity.is_there() {
             Ok(image)
         } else {
-            Err(io::Error::from(io::ErrorKind::NotFound))
+            Err(gone())
         }
     }
 
@@ -186,6 +198,12 @@ impl Frame {
         self == other && !matches!(self, Self::Absent | Self::Present(0))
     }
 
+    /// Whether there is something in memory, and what it is is hidden from us.
+    #[must_use]
+    pub fn is_hidden(self) -> bool {
+        self == Self::Present(0)
+    }
+
     /// Whether there is something in memory.
     #[must_use]
     pub fn is_present(self) -> bool {
@@ -211,7 +229,7 @@ mod tests {
         let identity = identity.unwrap();
         assert!(!own.has_image_of(&identity));
         assert!(!own.is_same_memory(&identity));
-        assert_eq!(Identity::of(other.id()), None, "it has ended");
+        assert!(Identity::of(other.id()).is_err(), "it has ended");
         assert!(Image::open(&identity, 4096).is_err());
     }
 

@@ -1,14 +1,13 @@
 //! A few pages of each call site, which tell what became of all of them.
 //!
-//! [`CopiedPages`](super::CopiedPages) compares pages by process; which call site copied a page it
+//! [`CopiedPages`] compares pages by process; which call site copied a page it
 //! does not know. So each call site keeps a sample of its own.
 
 use std::collections::{BTreeMap, BinaryHeap};
 
-use super::compare::{Compared, Comparer};
-use super::image::Image;
-use super::{Lineage, hash};
-use crate::host;
+use super::found::{Compared, Findings};
+use super::relatives::Relatives;
+use super::{CopiedPages, hash};
 use crate::process::processes::{ProcessId, Processes};
 
 /// Pages of a call site that are compared, at most.
@@ -72,10 +71,14 @@ impl PageSample {
     }
 }
 
-/// Compares the pages of samples, as [`CopiedPages::compare`](super::CopiedPages::compare) does;
-/// returns what was found of each. Where there are too many, those that come first are compared.
+/// Compares the pages of samples, as [`CopiedPages::compare`] does; returns what was found of each.
+/// Where there are too many, those that come first are compared.
 #[must_use]
-pub fn compare_samples(processes: &Processes, samples: &[&PageSample]) -> Vec<Compared> {
+pub fn compare_samples(
+    processes: &Processes,
+    copied: &CopiedPages,
+    samples: &[&PageSample],
+) -> Vec<Compared> {
     let mut of_process: BTreeMap<ProcessId, Vec<(usize, Vec<u64>)>> = BTreeMap::new();
     let mut left = MOST_COMPARED;
     for (at, sample) in samples.iter().enumerate() {
@@ -91,25 +94,24 @@ pub fn compare_samples(processes: &Processes, samples: &[&PageSample]) -> Vec<Co
             }
         }
     }
-    let page_size = host::page_size();
     let mut found = vec![Compared::default(); samples.len()];
-    let mut lineage = Lineage::new(processes);
-    let mut comparer = Comparer::new(page_size);
-    let mut ancestor: Option<(u32, Image)> = None;
+    let mut relatives = Relatives::new(processes, copied);
     for (process, parts) in of_process {
-        let pair = processes.lives(process).then(|| lineage.pair(process));
-        let Some(pair) = pair.flatten() else { continue };
+        if !processes.lives(process) {
+            for (at, pages) in parts {
+                let in_time = pages
+                    .iter()
+                    .filter_map(|&page| copied.found_at_exit(process, page));
+                found[at].absorb(in_time.collect::<Findings>().compared);
+            }
+            continue;
+        }
+        let Ok(family) = relatives.family(process) else {
+            continue;
+        };
         for (at, mut pages) in parts {
             pages.sort_unstable();
-            let compared = pair.compare(&pages, &mut ancestor, &mut comparer, page_size);
-            if let Some(Compared {
-                compared,
-                unchanged,
-            }) = compared
-            {
-                found[at].compared += compared;
-                found[at].unchanged += unchanged;
-            }
+            found[at].absorb(relatives.look(&family, &pages).compared);
         }
     }
     found

@@ -5,7 +5,7 @@
 //! are read: when it starts, again and again while it starts or has children, and when code ran
 //! that was in none of them.
 
-mod arch;
+pub mod arch;
 mod builder;
 mod cache;
 mod code;
@@ -221,6 +221,7 @@ impl Unwinder {
     /// read.
     fn read_mappings(&mut self, slot: u32, process: ProcessId, processes: &mut Processes) {
         if let Some(space) = processes.present_space(process) {
+            processes.code_came(process, &space);
             self.assign(seat(slot, process, processes), process, &space);
         }
     }

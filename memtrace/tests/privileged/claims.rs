@@ -56,7 +56,7 @@ int main(void) {
 "#;
 
 /// The report of a program in C, traced from its start, and the same as text.
-fn traced(source: &str, options: &[&str]) -> (Report, String) {
+pub fn traced(source: &str, options: &[&str]) -> (Report, String) {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let path = |name: &str| folder.path().join(name).display().to_string();
     let (file, program, text) = (path("program.c"), path("program"), path("report.txt"));
@@ -86,7 +86,8 @@ fn a_counter_of_the_programs_own_is_no_reference_count() {
     assert_eq!(site.cause, CauseName::Refcount);
     let found = site.unchanged.expect("it was compared");
     assert_eq!((found.unchanged_pages, found.compared_pages), (0, 64));
-    assert!(text.contains("was counters of the program's own"), "{text}");
+    let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(text.contains("was counted in place"), "{text}");
     assert!(!text.contains("of what was copied was only read"), "{text}");
 }
 

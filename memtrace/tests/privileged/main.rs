@@ -25,5 +25,6 @@ mod served;
 mod servers;
 mod signals;
 mod symbols;
+mod unchanged;
 mod unprivileged;
 mod unwind;

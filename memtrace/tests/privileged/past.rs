@@ -109,6 +109,23 @@ fn copies_before_an_exec_have_the_names_of_the_old_program_at_fixed_addresses_ho
     copies_before_an_exec_are_of_the_old_program(&["-no-pie"], true);
 }
 
+/// A library that was opened after the program began has its names, although nobody is left to ask.
+#[test]
+fn a_library_that_was_opened_before_everybody_ended_has_its_names() {
+    requires!(privileged());
+    requires!(tool("gcc"));
+    let programs = Programs::new();
+    let program = programs.compile("opens", &[]);
+    let library = program.with_file_name("libopened.so");
+    let output = library.to_str().expect("a path");
+    programs.compile("opens", &["-DLIBRARY", "-shared", "-fPIC", "-o", output]);
+    let report = Trace::with(["--".as_ref(), program.as_os_str(), library.as_os_str()]).report();
+    let seen: u64 = report.pages_by_process("in_library").values().sum();
+    assert_eq!(seen, 300);
+    let mut stacks = report.sites_in("in_library").flat_map(|site| &site.stacks);
+    assert!(stacks.all(|stack| !stack.truncated), "{seen}");
+}
+
 /// What the kernel calls the fixture.
 const FIXTURE: &str = "memtrace-fixtur";
 

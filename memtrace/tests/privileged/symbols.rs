@@ -49,12 +49,19 @@ fn a_known_chain_with_an_inlined_function_is_shown() {
     }
 }
 
+/// Copies a program, in a process of its own: what is forked meanwhile by other tests would have the
+/// file open for writing, and then it cannot be run.
+fn copy(from: &Path, to: &Path) {
+    let copied = Command::new("cp").args([from, to]).status();
+    assert!(copied.expect("cp runs").success());
+}
+
 #[test]
 fn a_deleted_program_is_symbolized() {
     requires!(privileged());
     let folder = tempfile::tempdir().expect("a temporary folder");
     let program = folder.path().join("deleted");
-    std::fs::copy(fixture::path(), &program).expect("a copy");
+    copy(fixture::path(), &program);
     let fixture = requires!(Fixture::run(Command::new(&program).arg("chain")));
     std::fs::remove_file(&program).expect("it was there");
     shows_its_chain(fixture);
@@ -66,10 +73,10 @@ fn a_replaced_program_is_symbolized_by_what_runs() {
     requires!(privileged());
     let folder = tempfile::tempdir().expect("a temporary folder");
     let program = folder.path().join("replaced");
-    std::fs::copy(fixture::path(), &program).expect("a copy");
+    copy(fixture::path(), &program);
     let fixture = requires!(Fixture::run(Command::new(&program).arg("chain")));
     std::fs::remove_file(&program).expect("it was there");
-    std::fs::copy("/bin/sh", &program).expect("another program");
+    copy(Path::new("/bin/sh"), &program);
     shows_its_chain(fixture);
 }
 
@@ -102,9 +109,9 @@ fn a_program_in_a_chroot_is_symbolized() {
             .path()
             .join(file.strip_prefix("/").expect("it is absolute"));
         std::fs::create_dir_all(inside.parent().expect("it is in a folder")).expect("a folder");
-        std::fs::copy(&file, &inside).expect("a copy");
+        copy(&file, &inside);
     }
-    std::fs::copy(fixture::path(), root.path().join("inside")).expect("a copy");
+    copy(fixture::path(), &root.path().join("inside"));
     std::fs::create_dir(root.path().join("proc")).expect("a folder");
     let script = "mount -t proc proc \"$1/proc\" && exec chroot \"$1\" /inside chain";
     let fixture = requires!(Fixture::run(

@@ -23,7 +23,9 @@ PAGE = mmap.PAGESIZE
 
 # Bits of an entry of /proc/PID/pagemap.
 PRESENT = 1 << 63
+SWAPPED = 1 << 62
 FILE = 1 << 61
+EXCLUSIVE = 1 << 56
 FRAME = (1 << 55) - 1
 
 
@@ -157,12 +159,22 @@ class Snapshot:
                 entries = array.array("Q")
                 entries.frombytes(pagemap.read((end - start) // PAGE * 8))
                 for page, entry in enumerate(entries, start // PAGE):
+                    tries = 100
+                    while entry & SWAPPED and tries:
+                        # The kernel is moving it.
+                        pagemap.seek(page * 8)
+                        entry = int.from_bytes(pagemap.read(8), "little")
+                        tries -= 1
                     # Absent pages matter only where a write would copy one of a file.
                     if entry & PRESENT or inode != "0":
                         self.ranges[page] = entry
 
     def copied(self, later):
-        """How many pages were copied between this snapshot and a later one."""
+        """How many pages were copied between this snapshot and a later one.
+
+        A page that was copied has another frame and nobody else has it. Another frame alone says
+        little: the kernel moves pages, to make room for huge ones.
+        """
         zero = zero_frame()
         copied = 0
         for page, new in later.ranges.items():
@@ -171,7 +183,8 @@ class Snapshot:
                 continue
             if old & PRESENT:
                 frame = old & FRAME
-                copied += frame != new & FRAME and frame != zero
+                is_own = new & EXCLUSIVE and not old & EXCLUSIVE
+                copied += bool(is_own) and frame != new & FRAME and frame != zero
             else:
                 # Absent before, in a mapping of a file, and anonymous now.
                 copied += 1

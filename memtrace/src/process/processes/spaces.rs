@@ -104,11 +104,24 @@ impl Processes {
         // What belongs to another program is worse than nothing. A new number would make all stacks
         // new.
         if known.is_none_or(|known| known.is_of_program(&space) && !known.is_same(&space)) {
-            let number = SpaceId::Snapshot(self.snapshots);
-            self.snapshots += 1;
-            self.set_space(id, Some((number, space)));
-            self.remapped.push(id);
+            self.replace_space(id, space);
         }
+    }
+
+    /// Keeps mappings of a process that were just read, if they have all code that is known of it,
+    /// and more: when its stacks are named, it may have ended, and nobody can tell any more.
+    pub fn code_came(&mut self, id: ProcessId, space: &AddressSpace) {
+        let known = self.space_ref(id);
+        if !space.is_gone() && known.is_none_or(|known| space.has_more_code(known)) {
+            self.replace_space(id, space.clone());
+        }
+    }
+
+    fn replace_space(&mut self, id: ProcessId, space: AddressSpace) {
+        let number = SpaceId::Snapshot(self.snapshots);
+        self.snapshots += 1;
+        self.set_space(id, Some((number, space)));
+        self.remapped.push(id);
     }
 
     /// A process's mappings at this moment; `None` when it does not have any, or does not run the
@@ -128,7 +141,8 @@ impl Processes {
     }
 
     /// Whether a process has not replaced its program since the last record of it that was handled.
-    pub(super) fn is_current(&self, id: ProcessId) -> bool {
+    #[must_use]
+    pub fn is_current(&self, id: ProcessId) -> bool {
         let Some(process) = self.live.get(&id) else {
             return false;
         };

@@ -10,7 +10,7 @@ use super::heading;
 use super::screen::{DIM, LOSS, Screen, WARNING};
 use super::table::{Cell, Column, Fit, Kind, Row, Table, column};
 use crate::foreign::escape;
-use crate::profile::{InterpreterSeen, NotCopied, Process, Profile, RuntimeSeen};
+use crate::profile::{InterpreterSeen, NotCopied, Process, Profile, RuntimeSeen, Unchanged};
 use crate::report::claims::Claims;
 use crate::report::words::{count, counted, percent, ratio, seconds, size};
 
@@ -132,10 +132,9 @@ fn figures(profile: &Profile) -> Vec<Figure<'_>> {
             part(read.min(p.copied_pages), p.copied_pages)
         }));
     }
-    if some(|p| p.unchanged.is_some()) {
+    if some(|p| compared(p).is_some()) {
         figures.push(figure("UNCHANGED", Kind::Number, |p| {
-            p.unchanged
-                .map_or_else(|| "-".into(), |u| part(u.unchanged_pages, u.compared_pages))
+            compared(p).map_or_else(|| "-".into(), |u| part(u.unchanged_pages, u.compared_pages))
         }));
     }
     figures.push(quiet(figure("NOT COPIED", Kind::Number, |p| {
@@ -268,4 +267,11 @@ fn faults(not_copied: &NotCopied) -> Option<u64> {
     seen.iter()
         .any(Option::is_some)
         .then(|| seen.into_iter().flatten().sum())
+}
+
+/// What was found of a process's compared pages; `None` when there were none.
+fn compared(process: &Process) -> Option<Unchanged> {
+    process
+        .unchanged
+        .filter(|unchanged| unchanged.compared_pages > 0)
 }

@@ -1,12 +1,16 @@
 //! The first lines: what makes the figures doubtful, and the figures in sentences.
 
+use std::collections::BTreeSet;
 use std::io::{self, Write};
 
 use super::screen::{DIM, LOSS, Screen, TITLE, WARNING};
 use super::verdict;
 use crate::foreign::escape;
-use crate::profile::{CommandExit, OrOther, Profile, Python, Totals, Unwind};
+use crate::profile::{CommandExit, OrOther, Process, Profile, Python, Totals, Unwind};
 use crate::report::words::{count, counted, percent, seconds, size};
+
+/// So many bytes of new memory are worth a sentence.
+const MUCH_NEW_MEMORY: u64 = 1 << 20;
 
 /// Sentences that say what the kernel side had to drop and what that means; none when it dropped
 /// nothing.
@@ -72,6 +76,8 @@ pub(super) fn summary(profile: &Profile, screen: Screen, out: &mut dyn Write) ->
     let mut sentences = verdict::sentences(profile, screen);
     sentences.push(copied(profile));
     sentences.extend(pending(&profile.totals));
+    sentences.extend(earlier(profile));
+    sentences.extend(new_memory(profile));
     if let Some(command) = command(profile) {
         sentences.push(command);
     }
@@ -132,6 +138,39 @@ fn copied(profile: &Profile) -> String {
         count(copied),
         counted(seen, "process", "processes"),
     )
+}
+
+/// Who may have copied what this trace has not seen.
+fn earlier(profile: &Profile) -> Option<String> {
+    let found = |process: &&Process| process.stands_for.is_none() && process.forked_at_s.is_none();
+    let found = profile.processes.iter().filter(found);
+    let pids: BTreeSet<u32> = found.clone().map(|process| process.pid).collect();
+    let forked = found.filter(|process| pids.contains(&process.ppid)).count();
+    Some(match forked {
+        0 => return None,
+        1 => "1 process had been forked before the trace began: what it had copied until then is \
+              not in these figures."
+            .to_owned(),
+        many => format!(
+            "{} processes had been forked before the trace began: what they had copied until then \
+             is not in these figures.",
+            count(many as u64)
+        ),
+    })
+}
+
+/// Memory that grew and is no copy, where there is more of it than of copies.
+fn new_memory(profile: &Profile) -> Option<String> {
+    let pages = profile.totals.not_copied.first_touch?;
+    let size_of_new = pages.saturating_mul(profile.host.page_size);
+    if size_of_new < MUCH_NEW_MEMORY || size_of_new <= profile.totals.copied_bytes {
+        return None;
+    }
+    Some(format!(
+        "Besides, {} ({} at least) were filled for the first time: that is new memory, and no copy.",
+        counted(pages, "absent page", "absent pages"),
+        size(size_of_new)
+    ))
 }
 
 /// What was counted and will be known a moment later.

@@ -45,9 +45,13 @@ fn text_at_80_columns() {
       `Catalog.render`, catalog.py:212), 16% garbage collection; for 3% it is not
       known.
       Of a sample of 5,000 of 6,000 copied pages, 4,117 (82%) still equal the
-      parent's: they were copied for nothing. 698 pages could not be compared: a
-      process had ended, or they were unmapped.
+      parent's: they were copied for nothing. 698 pages could not be compared: their
+      process had ended.
       The kernel copied 6,962 pages of 4.0 KiB for 5 of 6 processes.
+      2 processes had been forked before the trace began: what they had copied until
+      then is not in these figures.
+      Besides, 90,123 absent pages (352.0 MiB at least) were filled for the first
+      time: that is new memory, and no copy.
       The command 'wrk' exited with status 0.
       Nothing was lost.
       memtrace 0.1.0, tracepoint backend, stacks by frame pointer, Linux
@@ -266,8 +270,12 @@ fn text_at_120_columns() {
       75% of what was copied was only read: 59% reference counts (mostly `str`, in `Catalog.render`,
       catalog.py:212), 16% garbage collection; for 3% it is not known.
       Of a sample of 5,000 of 6,000 copied pages, 4,117 (82%) still equal the parent's: they were copied
-      for nothing. 698 pages could not be compared: a process had ended, or they were unmapped.
+      for nothing. 698 pages could not be compared: their process had ended.
       The kernel copied 6,962 pages of 4.0 KiB for 5 of 6 processes.
+      2 processes had been forked before the trace began: what they had copied until then is not in
+      these figures.
+      Besides, 90,123 absent pages (352.0 MiB at least) were filled for the first time: that is new
+      memory, and no copy.
       The command 'wrk' exited with status 0.
       Nothing was lost.
       memtrace 0.1.0, tracepoint backend, stacks by frame pointer, Linux 6.12.41-cloud-amd64 x86_64,
@@ -375,9 +383,13 @@ fn text_with_losses_says_so_first() {
       `Catalog.render`, catalog.py:212), 14% garbage collection; for 17% it is not
       known.
       Of a sample of 5,000 of 6,000 copied pages, 4,117 (82%) still equal the
-      parent's: they were copied for nothing. 698 pages could not be compared: a
-      process had ended, or they were unmapped.
+      parent's: they were copied for nothing. 698 pages could not be compared: their
+      process had ended.
       The kernel copied 8,197 pages of 4.0 KiB for 5 of 6 processes.
+      2 processes had been forked before the trace began: what they had copied until
+      then is not in these figures.
+      Besides, 90,123 absent pages (352.0 MiB at least) were filled for the first
+      time: that is new memory, and no copy.
       The command 'wrk' was ended by signal 9.
       memtrace 0.1.0, tracepoint backend, stacks by frame pointer, Linux
       6.12.41-cloud-amd64 x86_64, 2026-03-14T15:09:26Z
@@ -474,7 +486,7 @@ fn text_of_a_trace_that_goes_on_says_what_is_still_to_come() {
     The kernel copied 7,212 pages of 4.0 KiB for 5 of 6 processes.
     The records of 250 copied pages were still on their way: they are listed as
     [pending].
-    The command 'wrk' exited with status 0.
+    2 processes had been forked before the trace began: what they had copied until
     ");
     insta::assert_snapshot!(lines(line(" 250  [pending]"), 3), @"
     3.5% ▎         1000.0 KiB    250  [pending]
@@ -535,6 +547,8 @@ fn text_of_a_trace_that_copied_nothing() {
     insta::assert_snapshot!(written(&profile, By::Site, 3, terminal(80)), @"
     Nothing was copied in 10.2 s
       The kernel copied no page for 1 traced process.
+      Besides, 90,123 absent pages (352.0 MiB at least) were filled for the first
+      time: that is new memory, and no copy.
       Nothing was lost.
       memtrace 0.1.0, tracepoint backend, stacks by frame pointer, Linux
       6.12.41-cloud-amd64 x86_64, 2026-03-14T15:09:26Z

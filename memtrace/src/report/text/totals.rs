@@ -109,14 +109,19 @@ fn copy_on_read(profile: &Profile, screen: Screen, out: &mut dyn Write) -> io::R
     quiet(screen, out, &text)
 }
 
-/// How much of each cause only the instruction tells.
+/// How much only the instruction tells of causes that are copy-on-read.
 fn by_instruction(profile: &Profile, screen: Screen, out: &mut dyn Write) -> io::Result<()> {
-    for (cause, pages) in profile.totals.by_cause.iter() {
+    let by_cause = profile.totals.by_cause.iter();
+    for (cause, pages) in by_cause.filter(|(cause, _)| cause.is_copy_on_read()) {
         let sites = profile.call_sites.iter().filter(|site| site.cause == cause);
         let judged = sites.filter(|site| site.evidence == Some(CauseEvidence::Instruction));
         let judged: u64 = judged.map(|site| site.pages).sum();
         if judged > 0 {
-            let all = if judged == pages { "all " } else { "" };
+            let all = if judged == pages && judged > 1 {
+                "all "
+            } else {
+                ""
+            };
             let text = format!(
                 "{} by instruction for {all}{}: told only by how the instruction writes; a counter \
                  of the program's own would look the same",

@@ -4,11 +4,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::screen::{Screen, shorten_left};
-use super::written;
+use super::{compared, written};
 use crate::foreign::escape;
-use crate::profile::{CallSite, CauseEvidence, CauseName, Profile, Site, Unchanged};
+use crate::profile::{CallSite, CauseEvidence, CauseName, Profile, Site};
 use crate::report::claims::{Claim, Claims, is_hint};
-use crate::report::words::{apportion, cause_in_words, count, counted, whole_percent};
+use crate::report::words::{apportion, cause_in_words, count, counted};
 
 /// Columns that a file and line may take there.
 const PLACE: usize = 32;
@@ -33,35 +33,33 @@ pub(super) fn sentences(profile: &Profile, screen: Screen) -> Vec<String> {
     let claims = Claims::of(profile);
     let said = Said::of(&claims);
     let mut sentences = Vec::new();
-    let is_all_unknown = claims.pages(Claim::Unknown) == totals.copied_pages;
-    match claims.pages(Claim::Read) {
-        _ if is_all_unknown => sentences.push(not_known(profile)),
-        0 if said.is_all(Claim::Written) => sentences.push(written(profile, &claims, screen)),
-        0 => {}
-        _ => sentences.push(only_read(profile, &claims, &said, screen)),
+    if claims.pages(Claim::Unknown) == totals.copied_pages {
+        sentences.push(not_known(profile));
+    } else if said.is_all(Claim::Written) {
+        sentences.push(written(profile, &claims, screen));
+    } else {
+        let by_share = said.by_share().into_iter();
+        sentences.extend(by_share.filter_map(|(claim, percent)| match claim {
+            Claim::Read => Some(only_read(profile, &claims, &said, screen)),
+            Claim::PerhapsRead => Some(perhaps_read(&claims, percent, screen)),
+            Claim::Changed => Some(changed(&claims, percent, screen)),
+            Claim::Counter => Some(counter(&claims, percent, screen)),
+            Claim::Collector => Some(collector(&claims, percent, screen)),
+            Claim::Undone => Some(undone(&claims, percent, screen)),
+            Claim::Exit => Some(exit(&claims, percent)),
+            Claim::BeforeExec => Some(before_exec(percent)),
+            Claim::Unread => Some(unread(&claims, percent)),
+            Claim::Unopened => Some(unopened(&claims, &percent, screen)),
+            // The sentence on what was only read has it.
+            Claim::Unknown if claims.pages(Claim::Read) > 0 => None,
+            Claim::Unknown => Some(format!("For {percent} it is not known what was written.")),
+            Claim::Written => Some(match &*causes(&claims, said.percent(claim), "") {
+                parts if parts.contains('%') => format!("{percent} was written to: {parts}."),
+                only => format!("{percent} was {only}."),
+            }),
+        }));
     }
-    for (claim, percent) in said.by_share() {
-        let sentence = match claim {
-            Claim::Exit => exit(&claims, percent),
-            Claim::BeforeExec => before_exec(percent),
-            Claim::PerhapsRead => perhaps_read(&claims, percent, screen),
-            Claim::Counter => counter(&claims, percent, screen),
-            Claim::Unread => unread(&claims, percent),
-            Claim::Unopened => unopened(&claims, &percent, screen),
-            Claim::Unknown if claims.pages(Claim::Read) == 0 && !is_all_unknown => {
-                format!("For {percent} it is not known what was written.")
-            }
-            Claim::Written if claims.pages(Claim::Read) == 0 && !said.is_all(claim) => {
-                match &*causes(&claims, said.percent(claim), "") {
-                    parts if parts.contains('%') => format!("{percent} was written to: {parts}."),
-                    only => format!("{percent} was {only}."),
-                }
-            }
-            Claim::Read | Claim::Unknown | Claim::Written => continue,
-        };
-        sentences.push(sentence);
-    }
-    sentences.extend(totals.unchanged.and_then(unchanged));
+    sentences.extend(totals.unchanged.and_then(compared::sentence));
     sentences
 }
 
@@ -91,10 +89,12 @@ impl Said {
             .all(|&(it, pages, _)| it == claim || pages == 0)
     }
 
-    /// Those that are worth saying, the largest first. What is not all is not called 100%.
+    /// Those that are worth saying, the largest first. What is not all is not called 100%. What was
+    /// only read is always said.
     fn by_share(&self) -> Vec<(Claim, String)> {
         let worth = |&&(claim, pages, percent): &&(Claim, u64, u64)| {
             let least = match claim {
+                Claim::Read => 0,
                 Claim::Unknown => MUCH_UNKNOWN,
                 _ => WORTH_SAYING,
             };
@@ -164,9 +164,10 @@ fn confirmed(claims: &Claims) -> String {
         return String::new();
     }
     format!(
-        "; where only the way of writing says so, {} of {} compared pages still equal the parent's",
+        "; where only the way of writing says so, {} of {} compared pages still equal {}",
         count(found.unchanged_pages),
-        count(found.compared_pages)
+        count(found.compared_pages),
+        compared::whose(found.compared_with_child_pages, found.compared_pages)
     )
 }
 
@@ -187,43 +188,80 @@ fn exit(claims: &Claims, percent: String) -> String {
 
 fn before_exec(percent: String) -> String {
     format!(
-        "{percent} was copied between fork and exec: it lives for milliseconds; `posix_spawn` or \
+        "{percent} was copied between fork and exec, and lives until the exec: `posix_spawn` or \
          `vfork`, which share memory until then, avoid it."
     )
 }
 
-fn perhaps_read(claims: &Claims, percent: String, screen: Screen) -> String {
-    let sites = claims.sites(Claim::PerhapsRead);
-    let at = place(&sites, false, screen);
-    let at = at.map_or_else(String::new, |at| format!(" ({at})"));
-    let found = claims.compared(Claim::PerhapsRead);
-    let but = match found.compared_pages {
-        0 => "a counter of the program's own would look the same".to_owned(),
-        compared => format!(
-            "of {} compared pages, {} still equal the parent's",
-            count(compared),
-            count(found.unchanged_pages)
-        ),
+/// ` (in FUNCTION, FILE:LINE)`; empty without a call site.
+fn written_at(claims: &Claims, claim: Claim, screen: Screen) -> String {
+    let at = place(&claims.sites(claim), false, screen);
+    at.map_or_else(String::new, |at| format!(" ({at})"))
+}
+
+/// `of 64 compared pages, 3 still equal the parent's`; `None` where none was compared.
+fn equal(claims: &Claims, claim: Claim) -> Option<String> {
+    let found = claims.compared(claim);
+    let compared = found.compared_pages;
+    let whose = compared::whose(found.compared_with_child_pages, compared);
+    let same = match found.unchanged_pages {
+        _ if compared == 0 => return None,
+        0 => "none still equals".to_owned(),
+        1 => "1 still equals".to_owned(),
+        same => format!("{} still equal", count(same)),
     };
+    Some(format!(
+        "of {}, {same} {whose}",
+        counted(compared, "compared page", "compared pages")
+    ))
+}
+
+fn perhaps_read(claims: &Claims, percent: String, screen: Screen) -> String {
+    let at = written_at(claims, Claim::PerhapsRead, screen);
+    let but = equal(claims, Claim::PerhapsRead);
+    let but =
+        but.unwrap_or_else(|| "a counter of the program's own would look the same".to_owned());
     format!(
-        "{percent} was perhaps only read{at}: it was written as reference counts or by a collector \
-         are, and {but}."
+        "{percent} was perhaps only read{at}: it was written as reference counts are, and {but}."
+    )
+}
+
+/// What was read first and then written to.
+fn changed(claims: &Claims, percent: String, screen: Screen) -> String {
+    let sites = claims.sites(Claim::Changed);
+    let at = reference_counts(&sites, screen);
+    let found = claims.compared(Claim::Changed);
+    format!(
+        "{percent} was copied for reference counts{at} and written to after that: of {}, {} differ in \
+         more than counts.",
+        counted(found.compared_pages, "compared page", "compared pages"),
+        count(found.changed_pages)
     )
 }
 
 fn counter(claims: &Claims, percent: String, screen: Screen) -> String {
-    let sites = claims.sites(Claim::Counter);
-    let at = place(&sites, false, screen);
-    let at = at.map_or_else(String::new, |at| format!(" ({at})"));
-    let found = claims.compared(Claim::Counter);
-    let same = match found.unchanged_pages {
-        0 => "none".to_owned(),
-        same => format!("only {}", count(same)),
-    };
+    let at = written_at(claims, Claim::Counter, screen);
+    let equal = equal(claims, Claim::Counter);
+    let equal = equal.map_or_else(String::new, |equal| format!("; {equal}"));
     format!(
-        "{percent} was counters of the program's own{at}: of {} compared pages, {same} still equals \
-         the parent's.",
-        count(found.compared_pages)
+        "{percent} was counted in place{at}: counters of the program's own, or references that it \
+         still holds{equal}."
+    )
+}
+
+fn collector(claims: &Claims, percent: String, screen: Screen) -> String {
+    let at = written_at(claims, Claim::Collector, screen);
+    let equal = equal(claims, Claim::Collector);
+    let equal = equal.map_or_else(String::new, |equal| format!(": {equal}"));
+    format!("{percent} was written by a garbage collector{at}{equal}.")
+}
+
+fn undone(claims: &Claims, percent: String, screen: Screen) -> String {
+    let at = written_at(claims, Claim::Undone, screen);
+    let equal = equal(claims, Claim::Undone).unwrap_or_default();
+    format!(
+        "{percent} was written to and is what it was before{at}, as with locks, or counts and marks \
+         that were taken back: {equal}."
     )
 }
 
@@ -325,7 +363,12 @@ fn place(sites: &[&CallSite], mostly: bool, screen: Screen) -> Option<String> {
     let all: u64 = sites.iter().map(|site| site.pages).sum();
     let ranked = ranked(sites, |site| site.act_on());
     let &(first, pages) = ranked.first()?;
-    let at = at(first, screen);
+    let caller = sites.iter().find(|site| site.act_on() == first);
+    let caller = caller.and_then(|site| site.caller.as_ref());
+    let mut at = at(first, screen);
+    if let Some(caller) = caller {
+        at += &format!(" in {}", quoted(&caller.function, screen));
+    }
     Some(match ranked.len() {
         1 => at,
         _ if 2 * pages >= all && mostly => at,
@@ -385,14 +428,25 @@ fn written(profile: &Profile, claims: &Claims, screen: Screen) -> String {
             "Nothing of what was copied is known to have been only read, and not everything could \
              be looked at{files}: {parts}."
         )
-    } else if claims.looked_at_python {
+    } else if claims.looked_at_python && claims.looked_at_all && !is_mostly_the_same(profile) {
         format!("Nothing of what was copied was only read: {parts}.")
+    } else if claims.looked_at_python {
+        match causes(claims, 100, "") {
+            parts if parts.contains('%') => format!("All of it was written to: {parts}."),
+            only => format!("All of it was {only}."),
+        }
     } else {
         format!(
             "Nothing of what was copied is known to have been only read, and Python was not looked \
              at: {parts}."
         )
     }
+}
+
+/// Whether more of the compared pages are what they were than could be by chance.
+fn is_mostly_the_same(profile: &Profile) -> bool {
+    let found = profile.totals.unchanged.unwrap_or_default();
+    10 * u128::from(found.unchanged_pages) > u128::from(found.compared_pages)
 }
 
 /// `93% was data, 7% fields of objects`, of what was written to, `whole` percent of everything.
@@ -408,7 +462,11 @@ fn causes(claims: &Claims, whole: u64, verb: &str) -> String {
         return cause_in_words(*only).to_owned();
     }
     let pages: Vec<u64> = named.iter().map(|(_, pages)| *pages).collect();
-    let percents = apportion(whole, &pages);
+    let mut percents = apportion(whole, &pages);
+    // Beside others, what is nearly all is not called all.
+    if whole == 100 && percents[0] == whole {
+        percents[0] -= 1;
+    }
     let mut parts: Vec<String> = (named.iter().zip(&percents).take(CAUSES))
         .enumerate()
         .map(|(at, ((cause, _), &percent))| {
@@ -437,53 +495,6 @@ fn not_known(profile: &Profile) -> String {
         }
         _ => "What was written is not known; the reasons stand below.".to_owned(),
     }
-}
-
-/// What the comparison with the ancestors' pages proves.
-fn unchanged(unchanged: Unchanged) -> Option<String> {
-    let Unchanged {
-        unchanged_pages: same,
-        compared_pages: compared,
-        comparable_pages: comparable,
-        gone_pages: gone,
-    } = unchanged;
-    let pages = |n| counted(n, "copied page", "copied pages");
-    let of = if compared < comparable {
-        format!("a sample of {} of {}", count(compared), pages(comparable))
-    } else {
-        pages(compared)
-    };
-    let (equal, they) = match same {
-        1 => ("equals", "it was"),
-        _ => ("equal", "they were"),
-    };
-    let found = match (compared, same) {
-        (0, _) if gone == 0 => return None,
-        (0, _) => {
-            return Some(format!(
-                "{}.",
-                not_compared(gone, "copied page", "copied pages")
-            ));
-        }
-        (_, 0) => format!("Of {of}, none still equals the parent's."),
-        _ => format!(
-            "Of {of}, {} ({}) still {equal} the parent's: {they} copied for nothing.",
-            count(same),
-            whole_percent(same, compared),
-        ),
-    };
-    Some(match gone {
-        0 => found,
-        _ => format!("{found} {}.", not_compared(gone, "page", "pages")),
-    })
-}
-
-fn not_compared(gone: u64, one: &str, many: &str) -> String {
-    let them = if gone == 1 { "it was" } else { "they were" };
-    format!(
-        "{} could not be compared: a process had ended, or {them} unmapped",
-        counted(gone, one, many)
-    )
 }
 
 #[cfg(test)]

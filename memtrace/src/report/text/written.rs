@@ -66,9 +66,12 @@ fn object(site: &CallSite, cause: CauseName, screen: Screen) -> Option<String> {
     })
 }
 
-/// A foreign name within a sentence: escaped, and on a terminal no wider than some columns.
+/// Columns of a name in a file.
+const LONG_NAME: usize = 120;
+
+/// A foreign name within a sentence: escaped, and no wider than some columns.
 pub(super) fn name(name: &str, screen: Screen) -> String {
-    let room = if screen.shorten { NAME } else { usize::MAX };
+    let room = if screen.shorten { NAME } else { LONG_NAME };
     shorten(&escape(name), room)
 }
 

@@ -5,8 +5,10 @@ use std::collections::BTreeMap;
 use memtrace::profile::{CauseName, Language, Phase};
 use serde::Deserialize;
 
-use super::{Copies, NOISE_OF_A_FORK, Place, Worker, about, on, on_every_python, trace};
-use crate::support::{Fixture, Python, Why};
+use super::{
+    Copies, NOISE_OF_A_FORK, Place, Worker, about, on, on_every_python, trace, trace_with,
+};
+use crate::support::{Fixture, Python, Report, Why};
 
 on_every_python! {
     exit_at_once
@@ -171,6 +173,58 @@ struct Part {
 }
 
 #[derive(Debug, Deserialize)]
+struct Late {
+    processes: Vec<Worker>,
+}
+
+/// The text of a report on what late.py does, without its line breaks, and the report.
+fn text_of_late(python: &Python, arguments: &[&str]) -> Result<(String, Report, Late), Why> {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let text = folder.path().join("report.txt").display().to_string();
+    let fixture = python.start("late.py", arguments)?;
+    let (report, truth) = trace_with(fixture, &["--output", &text]);
+    let text = std::fs::read_to_string(text).expect("the text was written");
+    let words: Vec<&str> = text.split_whitespace().collect();
+    Ok((words.join(" "), report, truth))
+}
+
+/// That nothing was copied since memtrace came does not say that nothing was.
+#[test]
+fn a_child_that_has_copied_before_the_trace() {
+    on("debian", |python| {
+        let (text, report, truth) = text_of_late(python, &[])?;
+        let child = &truth.processes[0];
+        assert!(child.copied > 500, "{child:?}");
+        assert!(
+            report.process(child.pid).copied_pages <= NOISE_OF_A_FORK,
+            "{text}"
+        );
+        assert!(
+            text.contains("1 process had been forked before the trace began"),
+            "{text}"
+        );
+        Ok(())
+    });
+}
+
+/// Memory that grows by new data is not called copied.
+#[test]
+fn a_child_with_data_of_its_own() {
+    on("debian", |python| {
+        let (text, report, truth) = text_of_late(python, &["--fresh"])?;
+        let child = &truth.processes[0];
+        let grown = child.private_dirty_growth.cast_unsigned();
+        let page = report.0.host.page_size;
+        let seen = report.process(child.pid);
+        let new = seen.not_copied.first_touch.unwrap_or_default() * page;
+        about("memory", new + seen.copied_bytes, grown, grown / 20);
+        assert!(10 * seen.copied_bytes < grown, "{text}");
+        assert!(text.contains("that is new memory, and no copy"), "{text}");
+        Ok(())
+    });
+}
+
+#[derive(Debug, Deserialize)]
 struct Parts {
     processes: Vec<Worker>,
     sites: BTreeMap<String, Part>,
@@ -191,7 +245,7 @@ fn greenlets() {
     });
 }
 
-fn has_its_parts((report, truth): &(crate::support::Report, Parts)) {
+fn has_its_parts((report, truth): &(Report, Parts)) {
     let copies = Copies::of(report, [truth.processes[0].pid]);
     for part in truth.sites.values() {
         let pages = copies.pages(|site| part.place.is(site));

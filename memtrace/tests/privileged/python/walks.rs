@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use memtrace::profile::{CauseEvidence, CauseName};
+use memtrace::profile::{CauseEvidence, CauseName, Phase};
 use serde::Deserialize;
 
 use super::{Copies, NOISE, NOISE_OF_A_FORK, Place, Worker, on, on_every_python, trace};
@@ -185,6 +185,51 @@ fn collect_what_is_frozen(python: &Python) -> Result<(), Why> {
         copies.shown()
     );
     Ok(())
+}
+
+/// What a library in C reads for its caller is the caller's, and a frozen heap does not help.
+#[test]
+fn an_automaton_of_a_library() {
+    on("tools", |python| {
+        let (report, truth) = trace::<Collect>(python.start("automaton.py", &[])?);
+        let child = &truth.processes[0];
+        let copies = Copies::of(&report, [child.pid]);
+        let inside = copies.in_function(&truth.site.function);
+        inside.mostly(0.95, "reference counts", |site| {
+            site.cause == CauseName::Refcount && site.phase == Phase::Run
+        });
+        inside.mostly(0.99, "the line", |site| truth.site.is(site));
+        assert!(
+            inside.all() as f64 >= 0.95 * child.copied as f64,
+            "{}",
+            copies.shown()
+        );
+        Ok(())
+    });
+}
+
+#[derive(Debug, Deserialize)]
+struct Jobs {
+    pids: Vec<u32>,
+    site: Place,
+}
+
+/// Jobs of a server that was started by a program, which is what was traced.
+#[test]
+fn jobs_of_a_server_that_forks() {
+    for name in ["debian", "3.8", "3.13"] {
+        on(name, |python| {
+            let (report, truth) = trace::<Jobs>(python.start("forkserver.py", &[])?);
+            for pid in truth.pids {
+                let copies = Copies::of(&report, [pid]);
+                assert!(copies.all() > 1000, "{}", copies.shown());
+                let inside = copies.in_function(&truth.site.function);
+                inside.mostly(0.95, "gc", |site| site.cause == CauseName::Gc);
+                assert!(10 * inside.all() >= 9 * copies.all(), "{}", copies.shown());
+            }
+            Ok(())
+        });
+    }
 }
 
 #[derive(Debug, Deserialize)]

@@ -3,7 +3,7 @@
 use std::process::Command;
 use std::time::Duration;
 
-use memtrace::profile::{CauseName, Truncated, UnwoundBy};
+use memtrace::profile::{CauseName, StackPages, Truncated, UnwoundBy};
 
 use super::programs::Folder;
 use super::{leaves, stacks_of, whole_frames};
@@ -112,8 +112,8 @@ fn musl_as_a_library_and_one_without_tables() {
     );
     let report = trace_with(Command::new(program).arg(library), "libc.so");
     leads_to_start(&report);
-    // Its `free` jumps to a function that has no symbol in Debian's file, so that is not known to
-    // be the allocator's.
+    // Its `free` jumps to a function that has no symbol in Debian's file.
+    are_allocators(&report, "frees");
     made_of_code(&report, "callback");
     let through = stacks_of(&report).filter(|(stack, _)| {
         let mut frames = whole_frames(stack);
@@ -139,6 +139,47 @@ fn a_contexts_stack_ends_where_it_begins() {
     let Report(profile) = &report;
     let cut = profile.warnings.iter().find(|text| text.contains("stacks"));
     assert_eq!(cut, None);
+}
+
+/// PHP's fibers are made by the code of Boost.Context.
+#[test]
+fn a_fibers_stack_ends_where_it_begins() {
+    requires!(privileged());
+    let mut php = requires!(tool("php"));
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/unwind/fibers.php");
+    let report = trace(php.arg(script));
+    let is_fiber = |stack: &&StackPages| {
+        let mut frames = whole_frames(stack);
+        frames.any(|frame| is(frame, "make_fcontext"))
+    };
+    let fiber = stacks_of(&report).filter(|(stack, _)| is_fiber(stack));
+    let mut pages = 0;
+    for (stack, copied) in fiber {
+        assert_eq!(stack.truncated_why, Some(Truncated::Coroutine), "{stack:?}");
+        let outermost = stack.frames.last().expect("a stack has frames");
+        assert!(is(outermost, "make_fcontext"), "{stack:?}");
+        pages += copied;
+    }
+    assert!(pages > 500, "{pages} pages");
+}
+
+#[test]
+fn a_coroutine_of_cpp_runs_on_its_callers_stack() {
+    requires!(privileged());
+    requires!(tool("g++"));
+    let folder = Folder::new();
+    let program = folder.compile("g++", "coroutines.cc", &["-std=c++20"]);
+    let report = trace(&mut Command::new(program));
+    leads_to_start(&report);
+    let (all, _, stacks) = leaves(&report, "touch_at");
+    assert_eq!(all, 1200);
+    for stack in stacks {
+        let mut frames = whole_frames(stack);
+        assert!(
+            frames.any(|frame| frame.function.contains("resumes")),
+            "{stack:?}"
+        );
+    }
 }
 
 #[test]
