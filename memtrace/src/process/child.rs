@@ -54,6 +54,13 @@ impl Servant {
         self.child.as_ref().map_or(0, Child::id)
     }
 
+    /// How it has ended, in words; `None` when it has not.
+    #[must_use]
+    pub fn ended(&mut self) -> Option<String> {
+        let status = self.child.as_mut()?.try_wait().ok()??;
+        Some(status.to_string())
+    }
+
     /// Whether it runs, or would if a processor were free. Else it waits, or has ended.
     #[must_use]
     pub fn is_running(&self) -> bool {

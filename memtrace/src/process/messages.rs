@@ -18,14 +18,16 @@ pub const MAX_MESSAGE: u32 = 16 << 20;
 /// Sends a message with files.
 ///
 /// # Errors
-/// When it could not be sent within `patience`.
+/// When it could not be sent, within `patience` if that is given.
 pub fn send(
     mut to: &UnixStream,
     message: &impl Serialize,
     files: &[BorrowedFd<'_>],
     patience: Option<Duration>,
 ) -> io::Result<()> {
-    to.set_write_timeout(patience)?;
+    if patience.is_some() {
+        to.set_write_timeout(patience)?;
+    }
     let mut bytes = vec![0; LENGTH];
     serde_json::to_writer(&mut bytes, message)?;
     let length = (bytes.len() - LENGTH) as u32;

@@ -32,7 +32,7 @@ use super::engine::{Engine, Failure, MAX_PARSED, Memory, Query, Reply};
 use crate::process::child::{self, Servant};
 use crate::process::messages::{receive, send};
 use crate::process::opener::{self, MAX_COPIES, MAX_COPY};
-use crate::process::sandbox::{self, Limits};
+use crate::process::sandbox::{self, Limits, Sandbox};
 
 /// The only argument of a helper; not one that a user gives.
 pub const ARGUMENT: &str = "__symbolize";
@@ -106,7 +106,7 @@ struct HelperProcess {
     given: Given,
     is_ready: bool,
     /// Ends it when this is dropped.
-    _servant: Servant,
+    servant: Servant,
 }
 
 /// Which files a process has: of each place the key, and the query that used it last.
@@ -178,12 +178,14 @@ impl Helper {
             }
             self.copies.add(asked);
         }
-        let Some(Some(file)) = self.copies.by_key.get(&asked.key) else {
-            return Ok(Err(Failure::NotPermitted));
+        let copy = self.copies.by_key.get(&asked.key);
+        let copy = copy.and_then(|copy| copy.as_ref()?.try_clone().ok());
+        let Some(file) = &copy else {
+            // What can be read without opening the file again still can.
+            return self.ask_about(query, asked);
         };
-        let copy = file.try_clone().map_err(|_| Lost)?;
         let key = asked.key | IS_COPY;
-        self.ask_about(query, Asked { key, file: &copy })
+        self.ask_about(query, Asked { key, file })
     }
 
     fn ask_about(&mut self, query: &Query, asked: Asked<'_>) -> Result<Reply, Lost> {
@@ -241,10 +243,14 @@ fn ask_process(
         Some(helper) => helper,
         None => HelperProcess::start(start())?,
     };
+    let reply = helper.ask(query, asked, is_told).map_err(|error| {
+        let ended = helper.servant.ended();
+        let ended = ended.map_or_else(String::new, |status| format!(" ({status})"));
+        io::Error::other(format!("{error}{ended}"))
+    });
     // On an error the helper is dropped, and so ended.
-    let reply = helper.ask(query, asked, is_told)?;
-    *running = Some(helper);
-    Ok(reply)
+    *running = reply.is_ok().then_some(helper);
+    reply
 }
 
 fn ask_thread(
@@ -278,7 +284,7 @@ impl HelperProcess {
                 queries: 0,
             },
             is_ready: false,
-            _servant: Servant::start(command, theirs.into())?,
+            servant: Servant::start(command, theirs.into())?,
         })
     }
 
@@ -356,17 +362,18 @@ pub fn is_requested() -> bool {
 /// Answers queries on standard input until it is closed.
 #[must_use]
 pub fn serve() -> ExitCode {
-    match try_serve() {
+    match serve_in(sandbox::enter) {
         Ok(()) => ExitCode::SUCCESS,
         Err(_) => ExitCode::from(2),
     }
 }
 
-fn try_serve() -> io::Result<()> {
+/// Answers, in what `enter` makes of this process.
+pub(super) fn serve_in(enter: impl FnOnce(Limits) -> Sandbox) -> io::Result<()> {
     child::begin()?;
     let socket = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
     let memory = Memory::of_this_process();
-    let sandbox = sandbox::enter(Limits {
+    let sandbox = enter(Limits {
         data: MAX_DATA,
         files: MAX_DESCRIPTORS,
     });

@@ -10,7 +10,7 @@ use std::process::{Child, Command, Stdio};
 
 use memtrace::profile::CauseName;
 
-use crate::support::{Report, Trace, Why, privileged, requires, tool};
+use crate::support::{Report, Trace, Why, copy_program, privileged, requires, tool};
 
 /// All that are named.
 const NAMED: [&str; 5] = [
@@ -66,7 +66,7 @@ impl Private {
         }
         let folder = tempfile::tempdir().expect("a temporary folder");
         let program = folder.path().join("python3");
-        std::fs::copy(system, &program).expect("Python is copied");
+        copy_program(&system, &program);
         let (entered, run) = (Permissions::from_mode(0o700), Permissions::from_mode(0o755));
         std::fs::set_permissions(&program, run).expect("it is the test's");
         std::fs::set_permissions(folder.path(), entered).expect("it is the test's");
@@ -146,7 +146,14 @@ fn with_the_named_capabilities_a_report_is_roots() {
     let private = requires!(Private::start());
     let trace = Trace::as_nobody(setpriv, &NAMED, ["--pid", &private.pid()]);
     let nobody = private.run(trace);
-    assert_eq!(nobody.0.warnings, root.0.warnings);
+    // On a busy machine tables may not be built in time.
+    let told = |report: &Report| {
+        let warnings = report.0.warnings.iter().cloned();
+        warnings
+            .filter(|warning| !warning.contains("unwind tables"))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(told(&nobody), told(&root));
     let ((causes, functions), (roots, roots_functions)) = (pages(&nobody), pages(&root));
     assert!(roots[CauseName::Refcount.name()] > 1000, "{roots:?}");
     let read = ("read_objects".to_owned(), "refcount".to_owned());

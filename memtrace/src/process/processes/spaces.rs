@@ -81,27 +81,38 @@ impl Processes {
         }
         process.refresh = (now + pause, (2 * pause).min(LONGEST_PAUSE));
         let mut next = Some(id);
+        let mut not_permitted = None;
         while let Some(source) = next {
-            if let Some(space) = self.present_space(source) {
-                let known = self.space_ref(id);
-                // What belongs to another program is worse than nothing. A new number would make
-                // all stacks new.
-                if known.is_none_or(|known| known.is_of_program(&space) && !known.is_same(&space)) {
-                    self.replace_space(id, space);
+            match self.present_space(source) {
+                // An ancestor's may be, which the process has from it.
+                Some(space) if space.is_not_permitted().is_some() => {
+                    not_permitted.get_or_insert(space);
                 }
-                return;
+                Some(space) => return self.take_space(id, space),
+                None => {}
             }
             next = self.parent(source);
+        }
+        if let Some(space) = not_permitted {
+            self.take_space(id, space);
+        }
+    }
+
+    /// Keeps mappings that were read of a process, if they are new and of its program.
+    fn take_space(&mut self, id: ProcessId, space: AddressSpace) {
+        let known = self.space_ref(id);
+        // What belongs to another program is worse than nothing. A new number would make all stacks
+        // new.
+        if known.is_none_or(|known| known.is_of_program(&space) && !known.is_same(&space)) {
+            self.replace_space(id, space);
         }
     }
 
     /// Keeps mappings of a process that were just read, if they have all code that is known of it,
     /// and more: when its stacks are named, it may have ended, and nobody can tell any more.
     pub fn code_came(&mut self, id: ProcessId, space: &AddressSpace) {
-        if self
-            .space_ref(id)
-            .is_none_or(|known| space.has_more_code(known))
-        {
+        let known = self.space_ref(id);
+        if !space.is_gone() && known.is_none_or(|known| space.has_more_code(known)) {
             self.replace_space(id, space.clone());
         }
     }

@@ -22,7 +22,6 @@ const ALWAYS: &[libc::c_long] = &[
     libc::SYS_recvmsg,
     libc::SYS_sendto,
     libc::SYS_sendmsg,
-    libc::SYS_setsockopt,
     libc::SYS_lseek,
     libc::SYS_close,
     // What files are.

@@ -12,6 +12,8 @@ use crate::report::words::{apportion, cause_in_words, count, counted};
 
 /// Columns that a file and line may take there.
 const PLACE: usize = 32;
+/// Columns that the path of a file may take that could not be opened; the warnings have all of it.
+const PATH: usize = 80;
 /// Causes that are named where none is copy-on-read.
 const CAUSES: usize = 3;
 /// An unknown part from this many percent on belongs into the sentence.
@@ -34,7 +36,7 @@ pub(super) fn sentences(profile: &Profile, screen: Screen) -> Vec<String> {
     if claims.pages(Claim::Unknown) == totals.copied_pages {
         sentences.push(not_known(profile));
     } else if said.is_all(Claim::Written) {
-        sentences.push(written(profile, &claims));
+        sentences.push(written(profile, &claims, screen));
     } else {
         let by_share = said.by_share().into_iter();
         sentences.extend(by_share.filter_map(|(claim, percent)| match claim {
@@ -47,7 +49,7 @@ pub(super) fn sentences(profile: &Profile, screen: Screen) -> Vec<String> {
             Claim::Exit => Some(exit(&claims, percent)),
             Claim::BeforeExec => Some(before_exec(percent)),
             Claim::Unread => Some(unread(&claims, percent)),
-            Claim::Unopened => Some(unopened(&claims, &percent)),
+            Claim::Unopened => Some(unopened(&claims, &percent, screen)),
             // The sentence on what was only read has it.
             Claim::Unknown if claims.pages(Claim::Read) > 0 => None,
             Claim::Unknown => Some(format!("For {percent} it is not known what was written.")),
@@ -280,16 +282,16 @@ fn unread(claims: &Claims, percent: String) -> String {
     )
 }
 
-fn unopened(claims: &Claims, percent: &str) -> String {
+fn unopened(claims: &Claims, percent: &str, screen: Screen) -> String {
     format!(
         "{percent} was copied by processes of which not all could be looked at{}: whether it was \
          only read is not known.",
-        first_unopened(claims)
+        first_unopened(claims, screen)
     )
 }
 
 /// ` (cannot open FILE: permission denied (13))`, of the first of them.
-fn first_unopened(claims: &Claims) -> String {
+fn first_unopened(claims: &Claims, screen: Screen) -> String {
     let Some(first) = claims.unopened.first() else {
         return String::new();
     };
@@ -297,8 +299,9 @@ fn first_unopened(claims: &Claims) -> String {
         1 => String::new(),
         all => format!(", and {} more", count(all as u64 - 1)),
     };
+    let room = if screen.shorten { PATH } else { usize::MAX };
     let (path, why) = (escape(&first.path), escape(&first.why));
-    format!(" (cannot open {path}: {why}{more})")
+    format!(" (cannot open {}: {why}{more})", shorten_left(&path, room))
 }
 
 fn at_least_some(percent: u64) -> String {
@@ -412,7 +415,7 @@ fn ranked<'a, K: Ord>(sites: &[&'a CallSite], key: impl Fn(&'a CallSite) -> K) -
 
 /// `Nothing of what was copied was only read: 93% was data, 7% fields of objects.` That is only said
 /// where everything was looked at.
-fn written(profile: &Profile, claims: &Claims) -> String {
+fn written(profile: &Profile, claims: &Claims, screen: Screen) -> String {
     let by_cause = profile.totals.by_cause.iter();
     let mut named = by_cause.filter(|(_, pages)| *pages > 0);
     let parts = match (named.next(), named.next()) {
@@ -420,7 +423,7 @@ fn written(profile: &Profile, claims: &Claims) -> String {
         _ => causes(claims, 100, "was "),
     };
     if !claims.unopened.is_empty() {
-        let files = first_unopened(claims);
+        let files = first_unopened(claims, screen);
         format!(
             "Nothing of what was copied is known to have been only read, and not everything could \
              be looked at{files}: {parts}."

@@ -120,6 +120,13 @@ pub fn is_installed(name: &str) -> bool {
         .is_some_and(|path| std::env::split_paths(&path).any(|folder| folder.join(name).exists()))
 }
 
+/// Copies a program, in a process of its own: what is forked meanwhile by other tests would have the
+/// copy open for writing, and then it cannot be run.
+pub fn copy_program(from: &Path, to: &Path) {
+    let copied = Command::new("cp").args([from, to]).status();
+    assert!(copied.expect("cp runs").success());
+}
+
 /// Waits until `done` gives something, and fails the test when that takes too long.
 pub fn eventually<T>(what: &str, mut done: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + PATIENCE;

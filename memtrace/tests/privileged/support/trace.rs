@@ -12,7 +12,7 @@ use std::thread::JoinHandle;
 
 use tempfile::TempDir;
 
-use super::{Report, eventually, signal};
+use super::{Report, copy_program, eventually, signal};
 
 /// What memtrace prints first when it is attached.
 const ATTACHED: &str = "memtrace: tracing";
@@ -68,7 +68,7 @@ impl Trace {
         std::fs::set_permissions(folder.path(), all).expect("the folder is the test's");
         // The folders that lead to the program may be this user's own.
         let program = folder.path().join("memtrace");
-        std::fs::copy(path(), &program).expect("memtrace is copied");
+        copy_program(&path(), &program);
         let given: String = capabilities
             .iter()
             .map(|name| format!(",+{name}"))

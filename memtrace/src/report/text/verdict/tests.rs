@@ -1,6 +1,6 @@
 use super::*;
 use crate::profile::sample::{sample, sample_of};
-use crate::profile::{Phase, RuntimeSeen, SampleUnchanged};
+use crate::profile::{Phase, RuntimeSeen, SampleUnchanged, UnopenedFile};
 
 const TERMINAL: Screen = Screen {
     width: 80,
@@ -222,6 +222,33 @@ fn a_language_that_is_not_read_is_named() {
         site.processes = [(pid, site.pages)].into();
     }
     insta::assert_snapshot!(sentences(&profile, TERMINAL)[1], @"90% was data in processes with Lua, PHP, Perl, others, whose objects memtrace does not read: whether it was only read is not known.");
+}
+
+#[test]
+fn of_a_program_that_could_not_be_opened_nothing_is_claimed() {
+    let said = |copies: &[(u64, CauseName, &str, Option<&str>)], paths: &[&str]| {
+        let mut profile = sample_of(copies);
+        for process in &mut profile.processes {
+            process.copied_pages = 1;
+            let file = |path: &&str| UnopenedFile {
+                path: (*path).to_owned(),
+                why: "permission denied (13)".to_owned(),
+            };
+            process.unopened = paths.iter().map(file).collect();
+        }
+        sentences(&profile, TERMINAL).join("\n")
+    };
+    let python = "/home/x/venv/bin/python3";
+    let copies = [(90, Data, "store", None), (10, Allocator, "malloc", None)];
+    insta::assert_snapshot!(said(&copies, &[python]), @"
+    90% was copied by processes of which not all could be looked at (cannot open /home/x/venv/bin/python3: permission denied (13)): whether it was only read is not known.
+    10% was bookkeeping of a memory allocator.
+    ");
+    let long = format!("/a/{}/lib.so", "x".repeat(1000));
+    let two = said(&copies[1..], &[&long, python]);
+    assert!(two.len() < 300, "{two}");
+    let two = two.replace('x', "");
+    insta::assert_snapshot!(two, @"Nothing of what was copied is known to have been only read, and not everything could be looked at (cannot open …/lib.so: permission denied (13), and 1 more): all of it was bookkeeping of a memory allocator.");
 }
 
 #[test]
