@@ -31,7 +31,7 @@ pub enum Found {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Compared {
     /// How many.
-    pub compared: u64,
+    pub pages: u64,
     /// Those that still are what they were.
     pub unchanged: u64,
     /// Those that were compared with a child's.
@@ -44,12 +44,12 @@ impl Compared {
     /// Adds what was found of others.
     pub fn absorb(&mut self, other: Self) {
         let Self {
-            compared,
+            pages,
             unchanged,
             with_child,
             at_exit,
         } = other;
-        self.compared += compared;
+        self.pages += pages;
         self.unchanged += unchanged;
         self.with_child += with_child;
         self.at_exit += at_exit;
@@ -69,7 +69,7 @@ impl Findings {
     fn add(&mut self, found: Found) {
         match found {
             Found::Compared { same, with } => self.compared.absorb(Compared {
-                compared: 1,
+                pages: 1,
                 unchanged: u64::from(same),
                 with_child: u64::from(with == With::Child),
                 at_exit: u64::from(with == With::ParentInTime),
@@ -82,7 +82,7 @@ impl Findings {
     /// been comparable in all its pages.
     #[must_use]
     pub fn of(&self, pages: u64) -> Unchanged {
-        let compared = self.compared.compared;
+        let compared = self.compared.pages;
         let size = compared + self.not.gone();
         let part = |of_sample: u64| match size {
             0 => 0,
