@@ -26,17 +26,16 @@ pub const fn finish(hash: u64) -> u64 {
 #[inline(always)]
 pub fn of_page<const N: usize>(words: &[u64; N]) -> u64 {
     let mut lanes = [0u64; 4];
-    let mut n = 0;
-    while n + 4 <= N {
+    let mut first = 0;
+    while first + 4 <= N {
         let mut lane = 0;
         while lane < 4 {
-            lanes[lane] = mix(lanes[lane], words[n + lane]);
+            lanes[lane] = mix(lanes[lane], words[first + lane]);
             lane += 1;
         }
-        n += 4;
+        first += 4;
     }
-    let [a, b, c, d] = lanes;
-    finish(mix(mix(mix(a, b), c), d))
+    finish(lanes.into_iter().fold(0, mix))
 }
 
 #[cfg(test)]

@@ -5,8 +5,8 @@
 //! loader compares the hashes with what the parent, which lives, has at the same places.
 //!
 //! This is for children that were forked during the trace and run their parent's program: nobody
-//! else's pages are kept. It costs a copy a few nanoseconds, and an end [`PAGE_NS`] for each page
-//! that is looked at, which the loader bounds to a small part of what the process lived.
+//! else's pages are kept. It costs an end about a microsecond for each page that is looked at; how
+//! many are is bounded by how long the process lived, see [`LIFE_PER_PAGE_NS`].
 
 use aya_ebpf::btf_maps::{Array, PerCpuArray};
 use aya_ebpf::helpers::generated::bpf_ktime_get_ns;

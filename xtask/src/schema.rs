@@ -22,7 +22,7 @@ use syn::{
 use crate::host;
 
 /// Where the types are, from the project's directory.
-const SOURCES: [&str; 7] = [
+const SOURCES: [&str; 8] = [
     "memtrace/src/profile/mod.rs",
     "memtrace/src/profile/host.rs",
     "memtrace/src/profile/process.rs",
@@ -30,6 +30,7 @@ const SOURCES: [&str; 7] = [
     "memtrace/src/profile/stack.rs",
     "memtrace/src/profile/by.rs",
     "memtrace/src/profile/unchanged.rs",
+    "memtrace/src/profile/phase.rs",
 ];
 /// Where the histograms are, whose written form is a type of another name.
 const DISTRIBUTION: (&str, &str, &str) =

@@ -116,9 +116,9 @@ fn sums(tally: &Tally) -> HashMap<(SiteIndex, Kind), Sum> {
 }
 
 fn unchanged(found: Compared) -> Option<SampleUnchanged> {
-    (found.compared > 0).then_some(SampleUnchanged {
+    (found.pages > 0).then_some(SampleUnchanged {
         unchanged_pages: found.unchanged,
-        compared_pages: found.compared,
+        compared_pages: found.pages,
         changed_pages: found.changed,
         compared_with_child_pages: found.with_child,
     })

@@ -33,7 +33,7 @@ pub enum Found {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Compared {
     /// How many.
-    pub compared: u64,
+    pub pages: u64,
     /// Those that still are what they were.
     pub unchanged: u64,
     /// Those that are known to have changed in more than counts.
@@ -48,13 +48,13 @@ impl Compared {
     /// Adds what was found of others.
     pub fn absorb(&mut self, other: Self) {
         let Self {
-            compared,
+            pages,
             unchanged,
             changed,
             with_child,
             at_exit,
         } = other;
-        self.compared += compared;
+        self.pages += pages;
         self.unchanged += unchanged;
         self.changed += changed;
         self.with_child += with_child;
@@ -79,7 +79,7 @@ impl Findings {
                 changed,
                 with,
             } => self.compared.absorb(Compared {
-                compared: 1,
+                pages: 1,
                 unchanged: u64::from(same),
                 changed: u64::from(changed),
                 with_child: u64::from(with == With::Child),
@@ -93,7 +93,7 @@ impl Findings {
     /// been comparable in all its pages.
     #[must_use]
     pub fn of(&self, pages: u64) -> Unchanged {
-        let compared = self.compared.compared;
+        let compared = self.compared.pages;
         let size = compared + self.not.gone();
         let part = |of_sample: u64| match size {
             0 => 0,

@@ -218,12 +218,12 @@ impl<'a> Relatives<'a> {
         for (n, &(page, own)) in looked.pages.iter().enumerate() {
             let there = ancestor.extents.at(page << self.page_bits);
             match own {
-                None => {}
                 Some(_) if own == there => wanted.push(n),
                 Some(Mapped::File { .. }) => {
                     looked.found[n] = Found::Not(Reason::MappedAfterFork);
                 }
-                Some(Mapped::Anonymous) => {}
+                // The process, or the ancestor, has unmapped it.
+                None | Some(Mapped::Anonymous) => {}
             }
         }
         self.compare(looked, &wanted, ancestor, With::Ancestor);

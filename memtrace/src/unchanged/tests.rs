@@ -633,7 +633,7 @@ proptest! {
         not in proptest::array::uniform7(0_u64..1000),
     ) {
         let mut found = Findings::default();
-        found.compared.compared = compared;
+        found.compared.pages = compared;
         found.compared.unchanged = compared / 2;
         for ((reason, _), pages) in NotCompared::default().reasons().into_iter().zip(not) {
             found.not.add(reason, pages);
