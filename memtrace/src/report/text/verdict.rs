@@ -3,13 +3,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::screen::{Screen, shorten_left};
+use super::screen::{Screen, shorten, shorten_left};
 use super::{compared, written};
 use crate::foreign::escape;
 use crate::profile::{CallSite, CauseEvidence, CauseName, Profile, Site};
 use crate::report::claims::{Claim, Claims, is_hint};
 use crate::report::words::{apportion, cause_in_words, count, counted};
 
+/// Columns that a name may take, also in a file.
+const LONG_NAME: usize = 120;
 /// Columns that a file and line may take there.
 const PLACE: usize = 32;
 /// Columns that the path of a file may take that could not be opened; the warnings have all of it.
@@ -397,9 +399,9 @@ fn at(site: &Site, screen: Screen) -> String {
     format!("in {function}{}", shorten_left(&place, room))
 }
 
-/// A foreign name within a sentence.
+/// A foreign name within a sentence: the tables have it whole.
 fn quoted(name: &str, screen: Screen) -> String {
-    format!("`{}`", written::name(name, screen))
+    format!("`{}`", shorten(&written::name(name, screen), LONG_NAME))
 }
 
 /// Pages by `key`, the most first; of equals the first by key.

@@ -66,12 +66,9 @@ fn object(site: &CallSite, cause: CauseName, screen: Screen) -> Option<String> {
     })
 }
 
-/// Columns of a name in a file.
-const LONG_NAME: usize = 120;
-
-/// A foreign name within a sentence: escaped, and no wider than some columns.
+/// A foreign name within a sentence: escaped, and on a terminal no wider than some columns.
 pub(super) fn name(name: &str, screen: Screen) -> String {
-    let room = if screen.shorten { NAME } else { LONG_NAME };
+    let room = if screen.shorten { NAME } else { usize::MAX };
     shorten(&escape(name), room)
 }
 
