@@ -302,9 +302,10 @@ impl Intake {
 fn phase(processes: &Processes, process: ProcessId, fault: &Fault) -> Phase {
     let is_young =
         |forked_ns| u128::from(fault.time_ns.saturating_sub(forked_ns)) < YOUTH.as_nanos();
-    if fault.execs > 0 || !processes.forked_ns(process).is_some_and(is_young) {
-        Phase::Run
-    } else if is_of_a_new_program(fault) {
+    if fault.execs > 0
+        || !processes.forked_ns(process).is_some_and(is_young)
+        || is_of_a_new_program(fault)
+    {
         Phase::Run
     } else if processes.execs(process) > 0 {
         Phase::BeforeExec

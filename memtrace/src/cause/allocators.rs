@@ -188,7 +188,7 @@ impl Code<'_> {
             bytes.truncate(read);
             self.piece = (at, bytes);
         }
-        let from = at.checked_sub(self.piece.0).unwrap_or_default() as usize;
+        let from = at.saturating_sub(self.piece.0) as usize;
         self.piece.1.get(from..).unwrap_or_default()
     }
 

@@ -106,7 +106,7 @@ impl Fold {
             if let Some(index) = self.by_seen.remove(&(stack, seen)) {
                 let cell = self.take_cell(stack, index);
                 let was = cell.kind;
-                self.add_settled(stack, Observation { phase, ..seen }, cell);
+                self.add_settled(stack, Observation { phase, ..seen }, &cell);
                 let site = self.tally.stacks[stack].name.map(|name| name.site);
                 settled.extend(site.zip(was).filter(|(_, was)| was.phase == seen.phase));
             }
@@ -143,7 +143,7 @@ impl Fold {
 
     /// Adds the copies of a cell to what is seen as `seen`. Where the stack has a name, its call
     /// site's sums are the caller's to merge.
-    fn add_settled(&mut self, stack: StackIndex, seen: Observation, cell: Cell) {
+    fn add_settled(&mut self, stack: StackIndex, seen: Observation, cell: &Cell) {
         let name = self.tally.stacks[stack].name;
         let settled = name.map(|name| (name.site, seen.judge(name.writer)));
         let known = self.by_seen.get(&(stack, seen)).copied();
@@ -164,7 +164,7 @@ impl Fold {
                     seen,
                     kind: settled.map(|(_, kind)| kind),
                     sum,
-                    ..cell
+                    pages: cell.pages,
                 },
             ),
         }

@@ -187,8 +187,8 @@ impl Checker {
         let may_be = |site: &&CallSite| {
             matches!(site.cause, CauseName::Other(_)) || matches!(site.phase, Phase::Other(_))
         };
-        let maybe = sum(sites.filter(may_be).map(|site| site.pages));
-        if !(known..=known + maybe).contains(&u128::from(pages)) {
+        let doubtful = sum(sites.filter(may_be).map(|site| site.pages));
+        if !(known..=known + doubtful).contains(&u128::from(pages)) {
             self.wrong(|| format!("copy-on-read and its call sites ({pages} and {known})"));
         }
         let of_processes = profile.processes.iter().map(|p| p.copy_on_read_pages);

@@ -11,7 +11,6 @@ use crate::profile::{
     CallSite, CauseEvidence, CauseName, Frame, Language, OriginName, Phase, Process, Profile,
     Python, SampleUnchanged, StackPages, UnopenedFile,
 };
-use crate::symbolize::role::is_in_c_library;
 
 /// Fewer compared pages say nothing of a call site, unless they are all of its pages.
 const ENOUGH: u64 = 8;
@@ -114,11 +113,7 @@ impl<'a> Claims<'a> {
             unread: BTreeSet::new(),
             unopened,
             looked_at_python: profile.host.python != Python::Off,
-            looked_at_all: profile
-                .processes
-                .iter()
-                .filter(copied)
-                .all(|process| is_read(process)),
+            looked_at_all: profile.processes.iter().filter(copied).all(is_read),
         };
         for site in &profile.call_sites {
             let claim = claim(site);
@@ -198,7 +193,7 @@ impl<'a> Claims<'a> {
     /// What was found of the compared pages of a claim's call sites.
     pub(super) fn compared(&self, claim: Claim) -> SampleUnchanged {
         let found = self.sites(claim).into_iter().filter_map(|site| {
-            let counts = claim != Claim::Read || is_hint(site);
+            let counts = claim != Claim::Read || needs_confirmation(site);
             site.unchanged.filter(|_| counts)
         });
         found.fold(SampleUnchanged::default(), |sum, one| SampleUnchanged {
@@ -253,8 +248,9 @@ fn frame_may_be_of(frame: &Frame, names: &[String]) -> bool {
     let module = frame.module.as_deref().unwrap_or_default();
     let file = module.rsplit('/').next().unwrap_or(module);
     if frame.unknown.is_some() {
-        // Code that was made at run time, or a file whose names were stripped.
-        return !is_in_c_library(frame);
+        // Code that was made at run time, or a file whose names were stripped; not the C library.
+        let libraries = ["libc.", "libc-", "ld-", "ld64."];
+        return !libraries.iter().any(|begin| file.starts_with(begin));
     }
     names.iter().any(|name| {
         let known = LANGUAGES.iter().find(|known| name.starts_with(known.name));
@@ -315,6 +311,13 @@ const NOT_INITIALISED: &str = "it had not initialised";
 pub(super) fn is_hint(site: &CallSite) -> bool {
     let evidence = site.evidence;
     evidence == Some(CauseEvidence::Instruction) || evidence == Some(CauseEvidence::Function)
+}
+
+/// Whether it is the comparison that shows that a site only read. A function that does nothing but
+/// count references does not need it.
+fn needs_confirmation(site: &CallSite) -> bool {
+    is_hint(site)
+        && (site.cause == CauseName::Gc || site.evidence == Some(CauseEvidence::Instruction))
 }
 
 /// What is said of all pages of a call site, whoever copied them.

@@ -1,8 +1,8 @@
 //! Which frame of a stack is the call site.
 //!
 //! The innermost interpreted frame where there is one, else the innermost native frame that is not
-//! inside an allocator or the C library's string and stream functions ([`role`]): that `memcpy` or
-//! `fwrite` wrote is true of every program, while its caller tells where. A function of theirs that
+//! inside an allocator, a function that only counts references, or the C library's string and stream
+//! functions ([`role`]): that `memcpy` or `fwrite` wrote is true of every program, while its caller tells where. A function of theirs that
 //! has lost its name is passed over with its caller. Wrappers of system calls are not passed over,
 //! since a `read` into shared memory is a finding.
 //!
@@ -139,7 +139,8 @@ fn is_passed_over(frames: &[Frame], at: usize) -> bool {
     // An inlined function is part of the one that it is in.
     let whole = frames[at..].iter().position(|frame| !frame.inlined);
     let whole = at + whole.unwrap_or(0);
-    matches!(role_at(frames, whole), Role::Allocator | Role::String)
+    let role = role_at(frames, whole);
+    matches!(role, Role::Allocator | Role::String | Role::Count)
         || frame.inlined && counts_references(&frame.function)
 }
 

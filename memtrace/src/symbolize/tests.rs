@@ -827,7 +827,8 @@ fn measure_ten_thousand_names_with_and_without_the_sandbox() {
             symbolizer.symbolize(&space, &addresses[..1]);
             let (first, used_first) = (began.elapsed(), used_by_children());
             symbolizer.prepare([(&space, &addresses[..])]);
-            let (all, used) = (began.elapsed() - first, used_by_children() - used_first);
+            let all = began.elapsed().saturating_sub(first);
+            let used = used_by_children().saturating_sub(used_first);
             eprintln!(
                 "{round} {server}: first {first:.2?} (of a processor {used_first:.2?}), 10,000 in \
                  {all:.2?} ({used:.2?})"

@@ -62,8 +62,8 @@ pub fn traced(source: &str, options: &[&str]) -> (Report, String) {
     let (file, program, text) = (path("program.c"), path("program"), path("report.txt"));
     std::fs::write(&file, source).expect("the source is written");
     let mut compiler = tool("gcc").expect("it was asked for");
-    let compiled = compiler.args(["-O1", "-g", "-o", &program, &file]).status();
-    assert!(compiled.expect("gcc runs").success());
+    let status = compiler.args(["-O1", "-g", "-o", &program, &file]).status();
+    assert!(status.expect("gcc runs").success());
     let command = ["--output", &text]
         .into_iter()
         .chain(options.iter().copied());

@@ -82,7 +82,7 @@ int main(void) {
 ";
 
 /// A child that shares its parent's memory, which no copy of it is compared with.
-const SHARES: &str = r#"
+const SHARES: &str = r"
 #include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
@@ -100,7 +100,7 @@ int main(void) {
     waitpid(child, 0, 0);
     return 0;
 }
-"#;
+";
 
 /// What was found of all processes.
 fn found(report: &Report) -> (Unchanged, NotCompared) {
@@ -223,7 +223,7 @@ impl Redis {
         let client = eventually("redis listens", || {
             TcpStream::connect(("127.0.0.1", port)).ok()
         });
-        let patience = Some(Duration::from_secs(60));
+        let patience = Some(Duration::from_mins(1));
         client.set_read_timeout(patience).expect("a timeout");
         Self {
             server,

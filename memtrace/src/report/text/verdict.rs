@@ -40,7 +40,8 @@ pub(super) fn sentences(profile: &Profile, screen: Screen) -> Vec<String> {
     } else if said.is_all(Claim::Written) {
         sentences.push(written(profile, &claims, screen));
     } else {
-        let by_share = said.by_share().into_iter();
+        let by_share = said.by_share();
+        let by_share = by_share.iter().map(|(claim, percent)| (*claim, &**percent));
         sentences.extend(by_share.filter_map(|(claim, percent)| match claim {
             Claim::Read => Some(only_read(profile, &claims, &said, screen)),
             Claim::PerhapsRead => Some(perhaps_read(&claims, percent, screen)),
@@ -51,7 +52,7 @@ pub(super) fn sentences(profile: &Profile, screen: Screen) -> Vec<String> {
             Claim::Exit => Some(exit(&claims, percent)),
             Claim::BeforeExec => Some(before_exec(percent)),
             Claim::Unread => Some(unread(&claims, percent)),
-            Claim::Unopened => Some(unopened(&claims, &percent, screen)),
+            Claim::Unopened => Some(unopened(&claims, percent, screen)),
             // The sentence on what was only read has it.
             Claim::Unknown if claims.pages(Claim::Read) > 0 => None,
             Claim::Unknown => Some(format!("For {percent} it is not known what was written.")),
@@ -174,7 +175,7 @@ fn confirmed(claims: &Claims) -> String {
 }
 
 /// `92% was copied while processes exited (destroying objects): it lives for milliseconds; ...`
-fn exit(claims: &Claims, percent: String) -> String {
+fn exit(claims: &Claims, percent: &str) -> String {
     let sites = claims.sites(Claim::Exit);
     let is_python = |site: &&CallSite| site.evidence == Some(CauseEvidence::Structure);
     let (what, way) = if sites.iter().any(is_python) {
@@ -188,7 +189,7 @@ fn exit(claims: &Claims, percent: String) -> String {
     )
 }
 
-fn before_exec(percent: String) -> String {
+fn before_exec(percent: &str) -> String {
     format!(
         "{percent} was copied between fork and exec, and lives until the exec: `posix_spawn` or \
          `vfork`, which share memory until then, avoid it."
@@ -218,7 +219,7 @@ fn equal(claims: &Claims, claim: Claim) -> Option<String> {
     ))
 }
 
-fn perhaps_read(claims: &Claims, percent: String, screen: Screen) -> String {
+fn perhaps_read(claims: &Claims, percent: &str, screen: Screen) -> String {
     let at = written_at(claims, Claim::PerhapsRead, screen);
     let but = equal(claims, Claim::PerhapsRead);
     let but =
@@ -229,7 +230,7 @@ fn perhaps_read(claims: &Claims, percent: String, screen: Screen) -> String {
 }
 
 /// What was read first and then written to.
-fn changed(claims: &Claims, percent: String, screen: Screen) -> String {
+fn changed(claims: &Claims, percent: &str, screen: Screen) -> String {
     let sites = claims.sites(Claim::Changed);
     let at = reference_counts(&sites, screen);
     let found = claims.compared(Claim::Changed);
@@ -241,7 +242,7 @@ fn changed(claims: &Claims, percent: String, screen: Screen) -> String {
     )
 }
 
-fn counter(claims: &Claims, percent: String, screen: Screen) -> String {
+fn counter(claims: &Claims, percent: &str, screen: Screen) -> String {
     let at = written_at(claims, Claim::Counter, screen);
     let equal = equal(claims, Claim::Counter);
     let equal = equal.map_or_else(String::new, |equal| format!("; {equal}"));
@@ -251,14 +252,14 @@ fn counter(claims: &Claims, percent: String, screen: Screen) -> String {
     )
 }
 
-fn collector(claims: &Claims, percent: String, screen: Screen) -> String {
+fn collector(claims: &Claims, percent: &str, screen: Screen) -> String {
     let at = written_at(claims, Claim::Collector, screen);
     let equal = equal(claims, Claim::Collector);
     let equal = equal.map_or_else(String::new, |equal| format!(": {equal}"));
     format!("{percent} was written by a garbage collector{at}{equal}.")
 }
 
-fn undone(claims: &Claims, percent: String, screen: Screen) -> String {
+fn undone(claims: &Claims, percent: &str, screen: Screen) -> String {
     let at = written_at(claims, Claim::Undone, screen);
     let equal = equal(claims, Claim::Undone).unwrap_or_default();
     format!(
@@ -267,14 +268,14 @@ fn undone(claims: &Claims, percent: String, screen: Screen) -> String {
     )
 }
 
-fn unread(claims: &Claims, percent: String) -> String {
-    let names = &claims.unread;
-    let mut named: Vec<_> = names
+fn unread(claims: &Claims, percent: &str) -> String {
+    let languages = &claims.unread;
+    let mut named: Vec<_> = languages
         .iter()
         .take(LANGUAGES)
         .map(|name| escape(name))
         .collect();
-    if names.len() > LANGUAGES {
+    if languages.len() > LANGUAGES {
         named.push("others".into());
     }
     format!(
@@ -363,14 +364,18 @@ fn types(sites: &[&CallSite], screen: Screen) -> Option<String> {
 /// Where they were written; `None` without a call site.
 fn place(sites: &[&CallSite], mostly: bool, screen: Screen) -> Option<String> {
     let all: u64 = sites.iter().map(|site| site.pages).sum();
-    let ranked = ranked(sites, |site| site.act_on());
+    let ranked = ranked(sites, CallSite::act_on);
     let &(first, pages) = ranked.first()?;
     let caller = sites.iter().find(|site| site.act_on() == first);
     let caller = caller.and_then(|site| site.caller.as_ref());
-    let mut at = at(first, screen);
-    if let Some(caller) = caller {
-        at += &format!(" in {}", quoted(&caller.function, screen));
-    }
+    let at = match caller {
+        Some(caller) => format!(
+            "{} in {}",
+            at(first, screen),
+            quoted(&caller.function, screen)
+        ),
+        None => at(first, screen),
+    };
     Some(match ranked.len() {
         1 => at,
         _ if 2 * pages >= all && mostly => at,

@@ -69,14 +69,11 @@ impl Trace {
         // The folders that lead to the program may be this user's own.
         let program = folder.path().join("memtrace");
         copy_program(&path(), &program);
-        let given: String = capabilities
-            .iter()
-            .map(|name| format!(",+{name}"))
-            .collect();
+        let given = [&["-all"], capabilities].concat().join(",+");
         setpriv
             .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
-            .arg(format!("--inh-caps=-all{given}"))
-            .arg(format!("--ambient-caps=-all{given}"))
+            .arg(format!("--inh-caps={given}"))
+            .arg(format!("--ambient-caps={given}"))
             .arg(program);
         Self::by(setpriv, folder, arguments)
     }
