@@ -306,6 +306,7 @@ impl Files {
         let taken = question.taken.map(|taken| Believed {
             left_code,
             trust: trust(self.unwind, taken.end),
+            only_frame_pointers: self.unwind == Unwind::FramePointers,
             taken,
         });
         let mut named = put_together(native, taken, write);
@@ -333,6 +334,8 @@ struct Believed {
     /// Whether an address was not in code, so that what follows was left out.
     left_code: bool,
     trust: Native,
+    /// Whether frame pointers were all that was to be followed.
+    only_frame_pointers: bool,
 }
 
 /// How far the native frames of a stack with this end can be believed.
@@ -396,11 +399,14 @@ fn why_truncated(believed: &Believed) -> Option<Truncated> {
     }
     match taken.end {
         StackEnd::Outermost | StackEnd::FramePointers => None,
+        // Where nothing but frame pointers is followed, that is how nearly every stack ends: the C
+        // library has none.
+        StackEnd::LostFramePointer if believed.only_frame_pointers => None,
         StackEnd::Depth => Some(Truncated::Depth),
         StackEnd::Off => Some(Truncated::NotTaken),
         StackEnd::NoMapping => Some(Truncated::NoMapping),
         StackEnd::NoRowsYet => Some(Truncated::TablesNotBuilt),
-        StackEnd::NoTable => Some(Truncated::NoTables),
+        StackEnd::NoTable | StackEnd::LostFramePointer => Some(Truncated::NoTables),
         StackEnd::NoRoom => Some(Truncated::NoRoom),
         StackEnd::Gap => Some(Truncated::Gap),
         StackEnd::Unsupported => Some(Truncated::Unsupported),

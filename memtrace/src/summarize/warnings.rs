@@ -75,7 +75,8 @@ pub fn of_cut_stacks(call_sites: &[CallSite], copied_pages: u64) -> Option<Strin
             "in a file whose unwind tables were still being built: the next trace has them"
         }
         Truncated::NoTables => {
-            "in code without unwind tables; --unwind auto follows frame pointers there"
+            "in code without unwind tables, where no frame pointers were followed or they led no \
+             further"
         }
         Truncated::Gap | Truncated::Unsupported => {
             "in code that its unwind tables do not cover, which is mostly written by hand"

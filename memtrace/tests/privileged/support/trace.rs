@@ -51,7 +51,16 @@ impl Trace {
 
     /// Starts memtrace with these arguments and a JSON report, and waits until it is attached.
     pub fn with<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Self {
-        let trace = Self::start(arguments);
+        Self::with_variables(&[], arguments)
+    }
+
+    /// [`Self::with`], with these variables in memtrace's environment. Not in the test's own, which
+    /// whatever other tests start meanwhile would have, too.
+    pub fn with_variables<S: AsRef<OsStr>>(
+        variables: &[(&str, &str)],
+        arguments: impl IntoIterator<Item = S>,
+    ) -> Self {
+        let trace = Self::start(variables, arguments);
         eventually("memtrace attaches", || {
             let messages = trace.messages();
             if messages.lines().any(|line| line.starts_with(ATTACHED)) {
@@ -66,7 +75,10 @@ impl Trace {
         trace
     }
 
-    fn start<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Self {
+    fn start<S: AsRef<OsStr>>(
+        variables: &[(&str, &str)],
+        arguments: impl IntoIterator<Item = S>,
+    ) -> Self {
         let folder = TempDir::new().expect("a temporary folder");
         let mut command = Command::new(path());
         as_on_a_terminal(&mut command);
@@ -74,6 +86,7 @@ impl Trace {
             .arg("--output")
             .arg(report_in(folder.path()))
             .args(arguments)
+            .envs(variables.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
