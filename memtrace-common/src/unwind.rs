@@ -235,7 +235,7 @@ crate::coded! {
     StackEnd {
         /// The thread's outermost function was reached.
         Outermost = 0,
-        /// Frame pointers led no further.
+        /// Frame pointers were followed to the last of them, which is 0.
         FramePointers = 1,
         /// There are more frames than a stack holds.
         Depth = 2,
@@ -257,6 +257,8 @@ crate::coded! {
         Unreadable = 10,
         /// What was read cannot be a stack: the caller's frame does not lie further up.
         Damaged = 11,
+        /// Frame pointers were followed to something that is none.
+        LostFramePointer = 12,
     }
 }
 

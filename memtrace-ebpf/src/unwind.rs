@@ -198,13 +198,16 @@ fn try_step(scratch: &mut Scratch) -> Result<(), StackEnd> {
     } else {
         by_row(row, probe, frame)?
     };
-    // Code without frame pointers has anything in that register: that is where such a walk ends.
-    let by_frame_pointer = row == FRAME_POINTER_ROW;
+    // Code without frame pointers has anything in that register. The outermost function has 0; what
+    // the running code has there, nobody has kept as a frame pointer.
+    let is_return = scratch.walk.is_return != 0;
     let end = |otherwise| {
-        if by_frame_pointer {
+        if row != FRAME_POINTER_ROW {
+            otherwise
+        } else if frame.fp == 0 && is_return {
             StackEnd::FramePointers
         } else {
-            otherwise
+            StackEnd::LostFramePointer
         }
     };
     let cfa = caller.cfa;

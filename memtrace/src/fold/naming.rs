@@ -320,6 +320,7 @@ impl Files {
             left_code,
             last,
             trust: trust(self.unwind, taken.end),
+            only_frame_pointers: self.unwind == Unwind::FramePointers,
             taken,
         });
         let runtime = self.collectors.role(&space, &native);
@@ -352,6 +353,8 @@ struct Believed {
     left_code: bool,
     last: Last,
     trust: Native,
+    /// Whether frame pointers were all that was to be followed.
+    only_frame_pointers: bool,
 }
 
 /// The last address of a stack, in the mappings that it was taken with, as far as they are known by
@@ -462,11 +465,14 @@ fn why_truncated(believed: &Believed, in_coroutine: bool) -> Option<Truncated> {
     }
     match taken.end {
         StackEnd::Outermost | StackEnd::FramePointers => None,
+        // Where nothing but frame pointers is followed, that is how nearly every stack ends: the C
+        // library has none.
+        StackEnd::LostFramePointer if believed.only_frame_pointers => None,
         StackEnd::Depth => Some(Truncated::Depth),
         StackEnd::Off => Some(Truncated::NotTaken),
         StackEnd::NoMapping => Some(Truncated::NoMapping),
         StackEnd::NoRowsYet => Some(Truncated::TablesNotBuilt),
-        StackEnd::NoTable => Some(Truncated::NoTables),
+        StackEnd::NoTable | StackEnd::LostFramePointer => Some(Truncated::NoTables),
         StackEnd::NoRoom => Some(Truncated::NoRoom),
         StackEnd::Gap => Some(Truncated::Gap),
         StackEnd::Unsupported => Some(Truncated::Unsupported),

@@ -221,19 +221,15 @@ impl AddressSpace {
     /// Whether there is all code that the `known` mappings have, and more.
     #[must_use]
     pub fn has_more_code(&self, known: &Self) -> bool {
-        let code = |space: &Self| {
-            space
-                .mappings()
-                .iter()
-                .filter(|each| each.executable)
-                .count()
-        };
         let is_here = |known: &Mapping| {
             let here = self.find(known.start);
             here.is_some_and(|here| here.is_same(known))
         };
-        let known_code = known.mappings().iter().filter(|each| each.executable);
-        code(self) > code(known) && known_code.into_iter().all(is_here)
+        self.code().count() > known.code().count() && known.code().all(is_here)
+    }
+
+    fn code(&self) -> impl Iterator<Item = &Mapping> {
+        self.mappings().iter().filter(|mapping| mapping.executable)
     }
 
     /// Whether `later` can be of the same program, from fork or exec on. The kernel chooses where a

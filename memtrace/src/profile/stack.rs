@@ -34,7 +34,7 @@ pub enum Truncated {
     JustMapped,
     /// The unwind tables of its file had not been built yet.
     TablesNotBuilt,
-    /// Its file has no unwind tables, and frame pointers were not to be followed.
+    /// Its code has no unwind tables, and frame pointers were not to be followed or led no further.
     NoTables,
     /// There was no room for the unwind tables of its file.
     NoRoom,

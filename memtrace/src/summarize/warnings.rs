@@ -104,7 +104,8 @@ pub fn of_cut_stacks(call_sites: &[CallSite], copied_pages: u64) -> Option<Strin
              program does"
         }
         Truncated::NoTables => {
-            "in code without unwind tables; --unwind auto follows frame pointers there"
+            "in code without unwind tables, where no frame pointers were followed or they led no \
+             further"
         }
         Truncated::Gap => {
             "in code that has no unwind tables, and whose instructions do not show who called it"

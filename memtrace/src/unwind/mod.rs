@@ -81,7 +81,8 @@ struct Pause {
 /// they go.
 #[must_use]
 pub fn is_exact(mode: Unwind, end: StackEnd) -> bool {
-    files::uses_tables(mode) && end != StackEnd::FramePointers
+    let by_frame_pointers = matches!(end, StackEnd::FramePointers | StackEnd::LostFramePointer);
+    files::uses_tables(mode) && !by_frame_pointers
 }
 
 impl Unwinder {

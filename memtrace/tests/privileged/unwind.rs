@@ -237,6 +237,17 @@ fn code_that_was_made_at_run_time_is_followed_by_frame_pointers() {
 }
 
 #[test]
+fn a_stack_that_frame_pointers_lead_out_of_is_cut() {
+    requires!(privileged());
+    requires!(tool("gcc"));
+    let report = forks(&Folder::new(), &["made-code-without"], &[]);
+    let (all, whole, stacks) = leaves(&report, "touch_at");
+    assert_eq!((all, whole), (100, 0));
+    let whys: Vec<_> = stacks.iter().map(|stack| stack.truncated_why).collect();
+    assert!(whys.contains(&Some(Truncated::NoTables)), "{whys:?}");
+}
+
+#[test]
 fn a_library_that_is_loaded_later_is_known_soon() {
     requires!(privileged());
     requires!(tool("gcc"));
@@ -288,12 +299,9 @@ fn modules_say_what_their_frames_were_found_by() {
 fn without_bpf_loop_frame_pointers_are_followed_and_the_report_says_so() {
     requires!(privileged());
     let mut fixture = requires!(Fixture::start(&["fork-child"]));
-    // SAFETY: no other thread of this process reads the environment at this moment that could
-    // not bear it: tests only spawn programs, which copies it under the standard library's lock.
-    unsafe { std::env::set_var("MEMTRACE_TEST_WITHOUT_BPF_LOOP", "1") };
-    let trace = Trace::attach(fixture.pid);
-    // SAFETY: the argument for `set_var` holds here, too.
-    unsafe { std::env::remove_var("MEMTRACE_TEST_WITHOUT_BPF_LOOP") };
+    let pid = fixture.pid.to_string();
+    let variables = [("MEMTRACE_TEST_WITHOUT_BPF_LOOP", "1")];
+    let trace = Trace::with_variables(&variables, ["--pid", &pid]);
     fixture.go();
     let truth = fixture.truth();
     fixture.exit();

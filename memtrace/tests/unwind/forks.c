@@ -51,12 +51,15 @@ static FUNCTION void children(int count)
         ;
 }
 
-/* Code that was made at run time, with a frame pointer: it calls what it is given. */
-static FUNCTION void made_code(void)
+/* Code that was made at run time and calls what it is given: with a frame pointer, and with something else in
+ * its register. */
+static const unsigned char with_frame_pointer[] = {0x55, 0x48, 0x89, 0xe5, 0xff, 0xd7, 0x5d, 0xc3};
+static const unsigned char without[] = {0x55, 0xbd, 0x01, 0x00, 0x00, 0x00, 0xff, 0xd7, 0x5d, 0xc3};
+
+static FUNCTION void made_code(const unsigned char *code, size_t size)
 {
-    static const unsigned char code[] = {0x55, 0x48, 0x89, 0xe5, 0xff, 0xd7, 0x5d, 0xc3};
     void *place = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    memcpy(place, code, sizeof code);
+    memcpy(place, code, size);
     mprotect(place, PAGE, PROT_READ | PROT_EXEC);
     if (fork() == 0) {
         /* The first time finds the mapping, which is new. */
@@ -144,7 +147,9 @@ int main(int count, char **arguments)
     if (strcmp(arguments[1], "children") == 0)
         children(100);
     else if (strcmp(arguments[1], "made-code") == 0)
-        made_code();
+        made_code(with_frame_pointer, sizeof with_frame_pointer);
+    else if (strcmp(arguments[1], "made-code-without") == 0)
+        made_code(without, sizeof without);
     else if (strcmp(arguments[1], "late-library") == 0)
         late_library(arguments[2]);
     else if (strcmp(arguments[1], "library-functions") == 0)

@@ -125,7 +125,8 @@ impl Processes {
     }
 
     /// A process's mappings at this moment; `None` when it does not have any, or does not run the
-    /// program any more that its records so far are about. They are not kept for its stacks.
+    /// program any more that its records so far are about. They are not kept for its stacks; see
+    /// [`Processes::code_came`].
     pub fn present_space(&mut self, id: ProcessId) -> Option<AddressSpace> {
         let pid = self.live.get(&id)?.facts.pid;
         if !self.is_current(id) {

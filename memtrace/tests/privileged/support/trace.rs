@@ -53,8 +53,19 @@ impl Trace {
 
     /// Starts memtrace with these arguments and a JSON report, and waits until it is attached.
     pub fn with<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Self {
+        Self::with_variables(&[], arguments)
+    }
+
+    /// [`Self::with`], with these variables in memtrace's environment. Not in the test's own, which
+    /// whatever other tests start meanwhile would have, too.
+    pub fn with_variables<S: AsRef<OsStr>>(
+        variables: &[(&str, &str)],
+        arguments: impl IntoIterator<Item = S>,
+    ) -> Self {
         let folder = TempDir::new().expect("a temporary folder");
-        Self::by(Command::new(path()), folder, arguments)
+        let mut command = Command::new(path());
+        command.envs(variables.iter().copied());
+        Self::by(command, folder, arguments)
     }
 
     /// The same as nobody, with these capabilities: `bpf`, `perfmon`.
