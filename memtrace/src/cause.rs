@@ -21,16 +21,41 @@ mod collector;
 pub mod instruction;
 
 use std::fmt;
+use std::time::Duration;
 
 use memtrace_common::record::{Cause, Evidence};
 
 pub use self::allocators::Allocators;
 pub use self::collector::Collectors;
 pub use self::instruction::{Instructions, Write};
+use crate::process::inspector::{Answerer, Kind};
 use crate::process::maps::{AddressSpace, MappingKind};
 use crate::profile::{CauseEvidence, Frame, Language, Unknown};
 use crate::symbolize::leaving::Leaving;
 use crate::symbolize::role::{Role, counts_references, role};
+
+/// The process that looks for the functions of collectors and allocators, which takes more memory than
+/// naming functions does. Few traces need it.
+pub const INSPECTOR: Kind = Kind {
+    argument: "__code",
+    what: "looks into the code of files",
+    without: "what collectors and allocators without names write is not told",
+    data: 320 << 20,
+    descriptors: 0,
+    patience: Duration::from_secs(6),
+    most: 1 << 20,
+};
+
+/// What answers the questions that are asked here.
+#[must_use]
+pub fn answerers() -> [Answerer; 4] {
+    [
+        instruction::answerer(),
+        calls::answerer(),
+        collector::answerer(),
+        allocators::answerer(),
+    ]
+}
 
 /// What is mapped at the address written to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -81,7 +81,7 @@ impl Intake {
             Event::Pages(last) => self.targets.last_pages(&last),
             Event::Process(change) => {
                 self.targets.changed(&change);
-                self.settle_young();
+                self.settle();
             }
         }
     }
@@ -111,7 +111,7 @@ impl Intake {
         let Some(process) = self.targets.ensure_process(fault.slot, fault.execs) else {
             return;
         };
-        self.settle_young();
+        self.settle();
         self.targets.processes.count_record(process, fault.origin);
         let page = self.targets.copied(process, fault.address);
         let seen = self.observe(process, fault);
@@ -155,9 +155,9 @@ impl Intake {
     }
 
     /// Counts copies where they belong of processes whose phase was open until now.
-    fn settle_young(&mut self) {
-        for (process, phase) in self.targets.take_fates() {
-            self.fold.settle(process, phase);
+    fn settle(&mut self) {
+        for (process, fate) in self.targets.take_fates() {
+            self.fold.settle(process, fate);
         }
     }
 
@@ -204,8 +204,12 @@ impl Intake {
         let since = Instant::now().saturating_duration_since(all_until) + YOUTH;
         let youngest = clock::monotonic_ns().saturating_sub(since.as_nanos() as u64);
         let processes = &self.targets.processes;
-        let is_old = |process| processes.forked_ns(process).is_none_or(|at| at < youngest);
-        self.fold.settle_old(is_old);
+        let is_young = |process| {
+            processes
+                .forked_ns(process)
+                .is_some_and(|at| at >= youngest)
+        };
+        self.fold.settle_old(is_young);
         let ended = self.targets.add_up_ended();
         self.fold.add_up(&ended);
         let (by, now) = (self.fold.stacks_ever(), Instant::now());

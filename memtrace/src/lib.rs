@@ -12,6 +12,7 @@ mod elf;
 mod fold;
 mod foreign;
 mod host;
+pub mod inspection;
 mod intake;
 mod interpreter;
 #[cfg(test)]
@@ -47,7 +48,6 @@ pub use crate::process::opener;
 use crate::report::Destinations;
 use crate::session::{Session, Step};
 use crate::summarize::Snapshot;
-pub use crate::symbolize::helper;
 pub use crate::unwind::inspect as unwind_tables;
 use crate::views::progress::Progress;
 use crate::views::{Audience, View};

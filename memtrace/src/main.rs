@@ -5,14 +5,14 @@ use std::process::ExitCode;
 
 use log::LevelFilter;
 use memtrace::signals::Interrupted;
-use memtrace::{cli, hear_signals, helper, opener, run, signals};
+use memtrace::{cli, hear_signals, inspection, opener, run, signals};
 
 fn main() -> ExitCode {
-    // Foreign files are parsed in a process of its own, which is this program again.
-    if helper::is_requested() {
+    // Foreign files are looked into in processes of their own, which are this program again.
+    if let Some(kind) = inspection::requested() {
         // It has inherited what memtrace blocks.
         signals::restore();
-        return helper::serve();
+        return inspection::serve(kind);
     }
     // They are opened in another one, since a file system may not answer.
     if opener::is_requested() {

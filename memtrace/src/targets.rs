@@ -10,7 +10,7 @@ use foldhash::HashMap;
 use memtrace_common::process::{MAX_PROCESSES, ProcessSlot, SLOT_EXITED};
 
 use crate::collect::{LastPages, Lifecycle, ProcessChange};
-use crate::fold::Phase;
+use crate::fold::Fate;
 use crate::interpreter::tracker::{Seen, Tracker};
 use crate::probe::SharedArray;
 use crate::process::facts::ProcessFacts;
@@ -46,7 +46,7 @@ pub struct Targets {
     /// The process that becomes COMMAND, until it does.
     held: Option<u32>,
     /// What has become of processes, and nobody has asked yet.
-    fates: Vec<(ProcessId, Phase)>,
+    fates: Vec<(ProcessId, Fate)>,
     /// The BPF side's table of processes.
     table: SharedArray<ProcessSlot>,
 }
@@ -143,7 +143,7 @@ impl Targets {
     }
 
     fn execed(&mut self, slot: u32, id: ProcessId, said: Said) {
-        self.fates.push((id, Phase::BeforeExec));
+        self.fates.push((id, Fate::Execed));
         self.processes.execed(id, said);
         let pid = self.processes.get(id).pid;
         if self.held.take_if(|held| *held == pid).is_some() {
@@ -160,7 +160,7 @@ impl Targets {
         if entry.state == SLOT_EXITED
             && let Some(id) = self.processes.by_slot(slot)
         {
-            self.fates.push((id, Phase::Run));
+            self.fates.push((id, Fate::Ended));
             self.unwinder.ended(id);
             self.memory_gone(id, Reason::Ended);
             if let Some(seen) = self.tracker.process_ended(id) {
@@ -171,9 +171,8 @@ impl Targets {
         }
     }
 
-    /// What has become of processes since the last call: in which phase they were until then, if
-    /// that was open.
-    pub fn take_fates(&mut self) -> Vec<(ProcessId, Phase)> {
+    /// What has become of processes since the last call, which decides what they copied until then.
+    pub fn take_fates(&mut self) -> Vec<(ProcessId, Fate)> {
         std::mem::take(&mut self.fates)
     }
 

@@ -11,8 +11,10 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
 
 use foldhash::HashMap;
+use serde::{Deserialize, Serialize};
 
 use crate::elf::{Functions, Layout, Symbols};
+use crate::process::inspector::{Answerer, Inspector, Question};
 use crate::process::maps::AddressSpace;
 use crate::process::modules::Module;
 use crate::profile::{Frame, Language};
@@ -43,6 +45,20 @@ const PIECE: usize = 4096;
 /// Files of which the code is remembered.
 const MAX_FILES: usize = 256;
 
+/// What is asked about a file: where its allocator's code is, as offsets, ascending.
+#[derive(Debug, Serialize, Deserialize)]
+struct AllocatorsCode;
+
+impl Question for AllocatorsCode {
+    const NAME: &'static str = "allocators";
+    type Answer = Vec<Range<u64>>;
+}
+
+/// What answers the questions of [`Allocators`].
+pub fn answerer() -> Answerer {
+    Answerer::new(|AllocatorsCode, files| code_of(files[0]).unwrap_or_default())
+}
+
 /// Recognises code of allocators.
 #[derive(Debug, Default)]
 pub struct Allocators {
@@ -52,8 +68,13 @@ pub struct Allocators {
 
 impl Allocators {
     /// How many frames, leaf first, are an allocator's, which has no names for the first of them; 0
-    /// when that is not known.
-    pub fn frames(&mut self, space: &AddressSpace, frames: &[Frame]) -> usize {
+    /// when that is not known. `inspector` looks into files.
+    pub fn frames(
+        &mut self,
+        space: &AddressSpace,
+        frames: &[Frame],
+        inspector: &mut Inspector,
+    ) -> usize {
         let native = |frame: &&Frame| frame.language == Language::Native;
         let writes_for_caller = |frame: &&Frame| role(frame) == Role::String;
         let native: Vec<&Frame> = frames.iter().take_while(native).collect();
@@ -67,32 +88,33 @@ impl Allocators {
         let mut is_code = |(at, frame): &(usize, &&Frame)| {
             // A return address may be behind the last instruction.
             let address = frame.address - u64::from(first + at > 0);
-            self.is_code(space, address)
+            self.is_code(space, address, inspector)
         };
         let found = of_one_file.enumerate().filter(|each| is_code(each)).last();
         found.map_or(0, |(at, _)| first + at + 1)
     }
 
-    fn is_code(&mut self, space: &AddressSpace, address: u64) -> bool {
-        let Some(mapping) = space.find(address) else {
-            return false;
-        };
-        let module = mapping.module();
-        let Some((module, file)) = module.and_then(|module| Some((module, module.file()?))) else {
+    fn is_code(&mut self, space: &AddressSpace, address: u64, inspector: &mut Inspector) -> bool {
+        let mapping = space.find(address);
+        let Some((mapping, module)) = mapping.and_then(|found| Some((found, found.module()?)))
+        else {
             return false;
         };
         let offset = mapping.offset.wrapping_add(address - mapping.start);
-        let code = self.of(module, file);
+        let code = self.of(module, inspector);
         let next = code.partition_point(|range| range.end <= offset);
         code.get(next).is_some_and(|range| range.contains(&offset))
     }
 
-    fn of(&mut self, module: &Module, file: &File) -> &[Range<u64>] {
+    fn of(&mut self, module: &Module, inspector: &mut Inspector) -> &[Range<u64>] {
         if self.files.len() >= MAX_FILES && !self.files.contains_key(&module.id()) {
             self.files.clear();
         }
-        let code = self.files.entry(module.id());
-        code.or_insert_with(|| code_of(file).unwrap_or_default())
+        self.files.entry(module.id()).or_insert_with(|| {
+            let asked = module.asked();
+            let code = asked.map(|asked| inspector.ask(&AllocatorsCode, &[asked]));
+            code.and_then(Result::ok).unwrap_or_default()
+        })
     }
 }
 

@@ -1,6 +1,24 @@
 //! Which functions code calls, by decoding it. Places are offsets in a file: code and what it calls
 //! directly are in one segment, where offsets and addresses differ by a constant.
 
+use serde::{Deserialize, Serialize};
+
+use crate::process::inspector::{Answerer, Question};
+
+/// What is asked about a file: what the call before a return address calls, if it names that itself.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Callee(pub u64);
+
+impl Question for Callee {
+    const NAME: &'static str = "callee";
+    type Answer = Option<u64>;
+}
+
+/// What answers a [`Callee`].
+pub fn answerer() -> Answerer {
+    Answerer::new(|&Callee(return_address), files| callee(files[0], return_address))
+}
+
 #[cfg(target_arch = "x86_64")]
 mod x86_64 {
     use std::fs::File;

@@ -14,11 +14,13 @@ use std::os::unix::fs::FileExt as _;
 use std::time::Duration;
 
 use foldhash::{HashMap, HashSet};
+use serde::{Deserialize, Serialize};
 
-use super::calls::{callee, calls, is_stub};
+use super::calls::{Callee, calls, is_stub};
 use crate::elf::{Budget, Symbols, functions_that_name};
 use crate::interpreter::collectors::{entries, role as role_of, texts};
 use crate::interpreter::runtimes::Runtimes;
+use crate::process::inspector::{Answerer, Inspector, Question};
 use crate::process::maps::AddressSpace;
 use crate::process::modules::Module;
 use crate::profile::{Frame, Language};
@@ -33,23 +35,54 @@ const MAX_CODE: u64 = 4096;
 /// Files of which the collectors' functions are remembered.
 const MAX_FILES: usize = 256;
 
+/// Calls of which it is remembered what they call; beyond that, all are forgotten.
+const MAX_CALLS: usize = 16_384;
+
+/// What is asked about a file: where the functions without names of its runtimes' collectors begin,
+/// as offsets.
+#[derive(Debug, Serialize, Deserialize)]
+struct Functions(Runtimes);
+
+impl Question for Functions {
+    const NAME: &'static str = "collectors";
+    type Answer = Vec<u64>;
+}
+
+/// What answers the questions of [`Collectors`], beside [`Callee`].
+pub fn answerer() -> Answerer {
+    Answerer::new(|&Functions(there), files| {
+        let found = functions(files[0], there).unwrap_or_default();
+        found.into_iter().collect()
+    })
+}
+
 /// Recognises what collectors write.
 #[derive(Debug, Default)]
 pub struct Collectors {
     /// Where the collector's functions without names begin, as offsets in the file, by
     /// [`Module::id`].
     files: HashMap<u32, HashSet<u64>>,
+    /// What is called before a return address, by module and offset.
+    calls: HashMap<(u32, u64), Option<u64>>,
 }
 
 impl Collectors {
     /// What the runtime's function that wrote is for, on a stack with these frames, leaf first;
-    /// `None` where none says that.
-    pub fn role(&mut self, space: &AddressSpace, frames: &[Frame]) -> Option<Role> {
+    /// `None` where none says that. `inspector` looks into files.
+    pub fn role(
+        &mut self,
+        space: &AddressSpace,
+        frames: &[Frame],
+        inspector: &mut Inspector,
+    ) -> Option<Role> {
         let there = |frame: &Frame| {
             let mapping = space.find(frame.address)?;
             mapping.module().map(|module| Runtimes::of(module))
         };
-        let is_collector = |caller: &Frame| self.calls_collector(space, caller.address);
+        let is_collector = |caller: &Frame| {
+            let found = self.calls_collector(space, caller.address, inspector);
+            found.unwrap_or_default()
+        };
         told(
             frames,
             |frame| there(frame).unwrap_or_default(),
@@ -58,33 +91,48 @@ impl Collectors {
     }
 
     /// Whether the function that returns to `address` is a collector's.
-    fn calls_collector(&mut self, space: &AddressSpace, address: u64) -> bool {
-        self.called(space, address)
-            .is_some_and(|(at, functions)| functions.contains(&at))
-    }
-
-    /// What the call before `address` calls, as an offset in its file, and the collector's functions
-    /// in that.
-    fn called(&mut self, space: &AddressSpace, address: u64) -> Option<(u64, &HashSet<u64>)> {
+    fn calls_collector(
+        &mut self,
+        space: &AddressSpace,
+        address: u64,
+        inspector: &mut Inspector,
+    ) -> Option<bool> {
         let mapping = space.find(address)?;
         let module = mapping.module()?;
-        let file = module.file()?;
-        let functions = self.functions(module, file)?;
-        let offset = mapping.offset.wrapping_add(address - mapping.start);
-        Some((callee(file, offset)?, functions))
-    }
-
-    /// `None` for a file that has none.
-    fn functions(&mut self, module: &Module, file: &File) -> Option<&HashSet<u64>> {
         let there = Runtimes::of(module);
         if entries(there).next().is_none() && texts(there).is_empty() {
             return None;
         }
+        let offset = mapping.offset.wrapping_add(address - mapping.start);
+        let called = self.called(module, offset, inspector)?;
+        Some(self.functions(module, there, inspector).contains(&called))
+    }
+
+    /// What the call before a place calls, as an offset in its file.
+    fn called(&mut self, module: &Module, at: u64, inspector: &mut Inspector) -> Option<u64> {
+        if self.calls.len() >= MAX_CALLS {
+            self.calls.clear();
+        }
+        *self.calls.entry((module.id(), at)).or_insert_with(|| {
+            let asked = module.asked()?;
+            inspector.ask(&Callee(at), &[asked]).ok()?
+        })
+    }
+
+    fn functions(
+        &mut self,
+        module: &Module,
+        there: Runtimes,
+        inspector: &mut Inspector,
+    ) -> &HashSet<u64> {
         if self.files.len() >= MAX_FILES && !self.files.contains_key(&module.id()) {
             self.files.clear();
         }
-        let find = || functions(file, there).unwrap_or_default();
-        Some(self.files.entry(module.id()).or_insert_with(find))
+        self.files.entry(module.id()).or_insert_with(|| {
+            let asked = module.asked();
+            let found = asked.map(|asked| inspector.ask(&Functions(there), &[asked]));
+            found.and_then(Result::ok).into_iter().flatten().collect()
+        })
     }
 }
 
@@ -168,6 +216,7 @@ fn told(
 
 #[cfg(test)]
 mod tests {
+    use super::super::calls::callee;
     use super::*;
     use crate::interpreter::runtimes::Runtime;
     use crate::profile::Unknown;

@@ -1,10 +1,15 @@
 //! What an instruction does to memory, by its form alone.
 
+use std::collections::BTreeMap;
+use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 
 use foldhash::HashMap;
+use serde::{Deserialize, Serialize};
 
+use crate::process::inspector::{Answerer, Inspector, Question};
 use crate::process::maps::AddressSpace;
+use crate::process::modules::Module;
 
 /// Bytes of the longest instruction.
 const LONGEST: usize = 15;
@@ -13,7 +18,7 @@ const LONGEST: usize = 15;
 const MAX_REMEMBERED: usize = 65_536;
 
 /// What an instruction does to memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Write {
     /// Adds or subtracts one in place, atomically; or anything by `xadd`.
     CountAtomic,
@@ -35,42 +40,115 @@ pub enum Write {
     Unreadable,
 }
 
-/// Decodes instructions, each address of a file once.
+/// Places that are asked about at once.
+const MAX_PLACES: usize = 4096;
+
+/// What is asked about a file: what the instructions at some places do. Each has an offset, and bytes
+/// that it may have at most.
+#[derive(Debug, Serialize, Deserialize)]
+struct Writes(Vec<(u64, usize)>);
+
+impl Question for Writes {
+    const NAME: &'static str = "writes";
+    type Answer = Vec<Write>;
+}
+
+/// What answers the questions of [`Instructions`].
+pub fn answerer() -> Answerer {
+    Answerer::new(|Writes(places), files| {
+        let places = places.iter();
+        let writes = places.map(|&(offset, size)| read(files[0], offset, size));
+        writes.collect()
+    })
+}
+
+/// What the instruction at `offset` does.
+fn read(file: &File, offset: u64, size: usize) -> Write {
+    let mut code = [0; LONGEST];
+    // At the end of a file there are fewer bytes.
+    match file.read_at(&mut code[..size.min(LONGEST)], offset) {
+        Ok(read) => decode(&code[..read]),
+        Err(_) => Write::Unreadable,
+    }
+}
+
+/// Knows instructions, each address of a file once.
 #[derive(Debug, Default)]
 pub struct Instructions {
     /// By module and file offset.
     known: HashMap<(u32, u64), Write>,
 }
 
+/// Where an instruction is.
+struct Place<'space> {
+    module: &'space Module,
+    offset: u64,
+    /// Bytes from there to the end of the mapping.
+    size: u64,
+}
+
+impl<'space> Place<'space> {
+    fn of(space: &'space AddressSpace, ip: u64) -> Option<Self> {
+        let mapping = space.find(ip).filter(|mapping| mapping.executable)?;
+        Some(Self {
+            module: mapping.module()?,
+            offset: mapping.offset.wrapping_add(ip - mapping.start),
+            size: mapping.end - ip,
+        })
+    }
+
+    fn key(&self) -> (u32, u64) {
+        (self.module.id(), self.offset)
+    }
+}
+
 impl Instructions {
-    /// What the instruction at `ip` does.
-    pub fn at(&mut self, space: &AddressSpace, ip: u64) -> Write {
-        let Some(mapping) = space.find(ip).filter(|mapping| mapping.executable) else {
+    /// What the instruction at `ip` does, as `inspector` says.
+    pub fn at(&mut self, space: &AddressSpace, ip: u64, inspector: &mut Inspector) -> Write {
+        let Some(place) = Place::of(space, ip) else {
             return Write::Unreadable;
         };
-        let Some(module) = mapping.module() else {
-            return Write::Unreadable;
-        };
-        let offset = mapping.offset.wrapping_add(ip - mapping.start);
-        let key = (module.id(), offset);
-        if let Some(&known) = self.known.get(&key) {
-            return known;
+        let key = place.key();
+        if !self.known.contains_key(&key) {
+            self.prepare([(space, ip)], inspector);
         }
-        let Some(file) = module.file() else {
-            return Write::Unreadable;
-        };
-        let mut code = [0; LONGEST];
-        let size = LONGEST.min(usize::try_from(mapping.end - ip).unwrap_or(LONGEST));
-        // At the end of a file there are fewer bytes.
-        let write = match file.read_at(&mut code[..size], offset) {
-            Ok(read) => decode(&code[..read]),
-            Err(_) => Write::Unreadable,
-        };
+        self.known.get(&key).copied().unwrap_or(Write::Unreadable)
+    }
+
+    /// Asks about many instructions at once, so that [`at`](Self::at) has them all at hand.
+    pub fn prepare<'space>(
+        &mut self,
+        places: impl IntoIterator<Item = (&'space AddressSpace, u64)>,
+        inspector: &mut Inspector,
+    ) {
         if self.known.len() >= MAX_REMEMBERED {
             self.known.clear();
         }
-        self.known.insert(key, write);
-        write
+        let mut wanted: BTreeMap<u32, (&Module, BTreeMap<u64, u64>)> = BTreeMap::new();
+        for (space, ip) in places {
+            if let Some(place) = Place::of(space, ip)
+                && !self.known.contains_key(&place.key())
+            {
+                let of_module = wanted.entry(place.module.id());
+                let (_, of_module) = of_module.or_insert((place.module, BTreeMap::new()));
+                of_module.insert(place.offset, place.size);
+            }
+        }
+        for (module, places) in wanted.into_values() {
+            let Some(asked) = module.asked() else {
+                continue;
+            };
+            let size = |size| usize::try_from(size).map_or(LONGEST, |size| size.min(LONGEST));
+            let places = places
+                .into_iter()
+                .map(|(offset, left)| (offset, size(left)));
+            let places: Vec<_> = places.collect();
+            for places in places.chunks(MAX_PLACES) {
+                let writes = inspector.ask(&Writes(places.to_vec()), &[asked]);
+                let places = places.iter().map(|&(offset, _)| (module.id(), offset));
+                self.known.extend(places.zip(writes.unwrap_or_default()));
+            }
+        }
     }
 }
 

@@ -1,5 +1,7 @@
 //! The header of an ELF file and its program headers; and reading fields and pieces of a file.
 
+use serde::{Deserialize, Serialize};
+
 use super::budget::Source;
 
 /// Program headers that are looked at, at most 256 bytes each. Programs have about ten. Each
@@ -41,7 +43,7 @@ pub struct Headers {
 }
 
 /// A program header: a part of the file, and where it is loaded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Program {
     /// `p_type`, what it is.
     pub kind: u32,

@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use serde::{Deserialize, Serialize};
+
 use super::budget::Source;
 use super::headers::{Headers, PT_LOAD, Program};
 use super::sections::Sections;
@@ -9,7 +11,7 @@ use super::sections::Sections;
 /// Where an ELF file's contents are loaded, and what it knows about itself.
 ///
 /// For offsets, addresses, shift and bias see [the module](super).
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Layout {
     pub(super) segments: Vec<Program>,
     /// 8 to 64 bytes.

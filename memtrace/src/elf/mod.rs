@@ -32,6 +32,7 @@
 
 mod budget;
 mod extents;
+mod facts;
 mod functions;
 mod headers;
 mod layout;
@@ -43,6 +44,7 @@ mod symbols;
 mod table;
 
 pub use budget::{Budget, Source};
+pub use facts::{Facts, Wanted};
 pub use functions::{Function, Functions, MAX_FUNCTIONS};
 pub use headers::{EM_X86_64, Headers, PT_GNU_EH_FRAME, PT_LOAD};
 pub use layout::Layout;

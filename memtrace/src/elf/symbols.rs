@@ -6,7 +6,6 @@
 use super::budget::Source;
 use super::headers::{Headers, PT_DYNAMIC, PT_INTERP, Program, half, read, wide, word};
 use super::layout::Layout;
-use super::sections::Sections;
 
 /// Entries of the dynamic section that are looked at. Libraries have about thirty.
 pub const MAX_DYNAMIC: u64 = 1024;
@@ -145,14 +144,6 @@ impl Symbols {
         let is_library = |exported: &Exported| !exported.is_program;
         self.headers.programs_of(PT_INTERP).next().is_none()
             && !self.exported.as_ref().is_some_and(is_library)
-    }
-
-    /// The address, as the file has it, of a section that is loaded.
-    #[must_use]
-    pub fn section(&self, file: &impl Source, name: &str) -> Option<u64> {
-        let sections = Sections::read(file, &self.headers)?;
-        let address = sections.find(name)?.address;
-        (address != 0).then_some(address)
     }
 }
 

@@ -13,8 +13,8 @@
 mod bound;
 mod frames;
 pub mod naming;
+mod phase;
 pub mod sum;
-mod young;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -23,9 +23,9 @@ use memtrace_common::record::{Cause, Evidence, Origin};
 
 pub use self::bound::MOST_STACKS;
 use self::frames::Frames;
+use self::phase::Open;
+pub use self::phase::{Fate, Phase, YOUTH};
 use self::sum::{Sum, SumIndex, Sums};
-use self::young::Young;
-pub use self::young::{Phase, YOUTH};
 use crate::cause::{Area, KernelView, Verdict, Writer, judge};
 use crate::interpreter::names::TypeId;
 use crate::process::maps::AddressSpace;
@@ -243,7 +243,7 @@ pub struct Fold {
     handed_out: u64,
     site_index: HashMap<Blamed, SiteIndex>,
     frames: Frames,
-    young: Young,
+    open: Open,
     free: Free,
     named: usize,
 }
@@ -316,7 +316,8 @@ impl Fold {
     /// # Panics
     /// When the stack is not one that was handed out.
     pub fn count(&mut self, stack: StackIndex, copy: &Copy) {
-        let sum = self.count_in_cell(stack, copy.seen);
+        let seen = self.with_phase(stack, copy);
+        let sum = self.count_in_cell(stack, seen);
         self.tally.sums[sum].record(copy);
     }
 
@@ -354,7 +355,7 @@ impl Fold {
         };
         self.tally.stacks[stack].cells.push(index);
         self.by_seen.insert((stack, seen), index);
-        self.young.note(stack, seen);
+        self.open.note(stack, seen);
     }
 
     /// Whether a stack waits to be named.
@@ -421,15 +422,18 @@ impl Fold {
             let cell = self.tally.cells[index].clone();
             self.tally.cells[index].pages = 0;
             self.by_seen.remove(&(from, cell.seen));
+            self.open.forget(from, cell.seen);
             self.free.cells.push(index);
-            let kind = cell.seen.judge(name.writer);
+            let seen = Self::seen_with_name(cell.seen, name);
+            let kind = seen.judge(name.writer);
             let sum = self.tally.sum_of_site(name.site, kind);
             self.tally.sums.merge(cell.sum, sum);
-            match self.by_seen.get(&(to, cell.seen)) {
+            match self.by_seen.get(&(to, seen)) {
                 Some(&known) => self.tally.cells[known].pages += cell.pages,
                 None => self.add_cell(
                     to,
                     Cell {
+                        seen,
                         kind: Some(kind),
                         sum,
                         ..cell

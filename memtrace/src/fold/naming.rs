@@ -15,14 +15,17 @@ use memtrace_common::unwind::StackEnd;
 use tokio::sync::Notify;
 
 use super::{Handle, Named, StackKey, Unnamed};
-use crate::cause::{Allocators, Collectors, Instructions, Write, Writer};
+use crate::cause::{self, Allocators, Collectors, Instructions, Write, Writer};
 use crate::collect::TakenStack;
 use crate::interpreter::names::Names;
 use crate::interpreter::{Interpreter, ScriptCall};
 use crate::options::Unwind;
+use crate::process::inspector::Inspector;
 use crate::process::maps::AddressSpace;
 use crate::profile::{Frame, Truncated, Unknown};
 use crate::symbolize::coroutine;
+use crate::symbolize::engine::{Engine, Memory};
+use crate::symbolize::helper::{self, Helper};
 use crate::symbolize::merge::{Native, merge};
 use crate::symbolize::role::Role;
 use crate::symbolize::{Symbolizer, blame};
@@ -278,16 +281,19 @@ struct Files {
     instructions: Instructions,
     collectors: Collectors,
     allocators: Allocators,
+    /// Looks for the code of collectors and allocators.
+    code: Inspector,
 }
 
 impl Files {
     fn new(unwind: Unwind) -> Self {
         Self {
             unwind,
-            symbolizer: Symbolizer::default(),
+            symbolizer: Symbolizer::with(Helper::with(symbols())),
             instructions: Instructions::default(),
             collectors: Collectors::default(),
             allocators: Allocators::default(),
+            code: code(),
         }
     }
 
@@ -297,6 +303,11 @@ impl Files {
             .filter(|question| question.taken.is_ok())
             .map(|question| (&question.space, question.addresses()));
         self.symbolizer.prepare(stacks);
+        let leaves = questions
+            .iter()
+            .map(|question| (&question.space, question.ip));
+        self.instructions
+            .prepare(leaves, self.symbolizer.inspector());
         let answers = questions.into_iter();
         answers
             .map(|question| (question.handle, self.name(question)))
@@ -308,7 +319,8 @@ impl Files {
         let addresses = question.addresses();
         let code = until_not_code(&space, addresses);
         let native = self.symbolizer.symbolize(&space, code);
-        let write = self.instructions.at(&space, question.ip);
+        let inspector = self.symbolizer.inspector();
+        let write = self.instructions.at(&space, question.ip, inspector);
         let left_code = code.len() < addresses.len();
         let last = code.last().copied().unwrap_or_default();
         let last = Last {
@@ -323,14 +335,37 @@ impl Files {
             only_frame_pointers: self.unwind == Unwind::FramePointers,
             taken,
         });
-        let runtime = self.collectors.role(&space, &native);
-        let allocators = self.allocators.frames(&space, &native);
+        let code = &mut self.code;
+        let runtime = self.collectors.role(&space, &native, code);
+        let allocators = self.allocators.frames(&space, &native, code);
         let role = runtime.or((allocators > 0).then_some(Role::Allocator));
         let mut named = put_together(native, taken, write, allocators);
         named.writer = named.writer.within(role);
         let places = named.frames.iter().map(|frame| place(&space, frame));
         named.places = places.collect();
         named
+    }
+}
+
+/// What reads symbols, and decodes instructions.
+fn symbols() -> Inspector {
+    // This program is a test then, which would run its tests.
+    if cfg!(test) {
+        let engine = Engine::new(Memory::of_this_process(), "/proc/self/fd".into());
+        let mut answerers = vec![helper::answerer(engine)];
+        answerers.extend(cause::answerers());
+        Inspector::here(&helper::INSPECTOR, answerers)
+    } else {
+        Inspector::process(&helper::INSPECTOR)
+    }
+}
+
+/// What looks for the code of collectors and allocators.
+fn code() -> Inspector {
+    if cfg!(test) {
+        Inspector::here(&cause::INSPECTOR, cause::answerers().into())
+    } else {
+        Inspector::process(&cause::INSPECTOR)
     }
 }
 

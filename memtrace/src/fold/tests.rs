@@ -1,3 +1,5 @@
+use std::time::{Duration, Instant};
+
 use foldhash::HashMap;
 use proptest::prelude::*;
 
@@ -352,31 +354,77 @@ fn what_a_child_copied_is_decided_when_it_execs_or_goes_on() {
     }
     fold.count(one, &copy(0, SEEN));
     // Before its stacks have names, and after.
-    fold.settle(1, Phase::BeforeExec);
+    fold.settle(1, Fate::Execed);
     name_all(&mut fold, Leaving::No);
-    fold.settle(2, Phase::BeforeExec);
+    fold.settle(2, Fate::Execed);
     let by_phase = pages_by_phase(&fold);
     assert_eq!(by_phase[&Phase::BeforeExec], 4);
     assert_eq!((by_phase[&Phase::Young(3)], by_phase[&Phase::Run]), (2, 1));
     fold.settle_old(|process| process == 3);
+    assert!(fold.is_open(3));
+    fold.settle_old(|_| false);
     let expected = HashMap::from_iter([(Phase::BeforeExec, 4), (Phase::Run, 3)]);
     assert_eq!(pages_by_phase(&fold), expected);
-    assert!(!fold.is_young(3));
+    assert!(!fold.is_open(3));
 }
 
 #[test]
-fn a_stack_of_a_process_that_leaves_says_so_for_all() {
+fn a_stack_of_a_process_that_leaves_says_so_for_all_that_end() {
     let mut fold = Fold::default();
     let stack = add(&mut fold, 1);
-    for (process, phase) in [(1, Phase::Run), (2, Phase::Young(2))] {
+    for (process, phase) in [(1, Phase::Run), (2, Phase::Young(2)), (3, Phase::Run)] {
         fold.count(stack, &copy(process, Observation { phase, ..SEEN }));
     }
+    // One ends before its stack has a name.
+    fold.settle(3, Fate::Ended);
     name_all(&mut fold, Leaving::Yes);
-    fold.settle(2, Phase::Run);
-    assert_eq!(
-        pages_by_phase(&fold),
-        HashMap::from_iter([(Phase::Exit, 2)])
-    );
+    let settled = |fold: &Fold| {
+        let phases = pages_by_phase(fold).into_iter();
+        let mut pages: HashMap<Phase, u64> = HashMap::default();
+        for (phase, copied) in phases {
+            *pages.entry(phase.settled()).or_default() += copied;
+        }
+        pages
+    };
+    // Until they have ended, they are what they seem to be.
+    let all = HashMap::from_iter([(Phase::Exit, 3)]);
+    assert_eq!(settled(&fold), all);
+    assert_eq!(pages_by_phase(&fold)[&Phase::Leaving(1)], 1);
+    fold.settle(1, Fate::Ended);
+    fold.settle_old(|_| false);
+    assert!(fold.is_open(2));
+    fold.settle(2, Fate::Ended);
+    assert_eq!(pages_by_phase(&fold), all);
+    assert!(!fold.is_open(1) && !fold.is_open(2));
+}
+
+#[test]
+fn who_seems_to_leave_and_stays_went_on_with_its_program() {
+    let mut fold = Fold::default();
+    let stack = add(&mut fold, 1);
+    name_all(&mut fold, Leaving::Yes);
+    fold.count(stack, &copy(1, SEEN));
+    fold.count(stack, &copy(2, SEEN));
+    let soon = Instant::now() + Duration::from_secs(4);
+    fold.settle_old_at(soon, |_| false);
+    assert_eq!(pages_by_phase(&fold)[&Phase::Leaving(1)], 1);
+    fold.settle(2, Fate::Ended);
+    let later = Instant::now() + Duration::from_secs(6);
+    fold.settle_old_at(later, |_| false);
+    let expected = HashMap::from_iter([(Phase::Run, 1), (Phase::Exit, 1)]);
+    assert_eq!(pages_by_phase(&fold), expected);
+    // What it copies from now on it copies with its program, too, on stacks without a name as well.
+    fold.count(stack, &copy(1, SEEN));
+    let new = add(&mut fold, 2);
+    fold.count(new, &copy(1, SEEN));
+    name_all(&mut fold, Leaving::Yes);
+    let expected = HashMap::from_iter([(Phase::Run, 3), (Phase::Exit, 1)]);
+    assert_eq!(pages_by_phase(&fold), expected);
+    // It may replace its program, and then leave.
+    fold.settle(1, Fate::Execed);
+    fold.count(stack, &copy(1, SEEN));
+    fold.settle(1, Fate::Ended);
+    assert_eq!(pages_by_phase(&fold)[&Phase::Exit], 2);
 }
 
 #[derive(Clone, Debug)]
@@ -387,8 +435,10 @@ enum Act {
         kind: u8,
     },
     Name(usize),
-    /// What becomes of a young process.
-    Settle(usize, Phase),
+    /// What becomes of a process.
+    Settle(usize, Fate),
+    /// Time passes, in seconds.
+    Wait(u64),
 }
 
 fn acts() -> impl Strategy<Value = Vec<Act>> {
@@ -398,9 +448,11 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
         kind,
     });
     let name = (1..5usize).prop_map(Act::Name);
-    let phase = prop_oneof![Just(Phase::Run), Just(Phase::BeforeExec)];
-    let settle = (0..4usize, phase).prop_map(|(process, phase)| Act::Settle(process, phase));
-    proptest::collection::vec(prop_oneof![6 => copy, 1 => name, 1 => settle], 0..200)
+    let fate = prop_oneof![Just(Fate::Ended), Just(Fate::Execed)];
+    let settle = (0..4usize, fate).prop_map(|(process, fate)| Act::Settle(process, fate));
+    let wait = (0..10u64).prop_map(Act::Wait);
+    let act = prop_oneof![6 => copy, 1 => name, 1 => settle, 1 => wait];
+    proptest::collection::vec(act, 0..200)
 }
 
 fn seen(kind: u8) -> Observation {
@@ -425,7 +477,10 @@ proptest! {
                 let StackKey::Taken { id, .. } = unnamed.handle.key else { continue };
                 // Some stacks get the same functions.
                 let leaf = format!("f{}", id / 2);
-                fold.set_name(unnamed.handle, named(&[&leaf, "main"]));
+                let leaves = if id % 3 == 0 { Leaving::Yes } else { Leaving::No };
+                let writer = Writer { leaves, ..WRITER };
+                let named = named(&[&leaf, "main"]);
+                fold.set_name(unnamed.handle, Named { writer, ..named });
             }
         };
         for act in acts {
@@ -442,13 +497,20 @@ proptest! {
                     *expected.entry(process).or_default() += 1;
                 }
                 Act::Name(most) => name(&mut fold, most),
-                Act::Settle(process, phase) => {
-                    fold.settle(process, phase);
-                    prop_assert!(!fold.is_young(process));
-                    let is_open = |cell: &&Cell| {
-                        cell.pages > 0 && cell.seen.phase == Phase::Young(process)
-                    };
-                    prop_assert_eq!(fold.tally().cells.iter().find(is_open).map(|_| ()), None);
+                Act::Wait(seconds) => {
+                    let now = Instant::now() + Duration::from_secs(seconds);
+                    fold.settle_old_at(now, |process| process == 3);
+                }
+                Act::Settle(process, fate) => {
+                    fold.settle(process, fate);
+                    prop_assert!(!fold.is_open(process));
+                    let open = [Phase::Young, Phase::Unnamed, Phase::Leaving];
+                    let open = open.map(|phase| phase(process));
+                    let is_open = |phase| open.contains(&phase);
+                    let cells = fold.tally().cells.iter().filter(|cell| cell.pages > 0);
+                    prop_assert!(!cells.into_iter().any(|cell| is_open(cell.seen.phase)));
+                    let kinds = fold.tally().site_sums.keys();
+                    prop_assert!(!kinds.into_iter().any(|(_, kind)| is_open(kind.phase)));
                 }
             }
             let tally = fold.tally();

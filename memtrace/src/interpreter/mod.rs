@@ -25,13 +25,12 @@ mod unread;
 
 use std::any::Any;
 use std::fmt;
-use std::fs::File;
 use std::sync::Arc;
 
 use memtrace_common::interpreter::Kind;
 
 use crate::collect::TakenFunction;
-use crate::elf::Symbols;
+use crate::elf::{Facts, Wanted};
 use crate::probe::Tables;
 use crate::process::memory::ReadMemory;
 use crate::profile::{Frame, Language};
@@ -46,10 +45,12 @@ pub trait Loader: Sync {
     /// Which interpreter this is, and so which of the BPF side's tables its instances are in.
     fn kind(&self) -> Kind;
 
-    /// What the file says of this interpreter; `None` when it does not have it. Called once for
-    /// each file that is mapped executable, most of which have no interpreter: a few short reads
-    /// should dismiss them.
-    fn load(&self, symbols: &Symbols, file: &File) -> Option<Box<dyn Data>>;
+    /// What is looked for in each file that is mapped executable. Most have no interpreter, and a
+    /// symbol that is not there costs two or three short reads.
+    fn wanted(&self) -> Wanted;
+
+    /// What the file says of this interpreter; `None` when it does not have it.
+    fn load(&self, facts: &Facts) -> Option<Box<dyn Data>>;
 
     /// What a native function of this interpreter is there for, by its name; `None` for any other.
     /// It is asked about functions of all programs, whether or not they have the interpreter, so it
@@ -189,6 +190,13 @@ impl fmt::Display for NoTypeName {
             Self::Nameless => "its name could not be read",
         })
     }
+}
+
+/// What is looked for in files, to know these interpreters and the runtimes that are not read.
+#[must_use]
+pub fn wanted(loaders: &[&dyn Loader]) -> Wanted {
+    let own = loaders.iter().map(|loader| loader.wanted());
+    own.fold(runtimes::wanted(), Wanted::and)
 }
 
 /// The loaders of the kinds that are wanted.

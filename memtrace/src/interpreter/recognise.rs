@@ -1,11 +1,9 @@
 //! Asks every loader what runs in a process, and keeps what loaders found in files.
 
-use std::fs::File;
-
 use foldhash::HashMap;
 
 use super::{Data, Loader, Recognised};
-use crate::elf::Symbols;
+use crate::elf::Facts;
 use crate::process::maps::AddressSpace;
 use crate::process::memory::ReadMemory;
 use crate::process::modules::Module;
@@ -29,11 +27,8 @@ pub struct Recogniser {
 type Recognisable = Vec<Box<dyn Data>>;
 
 /// Asks each loader.
-fn load(loaders: &[&'static dyn Loader], file: &File) -> Option<Recognisable> {
-    let symbols = Symbols::read(file)?;
-    let data = loaders
-        .iter()
-        .filter_map(|loader| loader.load(&symbols, file));
+fn load(loaders: &[&'static dyn Loader], facts: &Facts) -> Option<Recognisable> {
+    let data = loaders.iter().filter_map(|loader| loader.load(facts));
     let data: Vec<_> = data.collect();
     (!data.is_empty()).then_some(data)
 }
@@ -93,11 +88,11 @@ impl Recogniser {
 
     /// What loaders say of a file; they are asked once.
     fn file(&mut self, module: &Module) -> Option<&[Box<dyn Data>]> {
-        let file = module.file()?;
+        let facts = module.facts()?;
         if self.files.len() >= MAX_FILES && !self.files.contains_key(&module.id()) {
             self.files.clear();
         }
-        let load = || load(&self.loaders, file);
+        let load = || load(&self.loaders, facts);
         let data = self.files.entry(module.id()).or_insert_with(load);
         data.as_deref()
     }
@@ -116,6 +111,7 @@ fn rank(found: &Recognised) -> u8 {
 #[cfg(test)]
 mod tests {
     use super::super::toy::{ABSENT, Control, NOT_YET, REFUSED};
+    use super::super::wanted;
     use super::*;
     use crate::process::memory::ProcessMemory;
     use crate::process::modules::Modules;
@@ -126,9 +122,11 @@ mod tests {
             .iter()
             .flat_map(|&state| Control::new(state).loaders());
         let pid = std::process::id();
-        let space = AddressSpace::read(pid, &mut Modules::new()).unwrap();
+        let loaders: Vec<_> = loaders.collect();
+        let modules = &mut Modules::looking_for(wanted(&loaders));
+        let space = AddressSpace::read(pid, modules).unwrap();
         let memory = ProcessMemory::new(pid);
-        match Recogniser::new(loaders.collect()).recognise(&space, &memory) {
+        match Recogniser::new(loaders).recognise(&space, &memory) {
             Recognised::None => "none".to_owned(),
             Recognised::NotYet { name } => format!("{name}, not yet"),
             Recognised::Refused { name, why } => format!("{name}: {why}"),
@@ -154,7 +152,7 @@ mod tests {
         let mut recogniser = Recogniser::new(control.loaders());
         let pid = std::process::id();
         let memory = ProcessMemory::new(pid);
-        let mut modules = Modules::new();
+        let mut modules = Modules::looking_for(wanted(&control.loaders()));
         let space = AddressSpace::read(pid, &mut modules).unwrap();
         let _ = recogniser.recognise(&space, &memory);
         let files = recogniser.files.len();

@@ -10,21 +10,12 @@
 //! To add one: a [`Runtime`] and a line in [`KNOWN`], and where it collects garbage its functions
 //! in [`collectors`](super::collectors).
 
-use std::fs::File;
-use std::time::Duration;
+use serde::{Deserialize, Serialize};
 
-use foldhash::HashSet;
-
-use crate::elf::{Budget, Symbols};
+use crate::elf::{Facts, Wanted};
 use crate::process::maps::AddressSpace;
 use crate::process::modules::Module;
 use crate::profile::RuntimeSeen;
-
-/// How long the symbols of a static program may be read, and how many bytes of them.
-const TABLE: (Duration, u64) = (Duration::from_millis(200), 128 << 20);
-
-/// Bytes of the text that has a version.
-const MAX_TEXT: usize = 256;
 
 /// A runtime that is recognised.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,30 +116,27 @@ const KNOWN: &[Known] = &[
     },
 ];
 
+/// What is looked for in files.
+#[must_use]
+pub fn wanted() -> Wanted {
+    let symbols = |known: &Known| known.symbols.iter().copied().chain(known.without);
+    let mut wanted = Wanted::symbols(KNOWN.iter().flat_map(symbols));
+    wanted.symbols.sort_unstable();
+    wanted.symbols.dedup();
+    let texts = KNOWN.iter().filter_map(|known| known.version);
+    wanted.texts = texts.map(|(symbol, _)| symbol.to_owned()).collect();
+    wanted
+}
+
 /// The runtimes of a file or a process.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Runtimes(u32);
 
 impl Runtimes {
     /// Those that a mapped file has; its symbols are looked up once.
     #[must_use]
     pub fn of(module: &Module) -> Self {
-        Self(module.marks(|file| Self::read(file).0))
-    }
-
-    fn read(file: &File) -> Self {
-        let Some(symbols) = Symbols::read(file) else {
-            return Self::default();
-        };
-        if !symbols.is_static_program() {
-            return Self::defined(|name| symbols.symbol(file, name).is_some());
-        }
-        let (time, bytes) = TABLE;
-        let budget = Budget::new(time, bytes);
-        let wanted = KNOWN.iter().flat_map(|known| known.symbols);
-        let wanted: HashSet<&str> = wanted.copied().collect();
-        let found = symbols.in_table(&budget.of(file), &wanted);
-        Self::defined(|name| found.contains(name))
+        Self(module.marks(|facts| Self::defined(|name| facts.defines(name)).0))
     }
 
     /// Those whose symbols are defined.
@@ -194,7 +182,7 @@ pub fn shown(module: &Module) -> Vec<RuntimeSeen> {
     let shown = known.filter_map(|known| {
         Some(RuntimeSeen {
             name: known.name?.to_owned(),
-            version: module.file().and_then(|file| version(known, file)),
+            version: module.facts().and_then(|facts| version(known, facts)),
         })
     });
     shown.collect()
@@ -209,10 +197,9 @@ pub fn files(space: &AddressSpace) -> impl Iterator<Item = &Module> {
 }
 
 /// The version that the file exports.
-fn version(known: &Known, file: &File) -> Option<String> {
+fn version(known: &Known, facts: &Facts) -> Option<String> {
     let (symbol, before) = known.version?;
-    let text = Symbols::read(file)?.text(file, symbol, MAX_TEXT)?;
-    version_in(std::str::from_utf8(&text).ok()?, before)
+    version_in(facts.text(symbol)?, before)
 }
 
 /// `5.4.4` in `$LuaVersion: Lua 5.4.4  Copyright`, behind `Lua `.
@@ -265,9 +252,9 @@ mod tests {
 
     #[test]
     fn a_program_without_a_runtime_has_none() {
-        let own = File::open("/proc/self/exe").unwrap();
-        assert!(Runtimes::read(&own).is_empty());
-        let no_elf = tempfile::tempfile().unwrap();
-        assert!(Runtimes::read(&no_elf).is_empty());
+        let own = std::fs::File::open("/proc/self/exe").unwrap();
+        let facts = Facts::read(&own, &wanted());
+        assert!(facts.layout.is_some());
+        assert!(Runtimes::defined(|name| facts.defines(name)).is_empty());
     }
 }

@@ -3,7 +3,6 @@
 //! Every process that has the C library mapped has it. What it does in a process is told by a word
 //! of that process's memory. It borrows the table of another kind, of which it writes one field.
 
-use std::fs::File;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -12,11 +11,13 @@ use memtrace_common::interpreter::python::Layout;
 
 use super::{Data, Function, Instance, Loader, NoTypeName, Recognised, Role};
 use crate::collect::TakenFunction;
-use crate::elf::Symbols;
+use crate::elf::{Facts, Wanted};
 use crate::probe::Tables;
 use crate::process::memory::ReadMemory;
 use crate::profile::Language;
 
+/// What a file has that has it.
+pub const SYMBOL: &str = "getpid";
 /// Its loop.
 pub const LOOP: &str = "toy_run";
 /// Its allocator.
@@ -74,8 +75,12 @@ impl Loader for ToyLoader {
         Kind::Python
     }
 
-    fn load(&self, symbols: &Symbols, file: &File) -> Option<Box<dyn Data>> {
-        let symbol = symbols.symbol(file, "getpid")?;
+    fn wanted(&self) -> Wanted {
+        Wanted::symbols([SYMBOL])
+    }
+
+    fn load(&self, facts: &Facts) -> Option<Box<dyn Data>> {
+        let symbol = facts.symbol(SYMBOL)?;
         let control = self.0;
         Some(Box::new(ToyData { symbol, control }))
     }

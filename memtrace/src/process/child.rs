@@ -48,6 +48,12 @@ impl Servant {
         Ok(Self { child: Some(child) })
     }
 
+    /// None that runs, for tests.
+    #[cfg(test)]
+    pub(super) const fn none() -> Self {
+        Self { child: None }
+    }
+
     /// Its pid.
     #[must_use]
     pub fn pid(&self) -> u32 {

@@ -8,6 +8,7 @@ pub mod child;
 pub mod descriptors;
 pub mod ended;
 pub mod facts;
+pub mod inspector;
 pub mod maps;
 pub mod memory;
 pub mod messages;

@@ -2,8 +2,9 @@
 //!
 //! A file is opened once, when its first executable mapping is seen, and stays open. That is what
 //! lets its addresses be named after the process has exited or the file was deleted, in a chroot
-//! or another mount namespace, and it keeps the inode from being given to another file. Its headers
-//! are read then, and its separate debug file is opened, so that nobody waits for a file later.
+//! or another mount namespace, and it keeps the inode from being given to another file. What it says
+//! of itself is asked then ([`Facts`], of an [`Inspector`]: here no file is looked into), and its
+//! separate debug file is opened, so that nobody waits for a file later.
 //!
 //! Bounds: [`MAX_OPEN`] files are open, separate debug files included; those after that do not get
 //! symbols. [`MAX_KNOWN`] mapped files are remembered; beyond that, those that are not mapped any
@@ -23,8 +24,9 @@ use std::time::Duration;
 
 use foldhash::HashMap;
 
+use super::inspector::{Answerer, Asked, Inspector, Kind, Question};
 use super::opener::{self, NotOpened, Opener, Which};
-use crate::elf::{Budget, Headers, Layout};
+use crate::elf::{Facts, Layout, Wanted};
 use crate::foreign;
 
 /// Files that are kept open. A process may usually open 1,024; the rest is left to the probes,
@@ -37,8 +39,16 @@ pub const MAX_KNOWN: usize = 16_384;
 /// Where distributions put debug information that they split off.
 const DEBUG_DIR: &str = "/usr/lib/debug";
 
-/// How long the headers of a file may be read, and how many bytes of them.
-const HEADERS: (Duration, u64) = (Duration::from_secs(1), 8 << 20);
+/// The process that is asked what files say of themselves. What it reads of one has bounds of its own.
+pub const INSPECTOR: Kind = Kind {
+    argument: "__facts",
+    what: "reads the headers of files",
+    without: "files are not known",
+    data: 160 << 20,
+    descriptors: 0,
+    patience: Duration::from_secs(3),
+    most: 1 << 20,
+};
 
 /// The most bytes of the kernel's shared object, which has two to four pages.
 const MAX_VDSO: u64 = 1 << 20;
@@ -53,6 +63,9 @@ pub struct Modules {
     known: HashMap<((u32, u32), u64), Vec<PathModule>>,
     count: usize,
     opener: Opener,
+    inspector: Inspector,
+    /// What is looked for in each file.
+    wanted: Wanted,
     open: Arc<AtomicUsize>,
     /// The kernel's shared object, with its size in memory, once it was asked for.
     vdso: OnceLock<Option<(u64, Arc<Module>)>>,
@@ -102,35 +115,47 @@ pub struct Module {
 #[derive(Debug)]
 struct Opened {
     file: CountedFile,
-    layout: Option<Layout>,
+    facts: Facts,
     debug_file: Option<CountedFile>,
     /// See [`Module::marks`].
     marks: OnceLock<u32>,
 }
 
 impl Modules {
-    /// No files yet. They will be opened by a process of this same program: see
-    /// [`Opener::process`].
+    /// No files yet. They will be opened and looked into by processes of this same program: see
+    /// [`Opener::process`] and [`Inspector::process`]. In each, what is `wanted` is looked for.
     #[must_use]
-    pub fn new() -> Self {
+    pub fn looking_for(wanted: Wanted) -> Self {
         // This program is a test then, which would run its tests.
-        let opener = if cfg!(test) {
-            Opener::here()
+        let (opener, mut inspector) = if cfg!(test) {
+            let here = Inspector::here(&INSPECTOR, vec![answerer()]);
+            (Opener::here(), here)
         } else {
-            Opener::process()
+            (Opener::process(), Inspector::process(&INSPECTOR))
         };
-        Self::with(opener, Path::new(DEBUG_DIR))
+        inspector.prepare();
+        Self::with(opener, inspector, wanted, Path::new(DEBUG_DIR))
     }
 
-    /// Opens files by `opener`. Looks for separate debug files in `debug_dir`, as
-    /// `.build-id/ab/cdef.debug`. It must be writable only by those who may run memtrace.
+    /// The same, of which only the layout is known.
+    #[cfg(test)]
     #[must_use]
-    pub fn with(opener: Opener, debug_dir: &Path) -> Self {
+    pub fn new() -> Self {
+        Self::looking_for(Wanted::default())
+    }
+
+    /// Opens files by `opener`, and has `inspector` look into them. Looks for separate debug files in
+    /// `debug_dir`, as `.build-id/ab/cdef.debug`. It must be writable only by those who may run
+    /// memtrace.
+    #[must_use]
+    pub fn with(opener: Opener, inspector: Inspector, wanted: Wanted, debug_dir: &Path) -> Self {
         let debug_dir = debug_dir.join(".build-id");
         Self {
             known: HashMap::default(),
             count: 0,
             opener,
+            inspector,
+            wanted,
             open: Arc::default(),
             vdso: OnceLock::new(),
             debug_dir: debug_dir.is_dir().then_some(debug_dir),
@@ -180,7 +205,7 @@ impl Modules {
         let path = PathBuf::from(OsStr::from_bytes(mapped.path));
         match self.opener.open(which, path, Some(mapped.device)) {
             Ok(file) => {
-                if let Some(opened) = self.opened(file) {
+                if let Some(opened) = self.opened(file, module.id) {
                     module.opened.get_or_init(|| opened);
                 }
             }
@@ -192,25 +217,28 @@ impl Modules {
         }
     }
 
-    /// Reads the headers of a file, and opens its debug file; `None` when too many are open.
-    fn opened(&mut self, file: File) -> Option<Opened> {
+    /// Asks what a file says of itself, and opens its debug file; `None` when too many are open.
+    fn opened(&mut self, file: File, id: u32) -> Option<Opened> {
         let file = CountedFile::new(file, &self.open)?;
-        let (time, bytes) = HEADERS;
-        let budget = Budget::new(time, bytes);
-        let layout = Layout::read(&budget.of(&file.file));
+        let facts = self.facts(key_of(id), &file.file);
+        let layout = facts.layout.as_ref();
         Some(Opened {
-            debug_file: layout
-                .as_ref()
-                .and_then(|layout| self.debug_file(layout, &budget)),
-            layout,
+            debug_file: layout.and_then(|layout| self.debug_file(layout, key_of(id) | DEBUG)),
+            facts,
             file,
             marks: OnceLock::new(),
         })
     }
 
+    /// What a file says of itself; nothing, when that cannot be asked.
+    fn facts(&mut self, key: u64, file: &File) -> Facts {
+        let asked = self.inspector.ask(&self.wanted, &[Asked { key, file }]);
+        asked.unwrap_or_default()
+    }
+
     /// The file that has this one's debug information and symbols, found by its build id, unless it
     /// has its own.
-    fn debug_file(&mut self, layout: &Layout, budget: &Budget) -> Option<CountedFile> {
+    fn debug_file(&mut self, layout: &Layout, key: u64) -> Option<CountedFile> {
         let directory = self.debug_dir.as_ref()?;
         let id = layout.build_id.as_ref()?;
         if layout.has_debug_info && !layout.has_debug_link {
@@ -225,8 +253,8 @@ impl Modules {
         let path = directory.join(path + ".debug");
         let file = self.opener.open(Which::Own, path, None).ok()?;
         let file = CountedFile::new(file, &self.open)?;
-        let limited = budget.of(&file.file);
-        let same = Headers::read(&limited)?.build_id(&limited).as_ref() == Some(id);
+        let facts = self.facts(key, &file.file);
+        let same = facts.layout?.build_id.as_ref() == Some(id);
         same.then_some(file)
     }
 
@@ -241,7 +269,7 @@ impl Modules {
         if self.vdso.get().is_none() {
             let own = own_vdso().and_then(|(size, file)| {
                 let module = Module::new("[vdso]".to_owned());
-                let opened = self.opened(file)?;
+                let opened = self.opened(file, module.id)?;
                 module.opened.get_or_init(|| opened);
                 Some((size, Arc::new(module)))
             });
@@ -258,12 +286,6 @@ impl Modules {
             !known.is_empty()
         });
         self.count = self.known.values().map(Vec::len).sum();
-    }
-}
-
-impl Default for Modules {
-    fn default() -> Self {
-        Self::new()
     }
 }
 
@@ -322,15 +344,38 @@ impl Module {
 
     /// How the file is laid out; `None` when it is not open or not an ELF file.
     pub(crate) fn layout(&self) -> Option<&Layout> {
-        self.opened.get()?.layout.as_ref()
+        self.facts()?.layout.as_ref()
     }
 
-    /// What `read` tells by the file, as bits, of which this module knows nothing else. It is asked
-    /// once for each file, whoever wants to know; 0 when the file is not open.
-    pub(crate) fn marks(&self, read: impl FnOnce(&File) -> u32) -> u32 {
+    /// What the file says of itself; `None` when it is not open.
+    pub(crate) fn facts(&self) -> Option<&Facts> {
+        Some(&self.opened.get()?.facts)
+    }
+
+    /// What `tell` tells by that, as bits, of which this module knows nothing else. It is asked once
+    /// for each file, whoever wants to know; 0 when the file is not open.
+    pub(crate) fn marks(&self, tell: impl FnOnce(&Facts) -> u32) -> u32 {
         let opened = self.opened.get();
         opened.map_or(0, |opened| {
-            *opened.marks.get_or_init(|| read(&opened.file.file))
+            *opened.marks.get_or_init(|| tell(&opened.facts))
+        })
+    }
+
+    /// The file, for asking an [`Inspector`] about it; `None` when it is not open.
+    pub(crate) fn asked(&self) -> Option<Asked<'_>> {
+        let file = self.file()?;
+        Some(Asked {
+            key: key_of(self.id),
+            file,
+        })
+    }
+
+    /// The same of [`Self::debug_file`].
+    pub(crate) fn debug_asked(&self) -> Option<Asked<'_>> {
+        let file = self.debug_file()?;
+        Some(Asked {
+            key: key_of(self.id) | DEBUG,
+            file,
         })
     }
 
@@ -340,6 +385,25 @@ impl Module {
         Some(&self.opened.get()?.debug_file.as_ref()?.file)
     }
 }
+
+impl Question for Wanted {
+    const NAME: &'static str = "facts";
+    type Answer = Facts;
+}
+
+/// What answers the questions of [`Modules`].
+#[must_use]
+pub fn answerer() -> Answerer {
+    Answerer::new(|wanted: &Wanted, files| Facts::read(files[0], wanted))
+}
+
+/// What an [`Inspector`] knows a module's file by.
+fn key_of(id: u32) -> u64 {
+    u64::from(id) << 1
+}
+
+/// Set in the key of its debug file.
+const DEBUG: u64 = 1;
 
 /// An open file that counts among the [`MAX_OPEN`].
 #[derive(Debug)]

@@ -25,6 +25,7 @@ use super::modules::Modules;
 use super::name::{Name, read_cmdline, until_nul};
 use super::uses::{Used, Uses};
 use crate::clock;
+use crate::elf::Wanted;
 
 /// Relatives in which memory is looked for.
 const MAX_RELATIVES: usize = 8;
@@ -145,15 +146,22 @@ pub struct Processes {
 }
 
 impl Processes {
-    /// No process yet.
+    /// No process yet, of whose files nothing but the layout will be known.
+    #[cfg(test)]
     #[must_use]
     pub fn new() -> Self {
+        Self::looking_for(Wanted::default())
+    }
+
+    /// No process yet. In each file that one runs, what is `wanted` is looked for.
+    #[must_use]
+    pub fn looking_for(wanted: Wanted) -> Self {
         Self {
             live: HashMap::default(),
             ended: Ended::default(),
             by_slot: HashMap::default(),
             next: 0,
-            modules: Modules::default(),
+            modules: Modules::looking_for(wanted),
             snapshots: 0,
             uses: Uses::default(),
             renumbered: 0,
@@ -543,11 +551,5 @@ impl Processes {
         }
         let pid = |id| Some(self.live.get(id)?.facts.pid);
         ids.iter().filter_map(pid).collect()
-    }
-}
-
-impl Default for Processes {
-    fn default() -> Self {
-        Self::new()
     }
 }

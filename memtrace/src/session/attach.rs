@@ -9,13 +9,14 @@ use memtrace_common::process::MAX_PROCESSES;
 
 use crate::clock;
 use crate::command::Held;
+use crate::interpreter;
 use crate::options::Target;
 use crate::plan::Plan;
 use crate::probe::Found;
 use crate::process::pidfd::PidFd;
 use crate::process::processes::Processes;
 use crate::signals;
-use crate::unwind::Library;
+use crate::unwind::{self, Library};
 
 /// How long a process that is ending may take for it.
 const ENDING: Duration = Duration::from_millis(100);
@@ -41,7 +42,8 @@ impl Prepared {
     /// # Errors
     /// When COMMAND cannot be started, and when a signal has arrived.
     pub fn of(target: &Target, plan: &Plan) -> Result<Self> {
-        let mut processes = Processes::new();
+        let wanted = interpreter::wanted(&plan.loaders()).and(unwind::wanted());
+        let mut processes = Processes::looking_for(wanted);
         let mut library = Library::new(plan.unwind.value);
         let (pids, command) = match target {
             Target::Attach { pids, load } => {

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use foldhash::{HashMap, HashSet};
 
 use super::engine::{Found, NamedFunction, Query};
-use super::helper::{Asked, Helper, MAX_ADDRESSES};
+use super::helper::{Helper, MAX_ADDRESSES};
+use crate::process::inspector::{Asked, Inspector};
 use crate::process::maps::{AddressSpace, MappingKind};
 use crate::process::modules::Module;
 use crate::profile::{Frame, Language, Unknown};
@@ -138,22 +139,22 @@ impl Spot {
 }
 
 impl Symbolizer {
-    /// Parses files in a process of its own, which is this program again: its `main` must begin
-    /// with [`helper::is_requested`](super::helper::is_requested).
+    /// Parses files in a process of its own: see [`Helper::process`].
     #[must_use]
     pub fn new() -> Self {
         Self::with(Helper::process())
     }
 
-    /// Parses files in a thread of this process. A crafted file can then end it; use it only for
-    /// files that are trusted, such as one's own.
+    /// Parses files in this process. A crafted file can then end it; use it only for files that are
+    /// trusted, such as one's own.
     #[cfg(test)]
     #[must_use]
     pub fn in_process() -> Self {
-        Self::with(Helper::thread())
+        Self::with(Helper::here())
     }
 
-    pub(super) fn with(helper: Helper) -> Self {
+    /// By this helper.
+    pub fn with(helper: Helper) -> Self {
         Self {
             helper,
             places: HashMap::default(),
@@ -162,6 +163,11 @@ impl Symbolizer {
             names_size: 0,
             failed: HashMap::default(),
         }
+    }
+
+    /// What else can be asked about files that are named.
+    pub fn inspector(&mut self) -> &mut Inspector {
+        self.helper.inspector()
     }
 
     /// The frames of a stack, leaf first; inlined functions come before the one that they are
@@ -376,21 +382,13 @@ fn sources(module: &Module) -> impl Iterator<Item = SymbolSource<'_>> {
     let own = module
         .layout()
         .is_some_and(|layout| layout.has_debug_info && !layout.has_debug_link);
-    let separate = if own { None } else { module.debug_file() };
-    let key = u64::from(module.id()) << 1;
-    let of = |file, debug_info| SymbolSource {
-        asked: Asked { key, file },
-        debug_info,
-    };
-    let of_separate = |file, debug_info| SymbolSource {
-        asked: Asked { key: key | 1, file },
-        debug_info,
-    };
+    let separate = if own { None } else { module.debug_asked() };
+    let of = |debug_info| move |asked| SymbolSource { asked, debug_info };
     [
-        module.file().filter(|_| own).map(|file| of(file, true)),
-        separate.map(|file| of_separate(file, true)),
-        separate.map(|file| of_separate(file, false)),
-        module.file().map(|file| of(file, false)),
+        module.asked().filter(|_| own).map(of(true)),
+        separate.map(of(true)),
+        separate.map(of(false)),
+        module.asked().map(of(false)),
     ]
     .into_iter()
     .flatten()

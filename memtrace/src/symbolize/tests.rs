@@ -10,9 +10,12 @@ use std::time::{Duration, Instant};
 
 use super::Symbolizer;
 use super::engine::{Failure, Found, Query, Reply};
-use super::helper::{self, Asked, Helper, Lost};
+use super::helper::{self, Helper};
+use crate::elf::Wanted;
+use crate::inspection;
+use crate::process::inspector::{Asked, Inspector, Lost};
 use crate::process::maps::AddressSpace;
-use crate::process::modules::Modules;
+use crate::process::modules::{self, Modules};
 use crate::process::opener::{MAX_COPY, Opener};
 use crate::process::sandbox::Sandbox;
 use crate::profile::{Frame, Unknown};
@@ -29,12 +32,12 @@ fn helper_process() -> Helper {
 
 /// A process of this test program that runs one of the tests below.
 fn helper_process_by(test: &'static str) -> Helper {
-    Helper::command(move || {
+    Helper::with(Inspector::command(&helper::INSPECTOR, move || {
         let mut command = Command::new("/proc/self/exe");
         let test = format!("symbolize::tests::{test}");
         command.args(["--ignored", "--exact", &test]);
         command
-    })
+    }))
 }
 
 #[test]
@@ -42,7 +45,7 @@ fn helper_process_by(test: &'static str) -> Helper {
 fn serves_the_others() {
     let stdin = fs::read_link("/proc/self/fd/0").unwrap();
     if stdin.to_string_lossy().starts_with("socket:") {
-        let _ = helper::serve();
+        let _ = inspection::serve(&helper::INSPECTOR);
     }
 }
 
@@ -476,7 +479,8 @@ fn a_separate_debug_file_is_found_by_build_id() {
         run("objcopy", &["--only-keep-debug", compress], &debug);
         run("strip", &[], &path);
         let address = map(&path) + offset;
-        let mut modules = Modules::with(Opener::here(), dir.path());
+        let inspector = Inspector::here(&modules::INSPECTOR, vec![modules::answerer()]);
+        let mut modules = Modules::with(Opener::here(), inspector, Wanted::default(), dir.path());
         let space = AddressSpace::read(std::process::id(), &mut modules).unwrap();
         let frames = isolated().symbolize(&space, &[address]);
         assert_eq!(names(&frames), ["victim"], "{compress}");
@@ -622,13 +626,6 @@ fn a_process_that_has_gone_names_nothing() {
             .all(|frame| frame.unknown == Some(Unknown::ProcessGone))
     );
     assert_eq!(frames[0].address, 0x1234);
-}
-
-#[test]
-fn a_symbolizer_can_move_to_another_thread() {
-    fn check<T: Send>(_: T) {}
-    check(Symbolizer::in_process());
-    check(own_space());
 }
 
 #[test]
@@ -785,7 +782,8 @@ fn a_file_truncated_meanwhile_ends_only_the_helper() {
 
 #[test]
 fn a_helper_that_cannot_start_costs_names_only() {
-    let mut symbolizer = Symbolizer::with(Helper::command(|| Command::new("/nonexistent")));
+    let nowhere = Inspector::command(&helper::INSPECTOR, || Command::new("/nonexistent"));
+    let mut symbolizer = Symbolizer::with(Helper::with(nowhere));
     let frames = symbolizer.symbolize(&own_space(), &chain());
     assert!(frames.iter().all(|frame| frame.unknown.is_some()));
     assert!(frames[0].function.contains("+0x"), "{:?}", names(&frames));
@@ -796,7 +794,7 @@ fn a_helper_that_cannot_start_costs_names_only() {
 fn serves_the_others_without_a_sandbox() {
     let stdin = fs::read_link("/proc/self/fd/0").unwrap();
     if stdin.to_string_lossy().starts_with("socket:") {
-        let _ = helper::serve_in(|limits| {
+        let _ = inspection::serve_in(&helper::INSPECTOR, |limits| {
             crate::process::child::limit(libc::RLIMIT_DATA, limits.data).unwrap();
             Sandbox {
                 descriptors: Path::new("/proc/self/fd"),

@@ -1,12 +1,13 @@
 //! The thread that builds unwind tables.
 //!
-//! Files are foreign: reading, hashing and building share one budget for each file, and the thread
-//! has nothing but a file's descriptor and the disk cache. Each file is read once, and of files with
-//! the same tables one is built.
+//! Files are foreign: they are read in a process of its own ([`maker`]), and reading, hashing and
+//! building share one budget for each file. Each file is read once, as a rule, and of files with the
+//! same tables one is built.
 //!
 //! Small files come first ([`Queue`]), and what is in the disk cache before what must be built: a
 //! file that was read and has to be built waits again, by the size of what was read.
 
+pub mod maker;
 mod worker;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -156,7 +157,7 @@ fn run(
     results: &results::UnboundedSender<Built>,
     unfetched: &AtomicUsize,
 ) {
-    let mut worker = Worker::default();
+    let mut worker = Worker::new();
     let mut queue = Queue::new();
     loop {
         if queue.is_empty() {

@@ -6,7 +6,7 @@
 //! that was in none of them.
 
 pub mod arch;
-mod builder;
+pub mod builder;
 mod cache;
 mod code;
 mod files;
@@ -26,6 +26,7 @@ use memtrace_common::unwind::StackEnd;
 
 use self::builder::Built;
 pub use self::files::Library;
+pub use self::sections::wanted;
 use self::sets::{Seat, Sets};
 use crate::options::Unwind;
 use crate::probe::Tables;

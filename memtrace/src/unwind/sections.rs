@@ -10,7 +10,9 @@ use sha2::{Digest as _, Sha256};
 use super::arch::{self, Architecture};
 use super::code::Code;
 use super::table::{Refused, TableIdentity};
-use crate::elf::{self, Budget, Headers, PT_GNU_EH_FRAME, PT_LOAD, Sections, Source, Unreadable};
+use crate::elf::{
+    self, Budget, Facts, Headers, PT_GNU_EH_FRAME, PT_LOAD, Sections, Source, Unreadable, Wanted,
+};
 
 /// Bytes of a section; the largest libraries that are known have a third of this.
 const MAX_SECTION: u64 = 64 << 20;
@@ -190,23 +192,44 @@ impl Input {
     }
 }
 
-/// Bytes of what the table of `file` would be built from, by what its headers say.
-pub fn size_of(file: &File, budget: &Budget) -> u64 {
-    let file = budget.of(file);
-    let sections = Headers::read(&file).and_then(|headers| Sections::read(&file, &headers));
-    let sizes = sections.iter().flat_map(|sections| {
-        let found = [".eh_frame", ".debug_frame"].map(|name| find(sections, name));
-        found.into_iter().flatten()
+/// What is looked for in files, to know how much there is to read.
+#[must_use]
+pub fn wanted() -> Wanted {
+    let both = |name| [String::from(name), old_name(name)];
+    Wanted {
+        sections: SECTIONS.into_iter().flat_map(both).collect(),
+        ..Wanted::default()
+    }
+}
+
+/// Bytes of what a file's table would be built from, by what its headers say, and bytes of those.
+#[must_use]
+pub fn size_of(facts: &Facts) -> u64 {
+    let sizes = SECTIONS.into_iter().map(|name| {
+        let size = facts.section_size(name);
+        let size = if size > 0 {
+            size
+        } else {
+            facts.section_size(&old_name(name))
+        };
+        size.min(MAX_SECTION)
     });
-    sizes
-        .map(|section| section.contents_size(&file).min(MAX_SECTION))
-        .sum()
+    sizes.sum::<u64>().saturating_add(facts.cost)
+}
+
+/// The sections that a table is built from.
+const SECTIONS: [&str; 2] = [".eh_frame", ".debug_frame"];
+
+/// The name that a section had when it was compressed in the old way.
+fn old_name(name: &str) -> String {
+    name.replacen('.', ".z", 1)
 }
 
 /// A section by its name, or by the one that it had when it was compressed in the old way.
 fn find<'sections>(sections: &'sections Sections, name: &str) -> Option<elf::Section<'sections>> {
-    let old = name.replacen('.', ".z", 1);
-    sections.find(name).or_else(|| sections.find(&old))
+    sections
+        .find(name)
+        .or_else(|| sections.find(&old_name(name)))
 }
 
 /// A section's contents, with its address; `None` where there is none, or an empty one, as in debug

@@ -1,10 +1,11 @@
 //! Stacks have names, wherever the program is, and whether it still is.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
 
 use crate::support::report::is;
-use crate::support::{Fixture, Report, Trace, fixture, privileged, requires, tool};
+use crate::support::{Fixture, Report, Trace, eventually, fixture, privileged, requires, tool};
 
 /// Traces a fixture on the way `chain`, and checks the chain of calls.
 fn shows_its_chain(mut fixture: Fixture) -> Report {
@@ -232,4 +233,60 @@ fn a_stripped_function_is_shown_with_its_caller_and_by_no_other_name() {
                 .collect::<Vec<_>>()
         );
     }
+}
+
+/// What the kernel says of the processes of memtrace that were started with one argument like this.
+fn servants(memtrace: u32, begins: &str) -> BTreeMap<String, String> {
+    let read = |path: String| std::fs::read_to_string(path).unwrap_or_default();
+    let tasks = std::fs::read_dir(format!("/proc/{memtrace}/task"));
+    let tasks = tasks.into_iter().flatten().flatten();
+    let children = tasks.flat_map(|task| {
+        let children = read(format!("{}/children", task.path().display()));
+        let pids = children.split_whitespace().map(str::to_owned);
+        pids.collect::<Vec<_>>()
+    });
+    let servants = children.filter_map(|pid| {
+        let command = read(format!("/proc/{pid}/cmdline"));
+        let argument = command.split('\0').nth(1)?.to_owned();
+        let status = read(format!("/proc/{pid}/status"));
+        argument.starts_with(begins).then_some((argument, status))
+    });
+    servants.collect()
+}
+
+#[test]
+fn who_looks_into_files_may_do_nothing_else() {
+    requires!(privileged());
+    let mut fixture = requires!(Fixture::start(&["chain"]));
+    let trace = Trace::attach(fixture.pid);
+    fixture.go();
+    let truth = fixture.truth();
+    for kind in ["__facts", "__tables", "__symbolize"] {
+        // Functions are named, and whoever does that is started, when there is time for it.
+        let status = eventually(kind, || {
+            let mut found = servants(trace.pid(), kind);
+            let status = found.remove(kind)?;
+            // It answers only when it has given up everything.
+            status.contains("Seccomp:\t2").then_some(status)
+        });
+        let of = |name: &str| {
+            let mut lines = status.lines();
+            let line = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+            line.unwrap_or_else(|| panic!("{status}")).trim()
+        };
+        for (name, expected) in [
+            ("Uid", "65534\t65534\t65534\t65534"),
+            ("Gid", "65534\t65534\t65534\t65534"),
+            ("Groups", ""),
+            ("CapPrm", "0000000000000000"),
+            ("CapEff", "0000000000000000"),
+            ("CapBnd", "0000000000000000"),
+            ("NoNewPrivs", "1"),
+        ] {
+            assert_eq!(of(name), expected, "{kind} {name}");
+        }
+    }
+    let report = trace.finish();
+    fixture.exit();
+    report.is(&truth);
 }

@@ -18,7 +18,6 @@ mod text;
 mod types;
 
 use std::any::Any;
-use std::fs::File;
 
 use memtrace_common::interpreter::Kind;
 use memtrace_common::interpreter::python::Layout;
@@ -27,7 +26,7 @@ use self::code::Code;
 pub use self::library::{environment, is_library, script_of};
 use super::{Data, Function, Instance, NoTypeName, Recognised, Role, unsplit};
 use crate::collect::TakenFunction;
-use crate::elf::Symbols;
+use crate::elf::{Facts, Wanted};
 use crate::probe::Tables;
 use crate::process::memory::ReadMemory;
 use crate::profile::Language;
@@ -116,6 +115,19 @@ const API: [(&str, u32); 4] = [
     ("PyInterpreterState_GetID", 0x0307),
 ];
 
+const RUNTIME: &str = "_PyRuntime";
+const TYPE: &str = "PyType_Type";
+const CODE: &str = "PyCode_Type";
+const VERSION: &str = "Py_Version";
+/// What [`RUNTIME`] replaced in 3.7.
+const OLD_STATE: &str = "_PyThreadState_Current";
+/// What only Python 2 has.
+const OLD_STRING: &str = "PyString_Type";
+/// All of these, but for [`API`].
+const SYMBOLS: [&str; 6] = [RUNTIME, TYPE, CODE, VERSION, OLD_STATE, OLD_STRING];
+/// Has the runtime, where it is not exported.
+const RUNTIME_SECTION: &str = ".PyRuntime";
+
 const TOO_OLD: &str = "Python frames can be read of 3.8 to 3.14, and this is older";
 const TOO_NEW: &str = "Python frames can be read of 3.8 to 3.14, and this is newer";
 
@@ -124,8 +136,13 @@ impl super::Loader for Loader {
         Kind::Python
     }
 
-    fn load(&self, symbols: &Symbols, file: &File) -> Option<Box<dyn Data>> {
-        Some(Box::new(load(symbols, file)?))
+    fn wanted(&self) -> Wanted {
+        let api = API.iter().map(|(name, _)| *name);
+        Wanted::symbols(SYMBOLS.into_iter().chain(api)).and(Wanted::sections([RUNTIME_SECTION]))
+    }
+
+    fn load(&self, facts: &Facts) -> Option<Box<dyn Data>> {
+        Some(Box::new(load(facts)?))
     }
 
     /// Allocators: `_PyObject_Malloc`, `pymalloc_free.isra.0`, `PyMem_Free`.
@@ -152,22 +169,21 @@ impl super::Loader for Loader {
 }
 
 /// What a file says; `None` when there is no Python in it.
-fn load(symbols: &Symbols, file: &File) -> Option<FileData> {
-    let symbol = |name| symbols.symbol(file, name);
-    let runtime = symbol("_PyRuntime").or_else(|| symbols.section(file, ".PyRuntime"));
+fn load(facts: &Facts) -> Option<FileData> {
+    let symbol = |name| facts.symbol(name);
+    let runtime = symbol(RUNTIME).or_else(|| facts.section(RUNTIME_SECTION));
     if let Some(runtime) = runtime {
         let known = API.iter().find(|(name, _)| symbol(name).is_some());
         return Some(FileData::Runtime(Exports {
             runtime,
-            type_type: symbol("PyType_Type"),
-            code_type: symbol("PyCode_Type"),
-            version: symbol("Py_Version"),
+            type_type: symbol(TYPE),
+            code_type: symbol(CODE),
+            version: symbol(VERSION),
             api: known.map(|&(_, version)| version),
         }));
     }
-    // What `_PyRuntime` replaced in 3.7.
-    symbol("_PyThreadState_Current")?;
-    Some(if symbol("PyString_Type").is_some() {
+    symbol(OLD_STATE)?;
+    Some(if symbol(OLD_STRING).is_some() {
         FileData::Refused("CPython 2", TOO_OLD)
     } else {
         FileData::Refused("CPython 3.6 or older", TOO_OLD)

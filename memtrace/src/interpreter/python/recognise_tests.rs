@@ -89,7 +89,8 @@ impl Drop for Running {
 }
 
 fn recognise(pid: u32) -> Recognised {
-    let space = AddressSpace::read(pid, &mut Modules::new()).unwrap();
+    let modules = &mut Modules::looking_for(crate::interpreter::wanted(LOADERS));
+    let space = AddressSpace::read(pid, modules).unwrap();
     Recogniser::new(LOADERS.to_vec()).recognise(&space, &ProcessMemory::new(pid))
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use memtrace_common::process::{Counters, NO_SLOT, ProcessSlot, SLOT_LIVE};
 
 use super::super::toy::{ABSENT, Control, NOT_YET, REFUSED, Toy};
+use super::super::wanted;
 use super::*;
 use crate::process::processes::Said;
 
@@ -22,7 +23,7 @@ impl World {
         let control = Control::new(state);
         Self {
             tracker: Tracker::new(control.loaders(), tables.clone()),
-            processes: Processes::new(),
+            processes: Processes::looking_for(wanted(&control.loaders())),
             tables,
             control,
         }

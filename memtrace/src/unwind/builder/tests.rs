@@ -8,6 +8,7 @@ use super::worker::Task;
 use super::*;
 use crate::elf::made::{self, MadeContent, MadeSection};
 use crate::process::modules::{MappedFile, Modules};
+use crate::unwind::sections;
 
 fn seen(modules: &mut Modules, file: &File) -> Job {
     let path = format!("/proc/self/fd/{}", file.as_raw_fd());
@@ -28,7 +29,7 @@ fn seen(modules: &mut Modules, file: &File) -> Job {
 
 /// Which of the files that are asked for together, in this order, are done first.
 fn order(files: &[File]) -> Vec<usize> {
-    let mut modules = Modules::new();
+    let mut modules = Modules::looking_for(sections::wanted());
     let (jobs, todo) = mpsc::channel();
     let (results, mut done) = results::unbounded_channel();
     let mut ids = Vec::new();
@@ -54,10 +55,10 @@ fn order(files: &[File]) -> Vec<usize> {
 
 #[test]
 fn a_file_that_must_be_built_is_put_back_while_others_wait() {
-    let mut modules = Modules::new();
+    let mut modules = Modules::looking_for(sections::wanted());
     let files = [of_size(1 << 20), of_size(1 << 20)];
     let [first, second] = files.each_ref().map(|file| seen(&mut modules, file));
-    let mut worker = Worker::default();
+    let mut worker = Worker::new();
     let Outcome::Read(read) = worker.work(Task::Look(first), true) else {
         panic!("it is not put back");
     };

@@ -1,28 +1,28 @@
-//! What the thread that builds tables does with one file.
+//! What the thread that builds tables does with one file: it has another process look into it
+//! ([`maker`](super::maker)), and looks for the table on disk before it has it built.
 
 use std::cell::OnceCell;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use foldhash::HashSet;
 use log::{debug, info};
 
+use super::maker::{self, Allowance, Build, Look, Looked};
 use super::{Built, Job, Table};
 use crate::elf::Budget;
+use crate::process::inspector::{Asked, Inspector};
 use crate::process::modules::Module;
 use crate::unwind::cache::Cache;
 use crate::unwind::queue::Queue;
-use crate::unwind::rows;
-use crate::unwind::sections::{self, Input};
 use crate::unwind::table::{Refused, TableIdentity, UnwindTable};
+use crate::unwind::{format, sections};
 
-/// For how long one file is worked on; a library with a million functions takes a fifth of a
-/// second.
-const MAX_TIME: Duration = Duration::from_secs(3);
-
-/// Bytes that are read of one file, or decompressed.
-const MAX_BYTES: u64 = 128 << 20;
+/// What one file may cost; a library with a million functions takes a fifth of a second.
+const EACH: Allowance = Allowance {
+    time: Duration::from_secs(3),
+    bytes: 128 << 20,
+};
 
 /// For how long all files of a trace are worked on, and bytes that are read of them. After that
 /// files have a [`SMALL`] budget only, which is enough for most, so that others' do not use up what
@@ -30,17 +30,14 @@ const MAX_BYTES: u64 = 128 << 20;
 const ALL: (Duration, u64) = (Duration::from_mins(2), 2 << 30);
 
 /// What a file has when much was spent on others.
-const SMALL: (Duration, u64) = (Duration::from_millis(50), 8 << 20);
-
-/// For how long the headers of a file are read to find out what it costs, and bytes of them.
-const HEADERS: (Duration, u64) = (Duration::from_secs(1), 8 << 20);
-
-/// Bytes of files that were read and wait to be built. When there are more, they are built at once.
-const MAX_KEPT: u64 = 64 << 20;
+const SMALL: Allowance = Allowance {
+    time: Duration::from_millis(50),
+    bytes: 8 << 20,
+};
 
 /// What one file may cost.
 pub fn budget() -> Budget {
-    Budget::new(MAX_TIME, MAX_BYTES)
+    Budget::new(EACH.time, EACH.bytes)
 }
 
 /// What the thread has to do.
@@ -55,11 +52,11 @@ pub(super) enum Task {
 pub(super) struct ReadFile {
     module: Arc<Module>,
     again: bool,
-    input: Input,
     identity: TableIdentity,
     build_id: Option<String>,
-    /// What is left for building.
-    budget: Budget,
+    /// Bytes that its table is built from.
+    size: u64,
+    allowance: Allowance,
 }
 
 /// What became of a task.
@@ -74,74 +71,65 @@ impl Queue<Task> {
     /// Adds a file, by what its table would be built from: a file can be small and have much in it
     /// that is compressed.
     pub(super) fn push_job(&mut self, job: Job) {
-        let (time, bytes) = HEADERS;
-        let budget = Budget::new(time, bytes);
-        let attempt = AssertUnwindSafe(|| {
-            let file = job.module.file();
-            file.map_or(0, |file| sections::size_of(file, &budget))
-        });
-        let size = catch_unwind(attempt).unwrap_or(MAX_BYTES) + budget.spent();
+        let size = job.module.facts().map_or(0, sections::size_of);
         let asked = job.asked;
         self.push(Task::Look(job), size, asked);
     }
 
     /// Adds a file that was read.
     pub(super) fn push_read(&mut self, read: Box<ReadFile>) {
-        let size = read.input.size();
+        let size = read.size;
         self.push(Task::Build(read), size, Instant::now());
     }
 }
 
 /// Does what is asked for, and knows what was done.
-#[derive(Default)]
 pub(super) struct Worker {
+    inspector: Inspector,
     /// Opened with the first file; empty when it cannot be.
     cache: OnceCell<Option<Cache>>,
     given: HashSet<TableIdentity>,
-    /// Bytes of files that were read and wait.
-    kept: u64,
     /// What all files have cost.
     time: Duration,
     bytes: u64,
 }
 
 impl Worker {
+    /// Nothing was done yet. Files are looked into by a process of this same program.
+    pub(super) fn new() -> Self {
+        // This program is a test then, which would run its tests.
+        let mut inspector = if cfg!(test) {
+            Inspector::here(&maker::INSPECTOR, maker::answerers().into())
+        } else {
+            Inspector::process(&maker::INSPECTOR)
+        };
+        inspector.prepare();
+        Self {
+            inspector,
+            cache: OnceCell::new(),
+            given: HashSet::default(),
+            time: Duration::ZERO,
+            bytes: 0,
+        }
+    }
+
     /// Does a task; when `others_wait`, not more than must be done at once.
     pub(super) fn work(&mut self, task: Task, others_wait: bool) -> Outcome {
         let began = Instant::now();
-        let id = match &task {
-            Task::Look(job) => job.module.id(),
-            Task::Build(read) => read.module.id(),
-        };
-        // What parses foreign bytes must not panic. If it does, only this file goes without a
-        // table.
-        let attempt = AssertUnwindSafe(|| match task {
+        let outcome = match task {
             Task::Look(job) => self.look(job, others_wait),
-            Task::Build(read) => {
-                self.kept -= read.input.size();
-                let budget = read.budget.resume();
-                Outcome::Built(self.build(ReadFile { budget, ..*read }))
-            }
-        });
-        let outcome = catch_unwind(attempt).unwrap_or_else(|_| {
-            let why = "reading its unwind information failed, which is a fault of memtrace's own";
-            Outcome::Built(Built {
-                module: id,
-                build_id: None,
-                table: Err(Refused(why.to_owned())),
-            })
-        });
+            Task::Build(read) => Outcome::Built(self.build(*read)),
+        };
         self.time += began.elapsed();
         outcome
     }
 
-    /// Reads a file. If its table is not known, it is built, now or later.
+    /// Finds out what a file's table is called. If it is not known, it is built, now or later.
     fn look(&mut self, job: Job, others_wait: bool) -> Outcome {
         let Job { module, again, .. } = job;
         let mut build_id = None;
-        let looked = self.read(&module, &mut build_id);
-        let (input, identity, budget) = match looked {
-            Ok(read) => read,
+        let (identity, size, allowance) = match self.ask(&module, &mut build_id) {
+            Ok(found) => found,
             Err(refused) => return built(&module, build_id, Err(refused)),
         };
         if self.given.contains(&identity) && !again {
@@ -153,49 +141,45 @@ impl Worker {
         let read = ReadFile {
             module,
             again,
-            input,
             identity,
             build_id,
-            budget,
+            size,
+            allowance,
         };
-        let size = read.input.size();
-        if others_wait && self.kept + size <= MAX_KEPT {
-            self.kept += size;
-            let budget = read.budget.pause();
-            return Outcome::Read(Box::new(ReadFile { budget, ..read }));
+        if others_wait {
+            return Outcome::Read(Box::new(read));
         }
         Outcome::Built(self.build(read))
     }
 
-    fn read(
+    /// The name of a file's table, bytes that it would be built from, and what may be spent on it.
+    fn ask(
         &mut self,
         module: &Module,
         build_id: &mut Option<String>,
-    ) -> Result<(Input, TableIdentity, Budget), Refused> {
-        let file = module
-            .file()
-            .ok_or_else(|| Refused(module.why_not_open()))?;
-        let budget = self.budget()?;
-        let read = Input::read(file, module.debug_file(), &budget);
-        self.bytes += budget.spent();
-        let input = read?;
-        *build_id = input.build_id().map(hex);
-        let identity = input.identity(&budget)?;
-        Ok((input, identity, budget))
+    ) -> Result<(TableIdentity, u64, Allowance), Refused> {
+        let files = files(module)?;
+        let allowance = self.allowance()?;
+        let asked = self.inspector.ask(&Look(allowance), &files);
+        let Looked {
+            spent,
+            build_id: id,
+            found,
+        } = asked.map_err(|_| failed())?;
+        self.bytes = self.bytes.saturating_add(spent);
+        *build_id = id.as_deref().map(hex);
+        let (identity, size) = found.map_err(Refused)?;
+        Ok((identity, size, allowance))
     }
 
     /// What the next file may cost.
-    fn budget(&self) -> Result<Budget, Refused> {
+    fn allowance(&self) -> Result<Allowance, Refused> {
         let spent = |times: u32| self.time > ALL.0 * times || self.bytes > ALL.1 * u64::from(times);
         if spent(2) {
             let why = "too much time was spent on the tables of other files";
             return Err(Refused(why.to_owned()));
         }
-        Ok(if spent(1) {
-            Budget::new(SMALL.0, SMALL.1)
-        } else {
-            budget()
-        })
+        Ok(if spent(1) { SMALL } else { EACH })
     }
 
     /// The table that was kept on disk.
@@ -216,42 +200,66 @@ impl Worker {
         let ReadFile {
             module,
             again,
-            input,
             identity,
             build_id,
-            budget,
+            allowance,
+            size: _,
         } = read;
-        if self.given.contains(&identity) && !again {
-            return Built {
-                module: module.id(),
-                build_id,
-                table: Ok((identity, None)),
-            };
-        }
-        let began = Instant::now();
-        let table = rows::build(&input, &budget).map(|table| {
-            let (path, took) = (module.path(), began.elapsed());
-            info!(
-                "built unwind table of {path}: {} rows in {took:.1?}",
-                table.rows.len()
-            );
-            // A small table is built as fast as it is read.
-            if let Some(cache) = self.cache.get_or_init(open_cache)
-                && took > WORTH_KEEPING
-                && !table.is_partial
-                && let Err(error) = cache.put(&identity, &table)
-            {
-                debug!("cannot keep the unwind table of {path}: {error}");
-            }
-            self.given.insert(identity);
-            (identity, Some(table))
-        });
+        let table = if self.given.contains(&identity) && !again {
+            Ok((identity, None))
+        } else {
+            let table = self.table(&module, identity, allowance);
+            table.map(|table| (identity, Some(table)))
+        };
         Built {
             module: module.id(),
             build_id,
             table,
         }
     }
+
+    /// Has a table built.
+    fn table(
+        &mut self,
+        module: &Module,
+        identity: TableIdentity,
+        allowance: Allowance,
+    ) -> Result<UnwindTable, Refused> {
+        let began = Instant::now();
+        let build = Build {
+            identity,
+            allowance,
+        };
+        let made = self.inspector.ask(&build, &files(module)?);
+        let made = made.map_err(|_| failed())?.map_err(Refused)?;
+        let table = format::decode(&made.bytes, &identity).ok_or_else(failed)?;
+        let (path, took) = (module.path(), began.elapsed());
+        info!(
+            "built unwind table of {path}: {} rows in {took:.1?}",
+            table.rows.len()
+        );
+        // A small table is built as fast as it is read.
+        if let Some(cache) = self.cache.get_or_init(open_cache)
+            && took > WORTH_KEEPING
+            && !made.is_partial
+            && let Err(error) = cache.put(&identity, &table)
+        {
+            debug!("cannot keep the unwind table of {path}: {error}");
+        }
+        self.given.insert(identity);
+        Ok(table)
+    }
+}
+
+/// What a table is built from: the file, and its debug file, if it has one.
+fn files(module: &Module) -> Result<Vec<Asked<'_>>, Refused> {
+    let file = module.asked();
+    let file = file.ok_or_else(|| Refused(module.why_not_open()))?;
+    Ok(std::iter::once(file).chain(module.debug_asked()).collect())
+}
+
+fn failed() -> Refused {
+    Refused("the process that builds unwind tables failed at it".to_owned())
 }
 
 fn built(module: &Module, build_id: Option<String>, table: Table) -> Outcome {
@@ -286,12 +294,11 @@ mod tests {
 
     #[test]
     fn after_much_was_spent_files_get_little_and_then_nothing() {
-        let mut worker = Worker::default();
-        assert!(worker.budget().unwrap().spend(MAX_BYTES));
+        let mut worker = Worker::new();
+        assert_eq!(worker.allowance(), Ok(EACH));
         worker.bytes = ALL.1 + 1;
-        let small = worker.budget().unwrap();
-        assert!(small.spend(SMALL.1) && !small.spend(1));
+        assert_eq!(worker.allowance(), Ok(SMALL));
         worker.time = 2 * ALL.0 + Duration::from_secs(1);
-        assert!(worker.budget().is_err());
+        assert!(worker.allowance().is_err());
     }
 }

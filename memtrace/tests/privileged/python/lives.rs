@@ -114,6 +114,17 @@ fn exits(python: &Python) -> Result<(), Why> {
     Ok(())
 }
 
+/// What was started by a handler of an exit, and goes on, is not on its way out.
+#[test]
+fn a_worker_that_was_started_at_an_exit_goes_on() {
+    on("3.11", |python| {
+        let (report, truth) = trace::<Exits>(python.start("atexit_worker.py", &[])?);
+        let copies = Copies::of(&report, truth.pids);
+        copies.mostly(0.99, "with its program", |site| site.phase == Phase::Run);
+        Ok(())
+    });
+}
+
 #[derive(Debug, Deserialize)]
 struct Walk {
     processes: Vec<Worker>,
