@@ -442,11 +442,11 @@ fn answer(
     question: &[u8],
     files: &[&File],
 ) -> Option<Vec<u8>> {
-    let answerer = answerers.iter_mut().find(|each| each.name == name)?;
+    let asked = answerers.iter_mut().find(|each| each.name == name)?;
     // What parses foreign bytes must not panic. If it does, only this question goes without an
     // answer: nothing is kept of a file that was not read to the end.
-    let answered = catch_unwind(AssertUnwindSafe(|| (answerer.answer)(question, files)));
-    answered.ok()?.ok()
+    let answer = catch_unwind(AssertUnwindSafe(|| (asked.answer)(question, files)));
+    answer.ok()?.ok()
 }
 
 fn encode(what: &impl Serialize) -> io::Result<Vec<u8>> {
