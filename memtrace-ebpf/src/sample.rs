@@ -133,13 +133,7 @@ pub fn send(task: Task, thread: *mut Thread) -> Option<()> {
     // SAFETY: the helper has no preconditions, and the slot is this process's.
     let lived = unsafe { bpf_ktime_get_ns().wrapping_sub((*process).forked_ns) };
     let wanted = held.min(lived / LIFE_PER_PAGE_NS);
-    for n in 0..SAMPLED_PAGES as u64 {
-        if n >= wanted {
-            break;
-        }
-        // Evenly over the sample, in which the first copies are at the front.
-        sample_look_at(u64::from(slot), n * held / wanted, n);
-    }
+    sample_look_at(u64::from(slot), held, wanted);
     let room = room()?;
     room.record = PagesRecord {
         kind: RecordKind::Pages.code(),
@@ -175,12 +169,30 @@ fn has_parent(task: Task, process: *const ProcessSlot) -> bool {
             .is_some_and(|parent| parent.mm() != task.mm())
 }
 
+/// Puts the hashes of `wanted` pages of a process's sample, which holds `held`, into this CPU's room,
+/// as the pages are now.
+///
+/// Global, so that the verifier does not follow what comes after the loop for each way out of it:
+/// see [`main`](crate).
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn sample_look_at(slot: u64, held: u64, wanted: u64) -> u64 {
+    for n in 0..SAMPLED_PAGES as u64 {
+        if n >= wanted {
+            break;
+        }
+        // Evenly over the sample, in which the first copies are at the front.
+        sample_look_at_page(slot, n * held / wanted, n);
+    }
+    0
+}
+
 /// Puts the hash of a page of a process's sample, as it is now, into place `n` of this CPU's room.
 ///
 /// Global, so that the verifier follows the loop once: see [`main`](crate).
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn sample_look_at(slot: u64, at: u64, n: u64) -> u64 {
+extern "C" fn sample_look_at_page(slot: u64, at: u64, n: u64) -> u64 {
     let (Some(sample), Some(room)) = (SAMPLES.get_ptr(slot as u32), room()) else {
         return 0;
     };

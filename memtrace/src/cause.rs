@@ -57,6 +57,18 @@ pub fn answerers() -> [Answerer; 4] {
     ]
 }
 
+/// Asks every question that is asked here, about a program.
+#[cfg(test)]
+pub(crate) fn ask_everything(
+    inspector: &mut crate::process::inspector::Inspector,
+    asked: crate::process::inspector::Asked<'_>,
+) {
+    instruction::ask(inspector, asked);
+    let _ = inspector.ask(&calls::Callee(0x1000), &[asked]).unwrap();
+    collector::ask(inspector, asked);
+    allocators::ask(inspector, asked);
+}
+
 /// What is mapped at the address written to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Area {

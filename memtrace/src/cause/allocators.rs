@@ -54,6 +54,12 @@ impl Question for AllocatorsCode {
     type Answer = Vec<Range<u64>>;
 }
 
+/// Asks, for a test.
+#[cfg(test)]
+pub(super) fn ask(inspector: &mut Inspector, asked: crate::process::inspector::Asked<'_>) {
+    let _ = inspector.ask(&AllocatorsCode, &[asked]).unwrap();
+}
+
 /// What answers the questions of [`Allocators`].
 pub fn answerer() -> Answerer {
     Answerer::new(|AllocatorsCode, files| code_of(files[0]).unwrap_or_default())

@@ -48,6 +48,12 @@ impl Question for Functions {
     type Answer = Vec<u64>;
 }
 
+/// Asks, for a test.
+#[cfg(test)]
+pub(super) fn ask(inspector: &mut Inspector, asked: crate::process::inspector::Asked<'_>) {
+    let _ = inspector.ask(&Functions([crate::interpreter::runtimes::Runtime::PyPy].into_iter().collect()), &[asked]).unwrap();
+}
+
 /// What answers the questions of [`Collectors`], beside [`Callee`].
 pub fn answerer() -> Answerer {
     Answerer::new(|&Functions(there), files| {

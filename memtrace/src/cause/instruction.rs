@@ -53,6 +53,12 @@ impl Question for Writes {
     type Answer = Vec<Write>;
 }
 
+/// Asks, for a test.
+#[cfg(test)]
+pub(super) fn ask(inspector: &mut Inspector, asked: crate::process::inspector::Asked<'_>) {
+    let _ = inspector.ask(&Writes(vec![(0x1000, LONGEST)]), &[asked]).unwrap();
+}
+
 /// What answers the questions of [`Instructions`].
 pub fn answerer() -> Answerer {
     Answerer::new(|Writes(places), files| {

@@ -20,6 +20,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use rustix::time::{ClockId, clock_gettime};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -388,6 +389,8 @@ impl Server {
     /// When the kernel does not permit that.
     pub fn begin(kind: &'static Kind) -> io::Result<Self> {
         child::begin()?;
+        // When the clock is read first, it is looked for by calls that a sandbox does not permit.
+        let _ = clock_gettime(ClockId::ThreadCPUTime);
         let socket = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
         Ok(Self { kind, socket })
     }
