@@ -110,8 +110,8 @@ pub fn copied(process: *const ProcessSlot, slot: u32, address: u64, origin: Orig
         write_volatile(
             (&raw mut (*sample).pages).cast::<u64>().add(place as usize),
             page,
-        )
-    };
+        );
+    }
 }
 
 /// The last thread of a process ends, and its memory is still there: sends what some of the pages

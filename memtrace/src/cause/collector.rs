@@ -51,7 +51,16 @@ impl Question for Functions {
 /// Asks, for a test.
 #[cfg(test)]
 pub(super) fn ask(inspector: &mut Inspector, asked: crate::process::inspector::Asked<'_>) {
-    let _ = inspector.ask(&Functions([crate::interpreter::runtimes::Runtime::PyPy].into_iter().collect()), &[asked]).unwrap();
+    let _ = inspector
+        .ask(
+            &Functions(
+                [crate::interpreter::runtimes::Runtime::PyPy]
+                    .into_iter()
+                    .collect(),
+            ),
+            &[asked],
+        )
+        .unwrap();
 }
 
 /// What answers the questions of [`Collectors`], beside [`Callee`].

@@ -56,7 +56,9 @@ impl Question for Writes {
 /// Asks, for a test.
 #[cfg(test)]
 pub(super) fn ask(inspector: &mut Inspector, asked: crate::process::inspector::Asked<'_>) {
-    let _ = inspector.ask(&Writes(vec![(0x1000, LONGEST)]), &[asked]).unwrap();
+    let _ = inspector
+        .ask(&Writes(vec![(0x1000, LONGEST)]), &[asked])
+        .unwrap();
 }
 
 /// What answers the questions of [`Instructions`].
