@@ -55,7 +55,8 @@ int main(void) {
 }
 "#;
 
-/// The report of a program in C, traced from its start, and the same as text.
+/// The report of a program in C, traced from its start, and the same as text in one line: where lines
+/// end depends on the figures.
 pub fn traced(source: &str, options: &[&str]) -> (Report, String) {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let path = |name: &str| folder.path().join(name).display().to_string();
@@ -69,7 +70,8 @@ pub fn traced(source: &str, options: &[&str]) -> (Report, String) {
         .chain(options.iter().copied());
     let report = Trace::with(command.chain(["--", &program])).report();
     let text = std::fs::read_to_string(text).expect("the text was written");
-    (report, text)
+    let words: Vec<&str> = text.split_whitespace().collect();
+    (report, words.join(" "))
 }
 
 #[test]
@@ -86,7 +88,6 @@ fn a_counter_of_the_programs_own_is_no_reference_count() {
     assert_eq!(site.cause, CauseName::Refcount);
     let found = site.unchanged.expect("it was compared");
     assert_eq!((found.unchanged_pages, found.compared_pages), (0, 64));
-    let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
     assert!(text.contains("was counted in place"), "{text}");
     assert!(!text.contains("of what was copied was only read"), "{text}");
 }

@@ -18,10 +18,10 @@ const OPENS: &str = r#"
 int main(void) {
     if (fork() == 0) {
         if (!dlopen("libstdc++.so.6", RTLD_NOW)) abort();
-        sleep(30);
+        sleep(6);
         _exit(0);
     }
-    sleep(30);
+    sleep(6);
     return 0;
 }
 "#;
@@ -38,7 +38,7 @@ __attribute__((noinline)) static void other(void) { for (int i = N; i < 2 * N; i
 __attribute__((noinline)) static void again(void) { for (int i = 2 * N; i < 3 * N; i++) data[i * PAGE] = 1; }
 static int waiting(void) {
     int child = fork();
-    if (child == 0) { sleep(30); _exit(0); }
+    if (child == 0) { sleep(6); _exit(0); }
     return child;
 }
 int main(void) {
@@ -50,7 +50,7 @@ int main(void) {
     /* This one has what the parent has by now, apart from what comes next. */
     waiting();
     again();
-    sleep(30);
+    sleep(6);
     return first;
 }
 ";
@@ -95,7 +95,7 @@ int main(void) {
     data = aligned_alloc(4096, SIZE);
     memset(data, 1, SIZE);
     int other = fork();
-    if (other == 0) { sleep(30); _exit(0); }
+    if (other == 0) { sleep(6); _exit(0); }
     int child = vfork();
     if (child == 0) { work(); usleep(20000); _exit(0); }
     waitpid(child, 0, 0);
