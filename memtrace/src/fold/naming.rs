@@ -293,7 +293,7 @@ impl Files {
             instructions: Instructions::default(),
             collectors: Collectors::default(),
             allocators: Allocators::default(),
-            code: code(),
+            code: Inspector::of(&cause::INSPECTOR, || cause::answerers().into()),
         }
     }
 
@@ -349,24 +349,12 @@ impl Files {
 
 /// What reads symbols, and decodes instructions.
 fn symbols() -> Inspector {
-    // This program is a test then, which would run its tests.
-    if cfg!(test) {
+    Inspector::of(&helper::INSPECTOR, || {
         let engine = Engine::new(Memory::of_this_process(), "/proc/self/fd".into());
         let mut answerers = vec![helper::answerer(engine)];
         answerers.extend(cause::answerers());
-        Inspector::here(&helper::INSPECTOR, answerers)
-    } else {
-        Inspector::process(&helper::INSPECTOR)
-    }
-}
-
-/// What looks for the code of collectors and allocators.
-fn code() -> Inspector {
-    if cfg!(test) {
-        Inspector::here(&cause::INSPECTOR, cause::answerers().into())
-    } else {
-        Inspector::process(&cause::INSPECTOR)
-    }
+        answerers
+    })
 }
 
 /// Where a frame's code is in its file, which is the same in every process; 0 for what is in none.

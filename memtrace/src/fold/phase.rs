@@ -36,6 +36,9 @@ pub enum Phase {
     Run,
     /// It had been forked an instant before, and what it would do was not known.
     Young(ProcessId),
+    /// The same, and its stack seems to say that it was on its way out. This is not [`Self::Leaving`]:
+    /// what becomes of the two may differ, and a sum has copies of one kind only.
+    YoungLeaving(ProcessId),
     /// Its stack has no name yet.
     Unnamed(ProcessId),
     /// It seems to be on its way out, and has not ended yet.
@@ -64,7 +67,7 @@ impl Phase {
     pub(super) fn of(self, leaves: bool) -> Self {
         match self.named(leaves) {
             Self::Run if leaves => Self::Exit,
-            Self::Young(process) if leaves => Self::Leaving(process),
+            Self::Young(process) if leaves => Self::YoungLeaving(process),
             Self::Stays => Self::Run,
             other => other,
         }
@@ -75,7 +78,7 @@ impl Phase {
     pub fn settled(self) -> Self {
         match self {
             Self::Young(_) | Self::Unnamed(_) | Self::Stays => Self::Run,
-            Self::Leaving(_) => Self::Exit,
+            Self::YoungLeaving(_) | Self::Leaving(_) => Self::Exit,
             settled => settled,
         }
     }
@@ -83,8 +86,11 @@ impl Phase {
     /// The process of which more must be known, if it will be another one.
     fn open_for(self) -> Option<ProcessId> {
         match self {
-            Self::Young(process) | Self::Unnamed(process) | Self::Leaving(process) => Some(process),
-            _ => None,
+            Self::Young(process)
+            | Self::YoungLeaving(process)
+            | Self::Unnamed(process)
+            | Self::Leaving(process) => Some(process),
+            Self::Run | Self::Stays | Self::BeforeExec | Self::Exit => None,
         }
     }
 }

@@ -504,7 +504,12 @@ proptest! {
                 Act::Settle(process, fate) => {
                     fold.settle(process, fate);
                     prop_assert!(!fold.is_open(process));
-                    let open = [Phase::Young, Phase::Unnamed, Phase::Leaving];
+                    let open = [
+                        Phase::Young,
+                        Phase::YoungLeaving,
+                        Phase::Unnamed,
+                        Phase::Leaving,
+                    ];
                     let open = open.map(|phase| phase(process));
                     let is_open = |phase| open.contains(&phase);
                     let cells = fold.tally().cells.iter().filter(|cell| cell.pages > 0);
