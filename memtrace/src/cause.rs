@@ -28,7 +28,11 @@ use memtrace_common::record::{Cause, Evidence};
 pub use self::allocators::Allocators;
 pub use self::collector::Collectors;
 pub use self::instruction::{Instructions, Write};
+#[cfg(test)]
+use crate::interpreter::runtimes::Runtime;
 use crate::process::inspector::{Answerer, Kind};
+#[cfg(test)]
+use crate::process::inspector::{Asked, Inspector};
 use crate::process::maps::{AddressSpace, MappingKind};
 use crate::profile::{CauseEvidence, Frame, Language, Unknown};
 use crate::symbolize::leaving::Leaving;
@@ -59,14 +63,18 @@ pub fn answerers() -> [Answerer; 4] {
 
 /// Asks every question that is asked here, about a program.
 #[cfg(test)]
-pub(crate) fn ask_everything(
-    inspector: &mut crate::process::inspector::Inspector,
-    asked: crate::process::inspector::Asked<'_>,
-) {
-    instruction::ask(inspector, asked);
+pub(crate) fn ask_everything(inspector: &mut Inspector, asked: Asked<'_>) {
+    let pypy = std::iter::once(Runtime::PyPy).collect();
+    let _ = inspector
+        .ask(&instruction::Writes(vec![(0x1000, 15)]), &[asked])
+        .unwrap();
     let _ = inspector.ask(&calls::Callee(0x1000), &[asked]).unwrap();
-    collector::ask(inspector, asked);
-    allocators::ask(inspector, asked);
+    let _ = inspector
+        .ask(&collector::Functions(pypy), &[asked])
+        .unwrap();
+    let _ = inspector
+        .ask(&allocators::AllocatorsCode, &[asked])
+        .unwrap();
 }
 
 /// What is mapped at the address written to.

@@ -47,17 +47,11 @@ const MAX_FILES: usize = 256;
 
 /// What is asked about a file: where its allocator's code is, as offsets, ascending.
 #[derive(Debug, Serialize, Deserialize)]
-struct AllocatorsCode;
+pub(super) struct AllocatorsCode;
 
 impl Question for AllocatorsCode {
     const NAME: &'static str = "allocators";
     type Answer = Vec<Range<u64>>;
-}
-
-/// Asks, for a test.
-#[cfg(test)]
-pub(super) fn ask(inspector: &mut Inspector, asked: crate::process::inspector::Asked<'_>) {
-    let _ = inspector.ask(&AllocatorsCode, &[asked]).unwrap();
 }
 
 /// What answers the questions of [`Allocators`].

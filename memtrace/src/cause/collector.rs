@@ -41,26 +41,11 @@ const MAX_CALLS: usize = 16_384;
 /// What is asked about a file: where the functions without names of its runtimes' collectors begin,
 /// as offsets.
 #[derive(Debug, Serialize, Deserialize)]
-struct Functions(Runtimes);
+pub(super) struct Functions(pub(super) Runtimes);
 
 impl Question for Functions {
     const NAME: &'static str = "collectors";
     type Answer = Vec<u64>;
-}
-
-/// Asks, for a test.
-#[cfg(test)]
-pub(super) fn ask(inspector: &mut Inspector, asked: crate::process::inspector::Asked<'_>) {
-    let _ = inspector
-        .ask(
-            &Functions(
-                [crate::interpreter::runtimes::Runtime::PyPy]
-                    .into_iter()
-                    .collect(),
-            ),
-            &[asked],
-        )
-        .unwrap();
 }
 
 /// What answers the questions of [`Collectors`], beside [`Callee`].

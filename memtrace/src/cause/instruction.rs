@@ -46,19 +46,11 @@ const MAX_PLACES: usize = 4096;
 /// What is asked about a file: what the instructions at some places do. Each has an offset, and bytes
 /// that it may have at most.
 #[derive(Debug, Serialize, Deserialize)]
-struct Writes(Vec<(u64, usize)>);
+pub(super) struct Writes(pub(super) Vec<(u64, usize)>);
 
 impl Question for Writes {
     const NAME: &'static str = "writes";
     type Answer = Vec<Write>;
-}
-
-/// Asks, for a test.
-#[cfg(test)]
-pub(super) fn ask(inspector: &mut Inspector, asked: crate::process::inspector::Asked<'_>) {
-    let _ = inspector
-        .ask(&Writes(vec![(0x1000, LONGEST)]), &[asked])
-        .unwrap();
 }
 
 /// What answers the questions of [`Instructions`].

@@ -6,7 +6,7 @@ use std::time::Duration;
 use foldhash::HashSet;
 use serde::{Deserialize, Serialize};
 
-use super::budget::{Budget, Source};
+use super::budget::Budget;
 use super::headers::Headers;
 use super::layout::Layout;
 use super::sections::Sections;
@@ -85,28 +85,33 @@ impl Facts {
     pub fn read(file: &File, wanted: &Wanted) -> Self {
         let (time, bytes) = HEADERS;
         let budget = Budget::new(time, bytes);
-        let mut facts = Self {
-            layout: Layout::read(&budget.of(file)),
-            ..Self::default()
-        };
-        facts.add_sections(&budget.of(file), wanted);
-        if let Some(symbols) = Symbols::read(&budget.of(file)) {
-            facts.add_symbols(file, &budget, &symbols, wanted);
-        }
+        let mut facts = Self::default();
+        facts.add(file, &budget, wanted);
         facts.cost = budget.spent();
         facts
     }
 
-    fn add_sections(&mut self, file: &impl Source, wanted: &Wanted) {
-        let headers = Headers::read(file);
-        let sections = headers.and_then(|headers| Sections::read(file, &headers));
+    fn add(&mut self, file: &File, budget: &Budget, wanted: &Wanted) {
+        let limited = &budget.of(file);
+        let Some(headers) = Headers::read(limited) else {
+            return;
+        };
+        let sections = Sections::read(limited, &headers);
+        self.layout = Some(Layout::new(limited, &headers, sections.as_ref()));
         let found = sections.iter().flat_map(|sections| {
             wanted.sections.iter().filter_map(|name| {
                 let section = sections.find(name)?;
-                Some((name.clone(), section.address, section.contents_size(file)))
+                Some((
+                    name.clone(),
+                    section.address,
+                    section.contents_size(limited),
+                ))
             })
         });
         self.sections = found.collect();
+        if let Some(symbols) = Symbols::of(limited, headers) {
+            self.add_symbols(file, budget, &symbols, wanted);
+        }
     }
 
     fn add_symbols(&mut self, file: &File, budget: &Budget, symbols: &Symbols, wanted: &Wanted) {

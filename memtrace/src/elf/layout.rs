@@ -29,13 +29,18 @@ impl Layout {
     #[must_use]
     pub fn read(file: &impl Source) -> Option<Self> {
         let headers = Headers::read(file)?;
+        let sections = Sections::read(file, &headers);
+        Some(Self::new(file, &headers, sections.as_ref()))
+    }
+
+    /// The same of headers that were read. Sections are not needed to run, so a file without them is
+    /// a good one.
+    pub(super) fn new(file: &impl Source, headers: &Headers, sections: Option<&Sections>) -> Self {
         let mut layout = Self {
             build_id: headers.build_id(file),
-            ..Self::of(&headers)
+            ..Self::of(headers)
         };
-        // Sections are not needed to run, so a file without them is a good one.
-        let sections = Sections::read(file, &headers);
-        for section in sections.iter().flat_map(Sections::iter) {
+        for section in sections.into_iter().flat_map(Sections::iter) {
             match section.name {
                 b".debug_info" => layout.has_debug_info = section.has_contents,
                 b".gnu_debuglink" | b".gnu_debugaltlink" | b".debug_sup" => {
@@ -44,7 +49,7 @@ impl Layout {
                 _ => {}
             }
         }
-        Some(layout)
+        layout
     }
 
     /// Only where the contents are loaded.

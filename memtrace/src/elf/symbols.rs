@@ -91,7 +91,12 @@ impl Symbols {
     /// headers cannot be read.
     #[must_use]
     pub fn read(file: &impl Source) -> Option<Self> {
-        let headers = Headers::read(file).filter(Headers::is_64_bit)?;
+        Self::of(file, Headers::read(file)?)
+    }
+
+    /// The same of headers that were read.
+    pub(super) fn of(file: &impl Source, headers: Headers) -> Option<Self> {
+        let headers = Some(headers).filter(Headers::is_64_bit)?;
         let layout = Layout::of(&headers);
         let dynamic = headers.programs_of(PT_DYNAMIC).last();
         Some(Self {

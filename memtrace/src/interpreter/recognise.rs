@@ -55,9 +55,9 @@ impl Recogniser {
             return best;
         }
         let mut tried: Vec<(u32, u64)> = Vec::new();
-        for mapping in space.mappings() {
-            // All of a file is loaded with one bias, which its executable mapping tells.
-            let Some(module) = mapping.module().filter(|_| mapping.executable) else {
+        // All of a file is loaded with one bias, which its executable mapping tells.
+        for mapping in space.code() {
+            let Some(module) = mapping.module() else {
                 continue;
             };
             let Some(data) = self.file(module) else {

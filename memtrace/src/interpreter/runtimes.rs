@@ -190,8 +190,7 @@ pub fn shown(module: &Module) -> Vec<RuntimeSeen> {
 
 /// The files with runtimes that a process has mapped executable.
 pub fn files(space: &AddressSpace) -> impl Iterator<Item = &Module> {
-    let executable = space.mappings().iter().filter(|mapping| mapping.executable);
-    let modules = executable.filter_map(|mapping| mapping.module());
+    let modules = space.code().filter_map(|mapping| mapping.module());
     let modules = modules.map(|module| &**module);
     modules.filter(|module| !Runtimes::of(module).is_empty())
 }

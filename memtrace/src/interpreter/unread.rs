@@ -109,8 +109,7 @@ fn unopened(space: &AddressSpace) -> Vec<UnopenedFile> {
         }];
     }
     let mut files = Vec::new();
-    let executable = space.mappings().iter().filter(|mapping| mapping.executable);
-    for module in executable.filter_map(|mapping| mapping.module()) {
+    for module in space.code().filter_map(|mapping| mapping.module()) {
         let Some(why) = module.why_not_known() else {
             continue;
         };

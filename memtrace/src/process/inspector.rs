@@ -172,6 +172,17 @@ struct Message<'a> {
 }
 
 impl Inspector {
+    /// A process of this same program. Where this program is a test, which would run its tests, it is
+    /// this process that answers, by what `answerers` gives.
+    #[must_use]
+    pub fn of(kind: &'static Kind, answerers: impl FnOnce() -> Vec<Answerer>) -> Self {
+        if cfg!(test) {
+            Self::here(kind, answerers())
+        } else {
+            Self::process(kind)
+        }
+    }
+
     /// A process of this same program, whose `main` begins with [`Kind::is_requested`] and goes on
     /// with a [`Server`].
     #[must_use]
@@ -336,12 +347,8 @@ impl Running {
                 }
             }
         }
-        let answer = self.hear(deadline, kind.most)?;
-        // The first byte says whether there is one.
-        Ok(match answer.split_first() {
-            Some((&HAS_ANSWER, _)) => Some(answer[1..].to_vec()),
-            _ => None,
-        })
+        let mut answer = self.hear(deadline, kind.most)?;
+        Ok((answer.pop() == Some(HAS_ANSWER)).then_some(answer))
     }
 
     fn hear(&self, deadline: Instant, most: u32) -> io::Result<Vec<u8>> {
@@ -351,7 +358,7 @@ impl Running {
     }
 }
 
-/// What an answer begins with, and what is said instead of one.
+/// What is behind an answer, which may have megabytes, and what is said instead of one.
 const HAS_ANSWER: u8 = 1;
 const HAS_FAILED: u8 = 0;
 
@@ -428,7 +435,7 @@ impl Server {
             alarm(2 * kind.patience);
             let answer = answer(&mut answerers, message.name, message.question, &asked);
             let answer = answer.map_or(vec![HAS_FAILED], |mut answer| {
-                answer.insert(0, HAS_ANSWER);
+                answer.push(HAS_ANSWER);
                 answer
             });
             send(&socket, &answer, &[], None)?;

@@ -228,7 +228,8 @@ impl AddressSpace {
         self.code().count() > known.code().count() && known.code().all(is_here)
     }
 
-    fn code(&self) -> impl Iterator<Item = &Mapping> {
+    /// The mappings that code may run in.
+    pub fn code(&self) -> impl Iterator<Item = &Mapping> {
         self.mappings().iter().filter(|mapping| mapping.executable)
     }
 

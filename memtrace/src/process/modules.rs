@@ -123,16 +123,16 @@ struct Opened {
 
 impl Modules {
     /// No files yet. They will be opened and looked into by processes of this same program: see
-    /// [`Opener::process`] and [`Inspector::process`]. In each, what is `wanted` is looked for.
+    /// [`Opener::process`] and [`Inspector::of`]. In each, what is `wanted` is looked for.
     #[must_use]
     pub fn looking_for(wanted: Wanted) -> Self {
         // This program is a test then, which would run its tests.
-        let (opener, mut inspector) = if cfg!(test) {
-            let here = Inspector::here(&INSPECTOR, vec![answerer()]);
-            (Opener::here(), here)
+        let opener = if cfg!(test) {
+            Opener::here()
         } else {
-            (Opener::process(), Inspector::process(&INSPECTOR))
+            Opener::process()
         };
+        let mut inspector = Inspector::of(&INSPECTOR, || vec![answerer()]);
         inspector.prepare();
         Self::with(opener, inspector, wanted, Path::new(DEBUG_DIR))
     }
@@ -220,7 +220,13 @@ impl Modules {
     /// Asks what a file says of itself, and opens its debug file; `None` when too many are open.
     fn opened(&mut self, file: File, id: u32) -> Option<Opened> {
         let file = CountedFile::new(file, &self.open)?;
-        let facts = self.facts(key_of(id), &file.file);
+        let asked = Asked {
+            key: key_of(id),
+            file: &file.file,
+        };
+        let facts = self.inspector.ask(&self.wanted, &[asked]);
+        // Nothing, when that cannot be asked.
+        let facts = facts.unwrap_or_default();
         let layout = facts.layout.as_ref();
         Some(Opened {
             debug_file: layout.and_then(|layout| self.debug_file(layout, key_of(id) | DEBUG)),
@@ -228,12 +234,6 @@ impl Modules {
             file,
             marks: OnceLock::new(),
         })
-    }
-
-    /// What a file says of itself; nothing, when that cannot be asked.
-    fn facts(&mut self, key: u64, file: &File) -> Facts {
-        let asked = self.inspector.ask(&self.wanted, &[Asked { key, file }]);
-        asked.unwrap_or_default()
     }
 
     /// The file that has this one's debug information and symbols, found by its build id, unless it
@@ -253,7 +253,12 @@ impl Modules {
         let path = directory.join(path + ".debug");
         let file = self.opener.open(Which::Own, path, None).ok()?;
         let file = CountedFile::new(file, &self.open)?;
-        let facts = self.facts(key, &file.file);
+        let asked = Asked {
+            key,
+            file: &file.file,
+        };
+        // Nothing is looked for in it: its table of symbols may be large.
+        let facts = self.inspector.ask(&Wanted::default(), &[asked]).ok()?;
         let same = facts.layout?.build_id.as_ref() == Some(id);
         same.then_some(file)
     }

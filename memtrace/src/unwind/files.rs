@@ -103,8 +103,7 @@ impl Library {
         if !self.uses_tables() {
             return;
         }
-        let code = space.mappings().iter().filter(|mapping| mapping.executable);
-        for module in code.filter_map(|mapping| mapping.module()) {
+        for module in space.code().filter_map(|mapping| mapping.module()) {
             self.table_of(module);
         }
     }

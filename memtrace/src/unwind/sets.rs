@@ -272,7 +272,7 @@ impl Sets {
     /// What a set for `space` is made of. Tables that it needs are written, or asked for.
     fn content(&mut self, space: &AddressSpace, library: &mut Library) -> Content {
         let mut content = Content::default();
-        for mapping in space.mappings().iter().filter(|mapping| mapping.executable) {
+        for mapping in space.code() {
             let module = mapping.module();
             content.modules.push(module.map(|module| module.id()));
             let rows = match module {

@@ -97,12 +97,7 @@ pub(super) struct Worker {
 impl Worker {
     /// Nothing was done yet. Files are looked into by a process of this same program.
     pub(super) fn new() -> Self {
-        // This program is a test then, which would run its tests.
-        let mut inspector = if cfg!(test) {
-            Inspector::here(&maker::INSPECTOR, maker::answerers().into())
-        } else {
-            Inspector::process(&maker::INSPECTOR)
-        };
+        let mut inspector = Inspector::of(&maker::INSPECTOR, || maker::answerers().into());
         inspector.prepare();
         Self {
             inspector,
