@@ -51,6 +51,12 @@ impl Truth {
         }
         sums
     }
+
+    /// How many threads were started to copy; 0 where the first ones did it.
+    pub fn threads(&self) -> u64 {
+        let threads = self.extra.get("threads");
+        threads.and_then(serde_json::Value::as_u64).unwrap_or(0)
+    }
 }
 
 /// A running fixture that is ready to copy.
