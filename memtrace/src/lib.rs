@@ -15,6 +15,7 @@ mod host;
 pub mod inspection;
 mod intake;
 mod interpreter;
+mod keeper;
 #[cfg(test)]
 mod made_up;
 mod options;

@@ -26,6 +26,8 @@ use libc::{c_int, c_void, siginfo_t};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
+use crate::keeper;
+
 /// The signals that ask memtrace to end.
 const SIGNALS: [c_int; 3] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP];
 
@@ -223,7 +225,8 @@ extern "C" fn on_signal(signal: c_int, info: *mut siginfo_t, _: *mut c_void) {
     // SAFETY: takes no pointers.
     if unsafe { libc::getpid() } != OWNER.load(Ordering::SeqCst) {
         // A child that has not called exec yet: it is not memtrace, and the signal ends it.
-        leave(signal);
+        // SAFETY: takes no pointers, runs no code of this process, and does not return.
+        unsafe { libc::_exit(SIGNALLED + signal) }
     }
     let first = FIRST.compare_exchange(0, signal, Ordering::SeqCst, Ordering::SeqCst);
     if first.is_err() {
@@ -286,6 +289,7 @@ fn says_it_twice(pid: libc::pid_t) -> bool {
 
 /// Ends the process now.
 fn leave(signal: c_int) -> ! {
+    keeper::outlive();
     hurry();
     // SAFETY: takes no pointers, runs no code of this process, and does not return.
     unsafe { libc::_exit(SIGNALLED + signal) }

@@ -24,6 +24,7 @@ use self::programs::{attach_tracepoints, load_tracepoints, program, timed};
 pub use self::shared::SharedArray;
 pub use self::tables::Tables;
 use self::tables::array;
+use crate::keeper::Kept;
 use crate::options::{Python, Unwind};
 use crate::signals;
 
@@ -62,7 +63,7 @@ pub struct Settings {
 /// The loaded programs, attached as long as this is there or until the end of memtrace, however it
 /// ends. What they have written can be read after that.
 pub struct Probe {
-    ebpf: Ebpf,
+    ebpf: Kept<Ebpf>,
     search: SharedArray<Search>,
     tables: Tables,
     health: SharedArray<Health>,
@@ -123,8 +124,8 @@ impl Probe {
         settings.backend.check_kernel(&kernel)?;
         let btf = Btf::from_sys_fs().context("cannot read the kernel's BTF")?;
         signals::check()?;
-        let mut ebpf =
-            load(&kernel, settings, &btf).context("cannot load memtrace's BPF object")?;
+        let ebpf = load(&kernel, settings, &btf).context("cannot load memtrace's BPF object")?;
+        let mut ebpf = Kept::new(ebpf);
         drop(kernel);
         // The backend's programs come first: they do nothing while no process is traced.
         settings.backend.attach(&mut ebpf, &btf)?;
