@@ -64,6 +64,8 @@ const PYPY: &str = r#"
 import gc, os, time
 objects = [{"number": n, "name": "number %d" % n} for n in range(100000)]
 gc.collect()
+# A memtrace that was not optimised needs a second or two for the unwind tables of so large a library.
+time.sleep(3)
 pid = os.fork()
 if pid == 0:
     gc.collect()
