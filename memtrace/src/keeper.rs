@@ -11,7 +11,7 @@ use std::cell::UnsafeCell;
 use std::mem::ManuallyDrop;
 use std::ops::{Deref, DerefMut};
 use std::ptr;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
 use libc::{c_int, c_void};
 
@@ -24,15 +24,30 @@ const TICK_NS: libc::c_long = 200_000;
 /// What a child looks at.
 struct Orders {
     /// Whose child it is.
-    parent: libc::pid_t,
+    parent: AtomicI32,
     /// Whether it should end while that lives.
     end: AtomicBool,
+}
+
+impl Orders {
+    const fn new() -> Self {
+        Self {
+            parent: AtomicI32::new(0),
+            end: AtomicBool::new(false),
+        }
+    }
 }
 
 #[repr(align(16))]
 struct Stack(UnsafeCell<[u8; STACK]>);
 
-// SAFETY: only the one child that `outlive` makes uses it.
+impl Stack {
+    const fn new() -> Self {
+        Self(UnsafeCell::new([0; STACK]))
+    }
+}
+
+// SAFETY: nobody but the one child that it is given to looks into it.
 unsafe impl Sync for Stack {}
 
 /// Something whose end the kernel may need long for: its descriptors are closed as [`close`] does.
@@ -69,14 +84,9 @@ impl<T> Drop for Kept<T> {
 /// Calls `close`, and waits as long as the kernel needs for what that gives back. A signal that ends
 /// memtrace meanwhile ends it at once.
 fn close(close: impl FnOnce()) {
-    let orders = Orders {
-        // SAFETY: takes no pointers.
-        parent: unsafe { libc::getpid() },
-        end: AtomicBool::new(false),
-    };
-    let stack = Box::new(Stack(UnsafeCell::new([0; STACK])));
+    let (orders, stack) = (Orders::new(), Box::new(Stack::new()));
     // SAFETY: both stay where they are until the child has ended, which is waited for below.
-    let child = without_signals(|| unsafe { start(&raw const orders, &stack) });
+    let child = unsafe { start(&orders, &stack) };
     close();
     orders.end.store(true, Ordering::Release);
     if let Some(child) = child {
@@ -93,35 +103,33 @@ fn close(close: impl FnOnce()) {
 /// from the second call on it does nothing.
 pub fn outlive() {
     static CALLED: AtomicBool = AtomicBool::new(false);
-    static LAST: Stack = Stack(UnsafeCell::new([0; STACK]));
-    static mut ORDERS: Orders = Orders {
-        parent: 0,
-        end: AtomicBool::new(false),
-    };
-    if CALLED.swap(true, Ordering::SeqCst) {
-        return;
-    }
-    // SAFETY: nobody else is here, and the child only reads what is written before it is made. Both
-    // are where they are for ever.
-    unsafe {
-        ORDERS.parent = libc::getpid();
-        start(&raw const ORDERS, &LAST);
+    static ORDERS: Orders = Orders::new();
+    static LAST: Stack = Stack::new();
+    if !CALLED.swap(true, Ordering::SeqCst) {
+        // SAFETY: both are where they are for ever, and nobody else comes here.
+        unsafe { start(&ORDERS, &LAST) };
     }
 }
 
 /// Starts a child that has this process's memory, and its own descriptors for what this process has
-/// open; it ends when it is told to, or when this process has ended. `None` when there can be none.
+/// open; it ends when it is told to, or when this process has ended. It blocks the signals that this
+/// thread does, which on memtrace's threads are those that end memtrace. `None` when there can be no
+/// child.
 ///
 /// # Safety
 /// `orders` and `stack` are left alone and stay where they are until the child has ended, and nobody
 /// else uses the stack.
-unsafe fn start(orders: *const Orders, stack: &Stack) -> Option<libc::pid_t> {
+unsafe fn start(orders: &Orders, stack: &Stack) -> Option<libc::pid_t> {
+    // SAFETY: takes no pointers.
+    let own = unsafe { libc::getpid() };
+    orders.parent.store(own, Ordering::Release);
     // Without a signal at its end it is nobody's business but that of who waits for it.
     // SAFETY: the stack is the child's own, from its end downwards, and aligned; what it runs needs
     // nothing of the thread that it is a copy of.
     let child = unsafe {
         let end = stack.0.get().cast::<u8>().add(STACK);
-        libc::clone(keep, end.cast(), libc::CLONE_VM, orders.cast_mut().cast())
+        let orders = ptr::from_ref(orders).cast_mut();
+        libc::clone(keep, end.cast(), libc::CLONE_VM, orders.cast())
     };
     (child > 0).then_some(child)
 }
@@ -135,9 +143,10 @@ extern "C" fn keep(orders: *mut c_void) -> c_int {
         tv_sec: 0,
         tv_nsec: TICK_NS,
     };
+    let parent = orders.parent.load(Ordering::Acquire);
     // SAFETY: takes no pointers. Another process is the parent once all threads of the first have
     // ended and given back their descriptors.
-    while !orders.end.load(Ordering::Acquire) && unsafe { libc::getppid() } == orders.parent {
+    while !orders.end.load(Ordering::Acquire) && unsafe { libc::getppid() } == parent {
         // SAFETY: the time is valid, and what is left of it is not asked for.
         unsafe { libc::syscall(libc::SYS_nanosleep, &raw const tick, ptr::null::<c_void>()) };
     }
@@ -147,19 +156,6 @@ extern "C" fn keep(orders: *mut c_void) -> c_int {
         unsafe { libc::syscall(libc::SYS_close, descriptor) };
     }
     0
-}
-
-/// Calls `then` while no signal is delivered to this thread, nor to a child that it starts.
-fn without_signals<T>(then: impl FnOnce() -> T) -> T {
-    // SAFETY: all bits zero is a valid set, and both calls are given valid ones.
-    unsafe {
-        let (mut all, mut before) = (std::mem::zeroed(), std::mem::zeroed());
-        libc::sigfillset(&raw mut all);
-        libc::pthread_sigmask(libc::SIG_SETMASK, &raw const all, &raw mut before);
-        let result = then();
-        libc::pthread_sigmask(libc::SIG_SETMASK, &raw const before, ptr::null_mut());
-        result
-    }
 }
 
 #[cfg(test)]
@@ -178,14 +174,9 @@ mod tests {
 
     #[test]
     fn a_child_is_there_until_it_is_told() {
-        let orders = Orders {
-            // SAFETY: takes no pointers.
-            parent: unsafe { libc::getpid() },
-            end: AtomicBool::new(false),
-        };
-        let stack = Stack(UnsafeCell::new([0; STACK]));
+        let (orders, stack) = (Orders::new(), Stack::new());
         // SAFETY: the child is waited for below.
-        let child = without_signals(|| unsafe { start(&raw const orders, &stack) }).unwrap();
+        let child = unsafe { start(&orders, &stack) }.unwrap();
         let (mut reader, writer) = pipe().unwrap();
         drop(writer);
         // It was made before, so it does not have the pipe.
