@@ -1,5 +1,7 @@
 //! Runtimes that are recognised and not read: that they are named, and that their collectors are.
 
+use std::path::Path;
+
 use memtrace::profile::{CauseEvidence, CauseName, Process};
 
 use crate::support::{Report, Trace, Why, is_installed, privileged, requires, tool};
@@ -72,6 +74,31 @@ if pid == 0:
     time.sleep(0.2)
     os._exit(0)
 os.waitpid(pid, 0)
+"#;
+
+/// A server that has LuaJIT as a module of its own: the master makes objects, and its worker collects.
+const NGINX: &str = r#"
+load_module /usr/lib/nginx/modules/ndk_http_module.so;
+load_module /usr/lib/nginx/modules/ngx_http_lua_module.so;
+daemon off;
+worker_processes 1;
+error_log stderr;
+pid nginx.pid;
+events {}
+http {
+    access_log off;
+    client_body_temp_path body;
+    proxy_temp_path proxy;
+    fastcgi_temp_path fastcgi;
+    uwsgi_temp_path uwsgi;
+    scgi_temp_path scgi;
+    init_by_lua_block {
+        objects = {}
+        for n = 1, 200000 do objects[n] = { number = n } end
+        collectgarbage()
+    }
+    init_worker_by_lua_block { collectgarbage() }
+}
 "#;
 
 const R: &str = r"
@@ -167,6 +194,36 @@ fn luajit_is_named_and_its_collector_told() {
     requires!(tool("luajit"));
     let report = traced("luajit", &["-e", LUAJIT]);
     let share = collected(&report, forked(&report, "LuaJIT"));
+    assert!(share > 0.8, "{share}");
+}
+
+#[test]
+fn luajit_in_nginx_is_named_and_its_collector_told() {
+    requires!(privileged());
+    requires!(large("nginx", "nginx-light"));
+    if !Path::new("/usr/lib/nginx/modules/ngx_http_lua_module.so").exists() {
+        let why = "nginx has no Lua (apt-get install libnginx-mod-http-lua)";
+        return crate::support::skip(&Why::Unavailable(why.to_owned()));
+    }
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().display().to_string();
+    let configuration = folder.path().join("nginx.conf");
+    std::fs::write(&configuration, NGINX).expect("the folder is writable");
+    let configuration = configuration.display().to_string();
+    // Asked to quit, it ends its worker first.
+    let arguments = [
+        "-s",
+        "QUIT",
+        "3",
+        "nginx",
+        "-p",
+        &path,
+        "-c",
+        &configuration,
+    ];
+    let report = traced("timeout", &arguments);
+    let worker = forked(&report, "LuaJIT");
+    let share = collected(&report, worker);
     assert!(share > 0.8, "{share}");
 }
 
