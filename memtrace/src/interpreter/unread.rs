@@ -46,9 +46,12 @@ impl Unread {
         }
     }
 
-    /// A process has these mappings.
+    /// A process has these mappings. A runtime that it had once has written to its memory, also where
+    /// it is mapped no more: a server may unload its modules when it ends.
     pub fn look(&mut self, process: ProcessId, space: &AddressSpace) {
-        let mut found: Vec<RuntimeSeen> = Vec::new();
+        let known = self.of(process).map_or(&[][..], |known| known);
+        let mut found: Vec<RuntimeSeen> = known.to_vec();
+        let before = found.len();
         for file in runtimes::files(space) {
             for runtime in self.file(file).iter() {
                 if !found.contains(runtime) {
@@ -56,9 +59,7 @@ impl Unread {
                 }
             }
         }
-        if found.is_empty() {
-            self.processes.remove(&process);
-        } else if self.of(process).is_none_or(|known| known[..] != found[..]) {
+        if found.len() > before {
             self.processes.insert(process, found.into());
         }
         let unopened = unopened(space);

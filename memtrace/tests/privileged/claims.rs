@@ -80,11 +80,12 @@ fn a_counter_of_the_programs_own_is_no_reference_count() {
     requires!(tool("gcc"));
     let (report, text) = traced(COUNTS, &["--duration", "1500ms"]);
     let sites: Vec<_> = report.sites_in("count").collect();
-    let [site] = &sites[..] else {
-        panic!("{sites:?}")
-    };
+    let pages: u64 = sites.iter().map(|site| site.pages).sum();
     // The allocation's header shifts the counters, so the last page is another one.
-    assert!((1023..=1025).contains(&site.pages), "{site:?}");
+    assert!((1023..=1025).contains(&pages), "{sites:?}");
+    // A few may be copied before the code is known.
+    let site = sites.iter().max_by_key(|site| site.pages);
+    let site = site.expect("pages were copied there");
     assert_eq!(site.cause, CauseName::Refcount);
     let found = site.unchanged.expect("it was compared");
     assert_eq!((found.unchanged_pages, found.compared_pages), (0, 64));

@@ -155,9 +155,14 @@ fn what_a_parent_copied_is_compared_with_its_child() {
     requires!(privileged());
     requires!(tool("gcc"));
     let (report, text) = traced(PARENT_WRITES, &["--duration", "2s"]);
-    assert_eq!(sample_of(&report, "same"), (64, 64, 64));
-    assert_eq!(sample_of(&report, "other"), (0, 64, 64));
-    assert_eq!(sample_of(&report, "again"), (64, 64, 64));
+    // What wrote is told by the instruction once its code is known, and until then by what is mapped:
+    // those are two call sites, each with a sample.
+    for (function, is_same) in [("same", true), ("other", false), ("again", true)] {
+        let (unchanged, compared, with_child) = sample_of(&report, function);
+        assert!(compared >= 64, "{function}: {compared}");
+        let expected = if is_same { compared } else { 0 };
+        assert_eq!((unchanged, with_child), (expected, compared), "{function}");
+    }
     let (found, _) = found(&report);
     assert!(found.compared_with_child_pages >= 600, "{found:?}");
     assert!((400..=420).contains(&found.unchanged_pages), "{found:?}");
