@@ -120,6 +120,17 @@ fn large(name: &str, package: &str) -> Result<(), Why> {
     }
 }
 
+/// nginx, with the modules that its configuration loads.
+fn nginx_with_lua() -> Result<(), Why> {
+    large("nginx", "nginx-light")?;
+    if Path::new("/usr/lib/nginx/modules/ngx_http_lua_module.so").exists() {
+        Ok(())
+    } else {
+        let why = "nginx has no Lua (apt-get install libnginx-mod-http-lua)";
+        Err(Why::Unavailable(why.to_owned()))
+    }
+}
+
 /// Traces a program from its start.
 fn traced(program: &str, arguments: &[&str]) -> Report {
     let command = ["--", program];
@@ -202,11 +213,7 @@ fn luajit_is_named_and_its_collector_told() {
 #[test]
 fn luajit_in_nginx_is_named_and_its_collector_told() {
     requires!(privileged());
-    requires!(large("nginx", "nginx-light"));
-    if !Path::new("/usr/lib/nginx/modules/ngx_http_lua_module.so").exists() {
-        let why = "nginx has no Lua (apt-get install libnginx-mod-http-lua)";
-        return crate::support::skip(&Why::Unavailable(why.to_owned()));
-    }
+    requires!(nginx_with_lua());
     let folder = tempfile::tempdir().expect("a temporary folder");
     let path = folder.path().display().to_string();
     let configuration = folder.path().join("nginx.conf");
