@@ -454,8 +454,24 @@ impl Fold {
         new
     }
 
+    /// What a report shows as one call site has one sample, in whatever phases it was counted.
+    fn join_samples(&mut self) {
+        let Tally {
+            site_sums, sums, ..
+        } = &mut self.tally;
+        let mut first: HashMap<(SiteIndex, Kind), SumIndex> = HashMap::default();
+        for (&(site, kind), &sum) in &*site_sums {
+            let joined = *first.entry((site, kind.settled())).or_insert(sum);
+            if joined != sum {
+                let sample = std::mem::take(&mut sums[sum].sample);
+                sums[joined].sample.absorb(&sample);
+            }
+        }
+    }
+
     /// Compares samples of the pages of all call sites, and of stacks without a name, once.
     pub fn compare_samples(&mut self, processes: &Processes, copied: &CopiedPages) {
+        self.join_samples();
         let mut sums: Vec<&mut Sum> = self.tally.sums.iter_mut().collect();
         // If not all can be compared, what copied most is.
         sums.sort_by_cached_key(|sum| std::cmp::Reverse(sum.processes.values().sum::<u64>()));
