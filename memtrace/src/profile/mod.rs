@@ -9,32 +9,39 @@
 
 use serde::{Deserialize, Serialize};
 
+mod advice;
 mod by;
 mod host;
+mod memory;
 mod other;
 mod phase;
 mod process;
 mod read;
+mod role;
 mod runtimes;
 #[cfg(test)]
 pub(crate) mod sample;
 mod site;
 mod stack;
 pub mod sums;
+mod timeline;
 mod unchanged;
 
+pub use advice::{Advice, Confidence};
 pub use by::{ByCause, ByOrigin, CauseName, OriginName};
 pub use host::{BackendName, Host, Python, Unwind};
+pub use memory::{
+    ExitSizes, MappingKind, MappingSizes, Memory, MemorySample, MemorySizes, PrivateGrowth,
+};
 pub use other::{NotAName, OrOther, Other};
 pub use phase::Phase;
-pub use process::{
-    CommandExit, InterpreterSeen, Memory, MemorySample, MemorySizes, Process, RuntimeSeen,
-    UnopenedFile,
-};
+pub use process::{CommandExit, Container, InterpreterSeen, Process, RuntimeSeen, UnopenedFile};
 pub use read::{LARGEST_REPORT, read};
+pub use role::{Pace, Role, RoleKind};
 pub use runtimes::{UnreadRuntime, unread_runtimes};
 pub use site::{CallSite, CauseEvidence, Site, TypeRow, Unrecorded, type_rows};
 pub use stack::{Frame, Language, ModuleUnwind, StackPages, Truncated, Unknown, UnwoundBy};
+pub use timeline::{MOST_BINS, RoleTimeline, Timeline};
 pub use unchanged::{NotCompared, Reason, SampleUnchanged, Unchanged};
 
 /// The value of [`Profile::schema`].
@@ -70,8 +77,18 @@ pub struct Profile {
     /// each; empty when stacks were not taken.
     #[serde(default)]
     pub modules: Vec<ModuleUnwind>,
-    /// What would help. No version so far proposes anything.
+    /// What would help, by what it would save, the most first; empty where nothing would that is
+    /// known.
     pub advice: Vec<Advice>,
+    /// What the processes are there for: masters first, then by what was copied.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub roles: Vec<Role>,
+    /// What happened when; absent in reports of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeline: Option<Timeline>,
+    /// How memory was looked at; absent where it was not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sampling: Option<Sampling>,
     /// What the reader must know before trusting the figures, besides what was lost.
     pub warnings: Vec<String>,
 }
@@ -84,6 +101,19 @@ impl Profile {
         // A profile may come from anywhere.
         counts.fold(0, u64::saturating_add)
     }
+}
+
+/// How memory was looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Sampling {
+    /// Seconds between two looks at a process that were asked for; 0 where only its first and its
+    /// last state were.
+    pub asked_s: f64,
+    /// Seconds that there were in fact, on average; longer where reading took long. `None` where
+    /// there were no two looks.
+    pub used_s: Option<f64>,
+    /// Seconds that reading took, in all.
+    pub reading_s: f64,
 }
 
 /// Sums over all processes.
@@ -147,21 +177,6 @@ pub struct Lost {
     pub processes: u64,
     /// Threads that could not be traced.
     pub threads: u64,
-}
-
-/// Something that would make a process copy less.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Advice {
-    /// Stable name.
-    pub id: String,
-    /// What to do.
-    pub title: String,
-    /// Why it would help.
-    pub why: String,
-    /// By how much.
-    pub saves_bytes: u64,
-    /// The figures behind it.
-    pub evidence: Vec<String>,
 }
 
 #[expect(

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{ByCause, ByOrigin, NotCopied, Unchanged};
+use super::{ByCause, ByOrigin, Memory, NotCopied, Unchanged};
 
 /// How a command ended: one of the two is known.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -61,8 +61,22 @@ pub struct Process {
     /// known, and neither what it keeps in its memory. Absent where there are none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unopened: Vec<UnopenedFile>,
-    /// Memory accounting; `None` where it was not taken.
+    /// How much memory it had; `None` where that was not looked at.
     pub memory: Option<Memory>,
+    /// Which of the profile's `roles` it has; absent in reports of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub role: Option<String>,
+    /// The container that it runs in; absent where it runs in none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container: Option<Container>,
+    /// Its copies took it this long, in seconds; of those whose end was seen. Absent in reports of
+    /// earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub copying_s: Option<f64>,
+    /// The processor time that it has had since it was traced, in seconds; absent where it is not
+    /// known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_s: Option<f64>,
     /// How many processes are added up here, which had all ended; the pid is 0 then. Absent for a
     /// process of its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -117,44 +131,12 @@ pub struct UnopenedFile {
     pub why: String,
 }
 
-/// How much memory a process had. No version so far takes it.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Memory {
-    /// When tracing began, or the process did.
-    pub start: MemorySizes,
-    /// When tracing ended, or shortly before the process did.
-    pub end: MemorySizes,
-    /// In between, by time.
-    #[serde(default)]
-    pub samples: Vec<MemorySample>,
-}
-
-/// Sizes at one moment.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct MemorySample {
-    /// Seconds since the trace began.
-    pub t_s: f64,
-    /// The sizes.
-    #[serde(flatten)]
-    pub sizes: MemorySizes,
-}
-
-/// Sizes in bytes; `None` where one could not be read.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct MemorySizes {
-    /// Address space.
-    pub vsz: Option<u64>,
-    /// Resident.
-    pub rss: Option<u64>,
-    /// Resident, each page divided by the processes that map it.
-    pub pss: Option<u64>,
-    /// Of the resident, what other processes map too.
-    pub shared: Option<u64>,
-    /// Of the resident, what no other process maps.
-    pub private: Option<u64>,
-    /// Swapped out.
-    pub swap: Option<u64>,
-    /// Why sizes are missing; absent where none is.
+/// A container, as the path of a process's control group names it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Container {
+    /// Its id, 64 hexadecimal digits.
+    pub id: String,
+    /// The uid of its Kubernetes pod; absent where it is in none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub why: Option<String>,
+    pub pod: Option<String>,
 }

@@ -108,6 +108,9 @@ pub(crate) fn sample() -> Profile {
         call_sites: sites::all(),
         types: Vec::new(),
         advice: Vec::new(),
+        roles: Vec::new(),
+        timeline: None,
+        sampling: None,
         warnings: Vec::new(),
     })
 }
@@ -284,6 +287,10 @@ fn process(pid: u32, parent: u32, comm: &str, forked: Option<f64>, exited: Optio
         runtimes: Vec::new(),
         unopened: Vec::new(),
         memory: None,
+        role: None,
+        container: None,
+        copying_s: None,
+        cpu_s: None,
         before: Vec::new(),
         stands_for: None,
     }

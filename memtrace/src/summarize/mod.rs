@@ -145,6 +145,9 @@ pub fn summarize(gathered: &Gathered, run: &Run, progress: &Progress, moment: &M
         call_sites,
         modules: gathered.modules.clone(),
         advice: Vec::new(),
+        roles: Vec::new(),
+        timeline: None,
+        sampling: None,
         warnings,
     }
 }

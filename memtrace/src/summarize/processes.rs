@@ -107,6 +107,10 @@ fn process(facts: &ProcessFacts, by_cause: ByCause, run: &Run) -> Process {
         runtimes: Vec::new(),
         unopened: Vec::new(),
         memory: None,
+        role: None,
+        container: None,
+        copying_s: None,
+        cpu_s: None,
         stands_for: None,
     }
 }
