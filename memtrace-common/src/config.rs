@@ -32,6 +32,17 @@ globals! {
     TASK_THREAD_POINTER,
     /// `u32`: offset of `mm_struct.hugetlb_usage`; 0 in a kernel without hugetlb pages.
     MM_HUGETLB_USAGE,
+    /// `u32`: offset of `task_struct.signal`.
+    TASK_SIGNAL,
+    /// `u32`: offset of `task_struct.se.sum_exec_runtime`.
+    TASK_RUNTIME,
+    /// `u32`: offset of `signal_struct.sum_sched_runtime`.
+    SIGNAL_RUNTIME,
+    /// `u32`: offset of the first counter in `mm_struct.rss_stat`; 0 where they are no counters by CPU
+    /// (before 6.2).
+    MM_RESIDENT,
+    /// `u32`: bytes from one of these counters to the next.
+    MM_RESIDENT_STEP,
     /// `u32`: offset in `pt_regs` of the instruction, on x86-64 `ip`.
     REGS_IP,
     /// `u32`: offset in `pt_regs` of the frame pointer, on x86-64 `bp`.

@@ -79,8 +79,15 @@ pub struct ProcessSlot {
     pub comm: [u8; 16],
     /// What was counted for it.
     pub counters: Counters,
+    /// Processor time that its threads had when the last one ended, in nanoseconds; 0 while it lives,
+    /// and where the kernel does not say when the last one ends (before 6.16).
+    pub cpu_ns: u64,
+    /// Pages that it had then, by the kernel's counters `MM_FILEPAGES`, `MM_ANONPAGES`, `MM_SWAPENTS`
+    /// and `MM_SHMEMPAGES`, in that order; all 0 under the same conditions. What CPUs have not added
+    /// to these counters yet is not in here.
+    pub resident: [u64; 4],
 }
-assert_layout!(ProcessSlot, size = 216);
+assert_layout!(ProcessSlot, size = 256);
 
 /// Bits of [`program_number`] that are the slot.
 const SLOT_BITS: u32 = MAX_PROCESSES.ilog2();

@@ -18,6 +18,9 @@ use crate::options::{
     Unwind,
 };
 
+/// The shortest time between two looks at memory.
+const SHORTEST_SAMPLE: Duration = Duration::from_millis(10);
+
 const LONG_ABOUT: &str = "\
 Shows which code paths turn the shared memory of a prefork server private.
 
@@ -99,6 +102,18 @@ pub struct Cli {
     /// a sample where there are very many.
     #[arg(long)]
     no_unchanged: bool,
+
+    /// How often to look at how much memory processes have: 1s, 500ms; 0 for at the start and end, off
+    ///
+    /// Shared and private memory are read from `smaps_rollup`, on a thread of its own that takes at most
+    /// 1% of a processor: with much memory the looks come less often, and the report says how often.
+    #[arg(
+        long,
+        value_name = "TIME",
+        default_value = "1s",
+        allow_hyphen_values = true
+    )]
+    sample: String,
 
     /// How copies are seen
     #[arg(long, value_name = "NAME", default_value = "auto")]
@@ -186,6 +201,7 @@ impl TryFrom<Cli> for Options {
                 unwind: cli.unwind,
                 python: cli.python,
                 unchanged: !cli.no_unchanged,
+                sample: sample(&cli.sample)?,
             },
             output: Output {
                 files: files(cli.reports.output)?,
@@ -221,6 +237,28 @@ fn target(given: Vec<Pids>, command: Vec<OsString>) -> Result<Target, String> {
             pids,
             load: (!no_load).then_some(command),
         }),
+    }
+}
+
+/// How often memory is looked at: a time, `0`, or `off`.
+fn sample(text: &str) -> Result<Option<Duration>, String> {
+    match text {
+        "off" => Ok(None),
+        "0" => Ok(Some(Duration::ZERO)),
+        time if time.starts_with('-') => Err(format!(
+            "--sample {time} is not a time; give one such as 1s, or 0, or off"
+        )),
+        time => match parse_duration(time) {
+            Ok(time) if time < SHORTEST_SAMPLE => Err(format!(
+                "--sample {text} is shorter than {} ms, which no reading of memory can keep up with; \
+                 give a longer time, 0 for at the start and end alone, or off",
+                SHORTEST_SAMPLE.as_millis()
+            )),
+            Ok(time) => Ok(Some(time)),
+            Err(why) => Err(format!(
+                "--sample {text}: {why}; 0 and off are possible, too"
+            )),
+        },
     }
 }
 

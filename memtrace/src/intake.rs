@@ -13,12 +13,13 @@ use memtrace_common::unwind::StackEnd;
 
 use crate::cause::Area;
 use crate::clock;
-use crate::collect::{Event, Fault, TakenFunction, TakenStack};
+use crate::collect::{Event, Fault, Lifecycle, TakenFunction, TakenStack};
 use crate::fold::naming::Naming;
 use crate::fold::{
     Copy, Fold, Handle, Named, Observation, Phase, StackIndex, StackKey, Tally, YOUTH,
 };
 use crate::interpreter::entries::InstanceId;
+use crate::memory::Accounts;
 use crate::process::maps::AddressSpace;
 use crate::process::memory::RelativesMemory;
 use crate::process::processes::{ProcessId, Processes, SpaceId};
@@ -61,13 +62,13 @@ enum What {
 }
 
 impl Intake {
-    /// Nothing has been gathered yet.
+    /// Nothing has been gathered yet; the trace begins at `started_ns` of `CLOCK_MONOTONIC`.
     #[must_use]
-    pub fn new(targets: Targets, naming: Naming) -> Self {
+    pub fn new(targets: Targets, naming: Naming, started_ns: u64) -> Self {
         Self {
             targets,
             naming,
-            fold: Fold::default(),
+            fold: Fold::since(started_ns),
             unused: VecDeque::new(),
         }
     }
@@ -80,6 +81,12 @@ impl Intake {
             Event::Function(function) => self.function(&function),
             Event::Pages(last) => self.targets.last_pages(&last),
             Event::Process(change) => {
+                match change.what {
+                    Lifecycle::Fork if change.forked => self.fold.forked(change.time_ns),
+                    Lifecycle::Fork => {}
+                    Lifecycle::Exec => self.fold.execed(change.time_ns),
+                    Lifecycle::Exit => self.fold.exited(change.time_ns),
+                }
                 self.targets.changed(&change);
                 self.settle();
             }
@@ -121,6 +128,7 @@ impl Intake {
             process,
             seen,
             latency_ns: fault.latency_ns,
+            time_ns: fault.time_ns,
             age_ms: fault.time_ns.saturating_sub(started_ns) / 1_000_000,
             page,
         };
@@ -291,14 +299,21 @@ impl Intake {
     /// last: see [`Targets::update_counters`].
     #[must_use]
     pub fn gathered(&self) -> Gathered {
-        gathered(&self.targets, &self.naming, self.fold.tally().clone())
+        let accounts = self.targets.accounts();
+        gathered(
+            &self.targets,
+            &self.naming,
+            self.fold.tally().clone(),
+            accounts,
+        )
     }
 
     /// [`Intake::gathered`] at the end of the trace, when the sums need not be copied.
     #[must_use]
-    pub fn into_gathered(self) -> Gathered {
+    pub fn into_gathered(mut self) -> Gathered {
+        let accounts = self.targets.take_accounts();
         let tally = self.fold.into_tally();
-        gathered(&self.targets, &self.naming, tally)
+        gathered(&self.targets, &self.naming, tally, accounts)
     }
 }
 
@@ -325,8 +340,14 @@ fn is_of_a_new_program(fault: &Fault) -> bool {
     fault.cause == Cause::Kernel && fault.origin == Origin::File
 }
 
-fn gathered(targets: &Targets, naming: &Naming, tally: Tally) -> Gathered {
+fn gathered(
+    targets: &Targets,
+    naming: &Naming,
+    tally: Tally,
+    accounts: Option<Accounts>,
+) -> Gathered {
     Gathered {
+        accounts,
         processes: targets.facts(),
         interpreters: targets.interpreters(),
         others: targets.processes.ended.others().cloned(),

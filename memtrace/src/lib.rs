@@ -18,6 +18,7 @@ mod interpreter;
 mod keeper;
 #[cfg(test)]
 mod made_up;
+mod memory;
 mod options;
 mod plan;
 mod preflight;

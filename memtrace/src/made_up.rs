@@ -114,6 +114,8 @@ impl MadeUp {
                 ),
                 comm: *b"made-up\0\0\0\0\0\0\0\0\0",
                 counters: Counters::ZERO,
+                cpu_ns: 0,
+                resident: [0; 4],
             },
         );
         self.announce(Lifecycle::Fork, slot, fate);
@@ -224,7 +226,7 @@ impl MadeUp {
             self.tables.processes.clone(),
         );
         let naming = Naming::new(Unwind::FramePointers).expect("a thread can be started");
-        Intake::new(targets, naming)
+        Intake::new(targets, naming, 0)
     }
 
     /// The profile of what a loader has gathered, checked for its sums.

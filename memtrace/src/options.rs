@@ -37,6 +37,8 @@ pub struct TraceOptions {
     pub python: Python,
     /// Whether copied pages are compared with the ancestor's at the end.
     pub unchanged: bool,
+    /// How often memory is looked at; zero for at the start and at the end alone, `None` for never.
+    pub sample: Option<Duration>,
 }
 
 /// What is traced.

@@ -12,6 +12,7 @@ use memtrace_common::process::{MAX_PROCESSES, ProcessSlot, SLOT_EXITED};
 use crate::collect::{LastPages, Lifecycle, ProcessChange};
 use crate::fold::Fate;
 use crate::interpreter::tracker::{Seen, Tracker};
+use crate::memory::{Accountant, Accounts};
 use crate::probe::SharedArray;
 use crate::process::facts::ProcessFacts;
 use crate::process::memory::RelativesMemory;
@@ -47,6 +48,8 @@ pub struct Targets {
     held: Option<u32>,
     /// What has become of processes, and nobody has asked yet.
     fates: Vec<(ProcessId, Fate)>,
+    /// Who looks at their memory; `None` where that is not wanted.
+    accountant: Option<Accountant>,
     /// The BPF side's table of processes.
     table: SharedArray<ProcessSlot>,
 }
@@ -71,8 +74,32 @@ impl Targets {
             interpreters: HashMap::default(),
             held: None,
             fates: Vec::new(),
+            accountant: None,
             table,
         }
+    }
+
+    /// Has their memory looked at from now on.
+    pub fn account(&mut self, accountant: Accountant) {
+        self.accountant = Some(accountant);
+    }
+
+    /// Has the memory of those that live looked at for the last time, without waiting for that.
+    pub fn finish_accounts(&self) {
+        if let Some(accountant) = &self.accountant {
+            accountant.finish();
+        }
+    }
+
+    /// How much memory they have had until now; `None` where that is not looked at.
+    #[must_use]
+    pub fn accounts(&self) -> Option<Accounts> {
+        self.accountant.as_ref().map(Accountant::accounts)
+    }
+
+    /// The same when [`Targets::finish_accounts`] has done its work, for which it waits.
+    pub fn take_accounts(&mut self) -> Option<Accounts> {
+        self.accountant.take().map(Accountant::into_accounts)
     }
 
     /// The process in a slot of the table, of which a record says that it had replaced its program
@@ -104,6 +131,9 @@ impl Targets {
     fn added(&mut self, slot: u32, id: ProcessId) {
         self.tracker.process_added(slot, id, &self.processes);
         self.unwinder.add(slot, id, &self.processes);
+        if let Some(accountant) = &self.accountant {
+            accountant.begins(id, slot, self.processes.get(id).pid);
+        }
     }
 
     /// Records what happened to a process.
@@ -166,6 +196,9 @@ impl Targets {
             if let Some(seen) = self.tracker.process_ended(id) {
                 self.interpreters.insert(id, seen);
             }
+            if let Some(accountant) = &self.accountant {
+                accountant.ended(id);
+            }
             self.processes.exited(id, entry);
             self.table.release(slot);
         }
@@ -185,6 +218,9 @@ impl Targets {
         }
         if let Some(copied) = &mut self.copied {
             copied.add_up(&ids);
+        }
+        if let Some(accountant) = &self.accountant {
+            accountant.forget(&ids);
         }
         ids
     }

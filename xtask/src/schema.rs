@@ -22,10 +22,14 @@ use syn::{
 use crate::host;
 
 /// Where the types are, from the project's directory.
-const SOURCES: [&str; 8] = [
+const SOURCES: [&str; 12] = [
     "memtrace/src/profile/mod.rs",
     "memtrace/src/profile/host.rs",
     "memtrace/src/profile/process.rs",
+    "memtrace/src/profile/memory.rs",
+    "memtrace/src/profile/role.rs",
+    "memtrace/src/profile/timeline.rs",
+    "memtrace/src/profile/advice.rs",
     "memtrace/src/profile/site.rs",
     "memtrace/src/profile/stack.rs",
     "memtrace/src/profile/by.rs",

@@ -15,6 +15,7 @@ mod frames;
 pub mod naming;
 mod phase;
 pub mod sum;
+pub mod times;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -26,6 +27,7 @@ use self::frames::Frames;
 use self::phase::Open;
 pub use self::phase::{Fate, Phase, YOUTH};
 use self::sum::{Sum, SumIndex, Sums};
+use self::times::Times;
 use crate::cause::{Area, KernelView, Verdict, Writer, judge};
 use crate::interpreter::names::TypeId;
 use crate::process::maps::AddressSpace;
@@ -43,6 +45,8 @@ pub struct Copy {
     pub seen: Observation,
     /// From the fault's entry to its end, in nanoseconds; `None` when the end was not seen.
     pub latency_ns: Option<u32>,
+    /// When it was copied, in nanoseconds of `CLOCK_MONOTONIC`.
+    pub time_ns: u64,
     /// From the start of the process to the copy, in milliseconds.
     pub age_ms: u64,
     /// The page's number, if pages are compared at the end.
@@ -193,6 +197,8 @@ pub struct Tally {
     pub site_sums: HashMap<(SiteIndex, Kind), SumIndex>,
     /// Stacks that were added up with others of their call site, since there were too many.
     pub folded: u64,
+    /// When what happened.
+    pub times: Times,
 }
 
 /// A stack with copies.
@@ -256,6 +262,37 @@ struct Free {
 }
 
 impl Fold {
+    /// Nothing has been counted yet; the trace began at `started_ns` of `CLOCK_MONOTONIC`.
+    #[must_use]
+    pub fn since(started_ns: u64) -> Self {
+        let tally = Tally {
+            times: Times::since(started_ns),
+            ..Tally::default()
+        };
+        Self {
+            tally,
+            ..Self::default()
+        }
+    }
+
+    /// Counts a process that was forked, at a moment in nanoseconds of `CLOCK_MONOTONIC`.
+    pub fn forked(&mut self, at_ns: u64) {
+        let bin = self.tally.bin(at_ns);
+        self.tally.times.forks.add(bin, 1);
+    }
+
+    /// Counts a process that ended.
+    pub fn exited(&mut self, at_ns: u64) {
+        let bin = self.tally.bin(at_ns);
+        self.tally.times.exits.add(bin, 1);
+    }
+
+    /// Counts a process that replaced its program.
+    pub fn execed(&mut self, at_ns: u64) {
+        let bin = self.tally.bin(at_ns);
+        self.tally.times.execs.add(bin, 1);
+    }
+
     /// What was counted until now.
     #[must_use]
     pub fn tally(&self) -> &Tally {
@@ -318,7 +355,9 @@ impl Fold {
     pub fn count(&mut self, stack: StackIndex, copy: &Copy) {
         let seen = self.with_phase(stack, copy);
         let sum = self.count_in_cell(stack, seen);
-        self.tally.sums[sum].record(copy);
+        let bin = self.tally.bin(copy.time_ns);
+        self.tally.times.record(copy, bin);
+        self.tally.sums[sum].record(copy, bin);
     }
 
     /// Counts one page in its cell; returns where the rest is summed up.
@@ -489,6 +528,7 @@ impl Fold {
             return;
         }
         let gone: HashSet<&ProcessId> = processes.iter().collect();
+        self.tally.times.add_up(processes);
         for sum in self.tally.sums.iter_mut() {
             let of_gone = sum
                 .processes
@@ -502,6 +542,11 @@ impl Fold {
 }
 
 impl Tally {
+    fn bin(&mut self, at_ns: u64) -> u16 {
+        let sums = &mut self.sums;
+        self.times.bin(at_ns, || Box::new(sums.iter_mut()))
+    }
+
     fn sum_of_site(&mut self, site: SiteIndex, kind: Kind) -> SumIndex {
         let sums = &mut self.sums;
         *self
@@ -528,7 +573,8 @@ impl Tally {
 
 impl Sum {
     /// Adds a copy.
-    fn record(&mut self, copy: &Copy) {
+    fn record(&mut self, copy: &Copy, bin: u16) {
+        self.bins.add(bin, 1);
         *self.processes.entry(copy.process).or_default() += 1;
         if let Some(latency) = copy.latency_ns {
             self.latency.record(u64::from(latency));

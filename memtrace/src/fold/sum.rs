@@ -4,6 +4,7 @@ use std::ops::{Index, IndexMut};
 
 use foldhash::HashMap;
 
+use super::times::Bins;
 use crate::distribution::Distribution;
 use crate::process::processes::ProcessId;
 use crate::unchanged::{Compared, PageSample};
@@ -17,6 +18,8 @@ pub struct Sum {
     pub latency: Distribution,
     /// From the start of the process to the copy, in milliseconds.
     pub age: Distribution,
+    /// Copied pages by time, see [`Times`](super::times::Times).
+    pub bins: Bins,
     /// Some of the pages, until they are compared.
     pub sample: PageSample,
     /// What has become of them.
@@ -31,6 +34,7 @@ impl Sum {
         }
         self.latency.merge(&other.latency);
         self.age.merge(&other.age);
+        self.bins.absorb(&other.bins);
         self.sample.absorb(&other.sample);
         self.compared.absorb(other.compared);
     }

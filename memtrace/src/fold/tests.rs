@@ -32,6 +32,7 @@ fn copy(process: ProcessId, seen: Observation) -> Copy {
         process,
         seen,
         latency_ns: Some(1000),
+        time_ns: 0,
         age_ms: 5,
         page: None,
     }

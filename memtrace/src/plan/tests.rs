@@ -16,6 +16,7 @@ fn options() -> TraceOptions {
         unwind: Unwind::Auto,
         python: Python::Auto,
         unchanged: true,
+        sample: None,
     }
 }
 

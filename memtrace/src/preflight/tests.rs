@@ -46,6 +46,7 @@ fn trace() -> TraceOptions {
         unwind: Unwind::FramePointers,
         python: Python::Auto,
         unchanged: true,
+        sample: None,
     }
 }
 

@@ -114,6 +114,13 @@ impl KernelTypes {
             .with_context(|| format!("this kernel's `struct {structure}` has no `{}`", members[0]))
     }
 
+    /// Bytes of a structure; `None` when it is not there.
+    #[must_use]
+    pub fn size(&self, structure: &str) -> Option<u32> {
+        let id = self.find(structure, KIND_STRUCT)?;
+        read_u32(&self.data, self.types.get(id)? + 8).ok()
+    }
+
     /// Value of an enumerator, wherever it is declared; `None` when no enumeration has it.
     #[must_use]
     pub fn enumerator(&self, name: &str) -> Option<u32> {
@@ -218,6 +225,8 @@ mod tests {
         assert!(types.offset("page", &["mapping"]).unwrap() > 0);
         assert_eq!(types.offset("page", &["no_such", "flags"]).unwrap(), 0);
         assert!(types.offset("task_struct", &["no_such"]).is_err());
+        assert_eq!(types.size("list_head"), Some(16));
+        assert_eq!(types.size("no_such"), None);
         assert_eq!(types.enumerator("MM_ANONPAGES"), Some(1));
         assert_eq!(types.enumerator("NO_SUCH_ENUMERATOR"), None);
         assert_eq!(types.tracepoint_arguments("sched_process_fork"), Some(2));

@@ -28,6 +28,7 @@ const WAKEUP_RECORDS: u32 = 1024;
 /// When the kernel lacks a type, or refuses the object's maps.
 pub fn load(kernel: &KernelTypes, settings: Settings, btf: &Btf) -> Result<Ebpf> {
     let task = |members: &[&str]| kernel.offset("task_struct", members);
+    let (resident, step) = resident_counters(kernel).unwrap_or((0, 0));
     let offsets = [
         (config::TASK_TGID, task(&["tgid"])?),
         (config::TASK_FLAGS, task(&["flags"])?),
@@ -50,6 +51,17 @@ pub fn load(kernel: &KernelTypes, settings: Settings, btf: &Btf) -> Result<Ebpf>
             // Not there in a kernel without hugetlb pages.
             kernel.offset("mm_struct", &["hugetlb_usage"]).unwrap_or(0),
         ),
+        (config::TASK_SIGNAL, task(&["signal"])?),
+        (
+            config::TASK_RUNTIME,
+            task(&["se"])? + kernel.offset("sched_entity", &["sum_exec_runtime"])?,
+        ),
+        (
+            config::SIGNAL_RUNTIME,
+            kernel.offset("signal_struct", &["sum_sched_runtime"])?,
+        ),
+        (config::MM_RESIDENT, resident),
+        (config::MM_RESIDENT_STEP, step),
         (config::REGS_SP, kernel.offset("pt_regs", &["sp"])?),
         (config::REGS_OTHER, kernel.offset("pt_regs", &["bx"])?),
         (config::REGS_IP, kernel.offset("pt_regs", &["ip"])?),
@@ -88,4 +100,16 @@ pub fn load(kernel: &KernelTypes, settings: Settings, btf: &Btf) -> Result<Ebpf>
         loader.override_global(name, value, true);
     }
     Ok(loader.load(OBJECT)?)
+}
+
+/// Where the first of the kernel's counters of resident pages is in `mm_struct`, and how far the next
+/// one is; `None` where they are not counters by CPU.
+fn resident_counters(kernel: &KernelTypes) -> Option<(u32, u32)> {
+    let first = kernel.offset("mm_struct", &["rss_stat"]).ok()?;
+    // Before that, `rss_stat` is a structure of its own.
+    if kernel.size("mm_rss_stat").is_some() {
+        return None;
+    }
+    let count = kernel.offset("percpu_counter", &["count"]).ok()?;
+    Some((first + count, kernel.size("percpu_counter")?))
 }

@@ -80,6 +80,7 @@ impl Ended {
                     pid: 0,
                     ppid: 0,
                     name: Name::default(),
+                    program: None,
                     ..facts.clone()
                 };
                 self.others = Some(Others {
@@ -113,6 +114,8 @@ mod tests {
             },
             counters: memtrace_common::process::Counters::ZERO,
             recorded: [pages, 0, 0, 0],
+            last: None,
+            program: None,
         };
         facts.counters.copied[0] = pages;
         facts

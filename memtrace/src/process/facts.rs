@@ -1,6 +1,9 @@
 //! What is known about a traced process, as plain data.
 
-use memtrace_common::process::Counters;
+use std::path::Path;
+use std::sync::Arc;
+
+use memtrace_common::process::{Counters, ProcessSlot};
 #[cfg(doc)]
 use memtrace_common::record::Origin;
 
@@ -21,6 +24,29 @@ pub struct ProcessFacts {
     pub counters: Counters,
     /// Copied pages whose records arrived, by [`Origin`] code.
     pub recorded: [u64; 4],
+    /// What it had when it ended; `None` while it lives, and where the kernel does not say.
+    pub last: Option<Last>,
+    /// The file of the program that it ran when it was found; `None` for one that was forked during
+    /// the trace, and where it may not be known.
+    pub program: Option<Arc<Path>>,
+}
+
+/// What a process had when it ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Last {
+    /// Processor time of its threads, in nanoseconds.
+    pub cpu_ns: u64,
+    /// Pages, as in [`ProcessSlot::resident`].
+    pub resident: [u64; 4],
+}
+
+impl Last {
+    /// What the table says of a process that has ended.
+    #[must_use]
+    pub fn of(entry: &ProcessSlot) -> Option<Self> {
+        let (cpu_ns, resident) = (entry.cpu_ns, entry.resident);
+        (cpu_ns > 0).then_some(Self { cpu_ns, resident })
+    }
 }
 
 /// When a process began and ended, in nanoseconds of `CLOCK_MONOTONIC` unless stated otherwise.
@@ -55,6 +81,11 @@ impl ProcessFacts {
             .map(|(a, b)| a.min(b));
         times.started_ns = times.started_ns.min(other.times.started_ns);
         times.exited_ns = times.exited_ns.max(other.times.exited_ns);
+        // Only what is known of all is known of the sum.
+        self.last = self.last.zip(other.last).map(|(sum, more)| Last {
+            cpu_ns: sum.cpu_ns + more.cpu_ns,
+            resident: std::array::from_fn(|i| sum.resident[i] + more.resident[i]),
+        });
     }
 
     /// Copied pages that were counted and whose records have not arrived, by [`Origin`] code.

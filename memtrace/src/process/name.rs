@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::Read as _;
+use std::path::Path;
 use std::sync::Arc;
 
 use crate::foreign::without_padding;
@@ -57,6 +58,13 @@ pub fn read_cmdline(pid: u32) -> Arc<[Vec<u8>]> {
         return Arc::default();
     }
     bytes.split(|&byte| byte == 0).map(<[u8]>::to_vec).collect()
+}
+
+/// The file of the program that process `pid` runs; `None` when it may not be known.
+#[must_use]
+pub fn program_of(pid: u32) -> Option<Arc<Path>> {
+    let path = fs::read_link(format!("/proc/{pid}/exe")).ok()?;
+    Some(path.into())
 }
 
 /// A name as the kernel keeps it, without the zeroes at its end.

@@ -19,10 +19,10 @@ use memtrace_common::record::Origin;
 use self::spaces::FIRST_PAUSE;
 pub use self::spaces::SpaceId;
 use super::ended::Ended;
-use super::facts::{ProcessFacts, Times};
+use super::facts::{Last, ProcessFacts, Times};
 use super::maps::AddressSpace;
 use super::modules::Modules;
-use super::name::{Name, read_cmdline, until_nul};
+use super::name::{Name, program_of, read_cmdline, until_nul};
 use super::uses::{Used, Uses};
 use crate::clock;
 use crate::elf::Wanted;
@@ -321,6 +321,8 @@ impl Processes {
             },
             counters: entry.counters,
             recorded: [0; 4],
+            last: None,
+            program: forked_ns.is_none().then(|| program_of(entry.pid)).flatten(),
         };
         let parent = parent.and_then(|parent| {
             self.live.get_mut(&parent)?.children.push(id);
@@ -378,6 +380,7 @@ impl Processes {
             name.before.push(before);
         }
         name.cmdline = Arc::default();
+        process.facts.program = None;
         process.parent = Kin::Outside(process.facts.ppid);
         process.refresh = (Instant::now(), FIRST_PAUSE);
         self.uses.add(Used::Program(said.program));
@@ -432,6 +435,7 @@ impl Processes {
         self.uses.remove(Used::Space(SpaceId::Unread(id)));
         self.uses.remove(Used::Program(process.program));
         process.facts.counters = entry.counters;
+        process.facts.last = Last::of(entry);
         process.facts.times.exited_ns = Some(entry.exited_ns);
         self.ended.add(id, process.facts);
     }

@@ -12,6 +12,10 @@ pub struct Memory {
     /// When that was, in seconds since the trace began.
     #[serde(default)]
     pub start_s: f64,
+    /// What it had copied by then during the trace, in bytes: for a process that was forked, what it
+    /// shared at its fork is `start.shared` and this.
+    #[serde(default)]
+    pub start_copied: u64,
     /// When it was last looked at: when tracing ended, or shortly before the process did.
     pub end: MemorySizes,
     /// When that was.
@@ -151,19 +155,19 @@ pub struct ExitSizes {
 pub struct PrivateGrowth {
     /// How much more was private at the end; negative where it was less.
     pub private: i64,
-    /// What it copied meanwhile, of this trace's own count.
+    /// What it copied meanwhile, by this trace's own count.
     pub copied: i64,
     /// New memory: pages that were absent, or the zero page, and were written to. They never were
     /// shared.
     pub new: i64,
     /// What became private or shared without a write of its own: others that had shared it copied it,
-    /// gave it back or ended; negative where its own memory came to be shared with others, as by a
-    /// fork.
+    /// gave it back or ended; negative where memory of its own came to be shared, as by a fork.
     pub by_others: i64,
     /// Pages of files that came or went.
     pub files: i64,
-    /// What is not explained by these: memory that it gave back or that was swapped out, if negative;
-    /// new memory in huge pages, or read before it was written, if positive.
+    /// Memory of no file that it gave back, or that was swapped out: zero or negative.
+    pub given_back: i64,
+    /// What none of these explains: zero or positive.
     pub unexplained: i64,
 }
 
@@ -176,6 +180,7 @@ impl PrivateGrowth {
             self.new,
             self.by_others,
             self.files,
+            self.given_back,
             self.unexplained,
         ];
         // A profile may come from anywhere.
@@ -190,6 +195,7 @@ impl PrivateGrowth {
             (&mut self.new, other.new),
             (&mut self.by_others, other.by_others),
             (&mut self.files, other.files),
+            (&mut self.given_back, other.given_back),
             (&mut self.unexplained, other.unexplained),
         ] {
             *sum = sum.saturating_add(more);

@@ -6,7 +6,8 @@ use std::fmt::Debug;
 use anyhow::ensure;
 
 use super::{
-    CallSite, CauseName, NotCopied, Phase, Process, Profile, TypeRow, Unchanged, Unrecorded,
+    CallSite, CauseName, MOST_BINS, NotCopied, Phase, Process, Profile, TypeRow, Unchanged,
+    Unrecorded,
 };
 
 /// Differences that are named; of more only the number is said.
@@ -38,6 +39,9 @@ pub fn check(profile: &Profile) -> anyhow::Result<()> {
     checker.unchanged(profile);
     checker.unrecorded(profile);
     checker.figures(profile);
+    checker.roles(profile);
+    checker.timeline(profile);
+    checker.growth(profile);
     checker.result()
 }
 
@@ -84,6 +88,121 @@ impl Checker {
         let (left, right) = (left.into(), right.into());
         if left != right {
             self.wrong(|| format!("{} ({left} and {right})", what()));
+        }
+    }
+
+    /// Every process has a role, but those that are added up; a role is the sum of its processes.
+    fn roles(&mut self, profile: &Profile) {
+        if profile.roles.is_empty() {
+            return;
+        }
+        let ids: BTreeSet<&str> = profile.roles.iter().map(|role| role.id.as_str()).collect();
+        if ids.len() != profile.roles.len() {
+            self.wrong(|| "two roles have the same name".to_owned());
+        }
+        for role in &profile.roles {
+            let members = profile.processes.iter();
+            let members = members.filter(|process| process.role.as_ref() == Some(&role.id));
+            let name = || format!("role {}", role.id);
+            self.same(
+                || format!("processes of {} and their number", name()),
+                members.clone().count() as u64,
+                role.processes,
+            );
+            for (what, found, own) in [
+                (
+                    "pages",
+                    sum(members.clone().map(|p| p.copied_pages)),
+                    role.copied_pages,
+                ),
+                (
+                    "bytes",
+                    sum(members.clone().map(|p| p.copied_bytes)),
+                    role.copied_bytes,
+                ),
+            ] {
+                self.same(
+                    || format!("{what} of {} and of its processes", name()),
+                    own,
+                    found,
+                );
+            }
+        }
+        for process in &profile.processes {
+            let is_known = process
+                .role
+                .as_deref()
+                .is_some_and(|role| ids.contains(role));
+            if !is_known && process.stands_for.is_none() {
+                self.wrong(|| format!("process {} has no role", process.pid));
+            }
+        }
+    }
+
+    /// Lists of equal length, and no more copies than there were.
+    fn timeline(&mut self, profile: &Profile) {
+        let Some(timeline) = &profile.timeline else {
+            return;
+        };
+        let bins = timeline.bins();
+        let lists = (timeline.by_cause.values())
+            .chain(timeline.by_process.values())
+            .chain([&timeline.forks, &timeline.exits, &timeline.execs])
+            .chain(
+                timeline
+                    .by_role
+                    .iter()
+                    .flat_map(|role| [&role.copied, &role.processes]),
+            );
+        let memory = timeline
+            .by_role
+            .iter()
+            .flat_map(|role| [&role.shared, &role.private]);
+        let mut lengths = lists.map(Vec::len).chain(memory.map(Vec::len));
+        if bins > MOST_BINS || lengths.any(|length| length != bins) {
+            self.wrong(|| format!("the lists of the timeline differ from its {bins} bins"));
+            return;
+        }
+        let copied = u128::from(profile.totals.copied_bytes);
+        for (what, bytes) in [
+            ("cause", sum(timeline.by_cause.values().flatten().copied())),
+            (
+                "role",
+                sum(timeline
+                    .by_role
+                    .iter()
+                    .flat_map(|role| &role.copied)
+                    .copied()),
+            ),
+            (
+                "process",
+                sum(timeline.by_process.values().flatten().copied()),
+            ),
+        ] {
+            if bytes > copied {
+                self.wrong(|| {
+                    format!("the timeline has more by {what} ({bytes}) than was copied ({copied})")
+                });
+            }
+        }
+        let interval = timeline.interval_s;
+        if !interval.is_finite() || interval <= 0.0 {
+            self.wrong(|| format!("the bins of the timeline are {interval} s wide"));
+        }
+    }
+
+    /// What is known of private memory is the sum of its parts.
+    fn growth(&mut self, profile: &Profile) {
+        let of_roles = profile.roles.iter().filter_map(|role| role.growth);
+        let memory = profile
+            .processes
+            .iter()
+            .filter_map(|process| process.memory.as_ref());
+        for growth in memory.filter_map(|memory| memory.growth).chain(of_roles) {
+            if growth.private != growth.parts() {
+                let (private, parts) = (growth.private, growth.parts());
+                self.wrong(|| format!("private memory grew by {private} and its parts by {parts}"));
+            }
         }
     }
 

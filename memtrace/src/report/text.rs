@@ -1,7 +1,8 @@
 //! The report for people.
 //!
 //! From top to bottom: what was lost, a summary in sentences, why pages were written and of which
-//! objects, a row per process, the main table (by call site unless asked otherwise) with the
+//! objects, a row per process, what the processes are there for and how their
+//! memory changed, the main table (by call site unless asked otherwise) with the
 //! heaviest stack below each row, what the pages were, faults that copied nothing, and what could
 //! not be seen.
 
@@ -12,6 +13,7 @@ use crate::profile::Profile;
 
 mod compared;
 mod copies;
+mod memory;
 mod processes;
 mod screen;
 mod stack;
@@ -55,6 +57,7 @@ impl Report for Text {
             totals::by_type(profile, options.top, screen, out)?;
         }
         processes::processes(profile, options.top, screen, out)?;
+        memory::roles(profile, screen, out)?;
         copies::copies(profile, options, screen, out)?;
         totals::by_origin(profile, screen, out)?;
         totals::not_copied(profile, screen, out)?;

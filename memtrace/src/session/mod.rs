@@ -13,7 +13,7 @@ mod source;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use log::{debug, info};
 use tokio::time::{Interval, MissedTickBehavior};
 
@@ -27,6 +27,7 @@ use crate::fold::naming::Naming;
 use crate::host;
 use crate::intake::Intake;
 use crate::interpreter::tracker::Tracker;
+use crate::memory::Accountant;
 use crate::options::{Target, TraceOptions};
 use crate::plan::Plan;
 use crate::preflight;
@@ -108,12 +109,23 @@ impl Session<Attached> {
         let tracker = Tracker::new(plan.loaders(), tables.clone());
         let unwinder = Unwinder::new(library, tables.clone());
         let table = tables.processes;
-        let mut targets = Targets::new(processes, tracker, unwinder, options.unchanged, table);
+        let mut targets = Targets::new(
+            processes,
+            tracker,
+            unwinder,
+            options.unchanged,
+            table.clone(),
+        );
         if let (Target::Launch { .. }, Some(held)) = (&options.target, &command) {
             targets.hold(held.pid());
         }
-        let intake = Intake::new(targets, Naming::new(plan.unwind.value)?);
+        if let Some(interval) = options.sample {
+            let accountant = Accountant::start(table, interval);
+            targets.account(accountant.context("cannot start the thread that looks at memory")?);
+        }
         let mut run = run(options, plan, notes);
+        let naming = Naming::new(plan.unwind.value)?;
+        let intake = Intake::new(targets, naming, run.started_ns);
         let (source, found) = Attached::trace(probe, &pids)?;
         check_found(&found, &alive)?;
         run.notes.extend(limit_met(&found));
@@ -282,6 +294,7 @@ impl<S: Source> Session<S> {
     pub async fn finish(mut self, why: Why) -> Result<Snapshot> {
         self.ending.wait_for_command(why).await?;
         self.source.stop(why);
+        self.intake.targets.finish_accounts();
         let start = Instant::now();
         // Names are read while the processes are still there.
         self.intake.targets.processes.rename();

@@ -5,7 +5,9 @@
 //! stacks have not been named: those are *pending*, and have call sites of that name. When the
 //! trace is over, whatever was counted and has no record is *lost*.
 
+mod memory;
 mod processes;
+mod roles;
 mod sites;
 mod warnings;
 use std::sync::Arc;
@@ -15,6 +17,7 @@ use memtrace_common::process::Health;
 
 use crate::fold::Tally;
 use crate::interpreter::tracker::Seen;
+use crate::memory::Accounts;
 use crate::process::ended::Others;
 use crate::process::facts::ProcessFacts;
 use crate::process::processes::{OTHERS, ProcessId};
@@ -31,6 +34,8 @@ pub struct Gathered {
     pub interpreters: HashMap<ProcessId, Seen>,
     /// The sum of those that have ended and are not kept one by one.
     pub others: Option<Others>,
+    /// How much memory they had; `None` where that was not looked at.
+    pub accounts: Option<Accounts>,
     /// Their copies.
     pub tally: Tally,
     /// Names of the types of objects, by [`TypeId`](crate::interpreter::names::TypeId).
@@ -117,7 +122,12 @@ pub fn summarize(gathered: &Gathered, run: &Run, progress: &Progress, moment: &M
     let page_size = run.host.page_size;
     let missing = sites::Missing::of(gathered, moment);
     let pids = gathered.all().map(|(id, facts)| (id, facts.pid)).collect();
-    let processes = processes::processes(gathered, run, moment, &missing);
+    let mut processes = processes::processes(gathered, run, moment, &missing);
+    roles::account(&mut processes, gathered, run);
+    let roles = roles::roles(gathered, run, &processes);
+    for (row, (id, _)) in processes.iter_mut().zip(&gathered.processes) {
+        row.role = roles.id(*id).map(str::to_owned);
+    }
     let totals = processes::totals(&processes, gathered, (run, progress), moment, &missing);
     let mut call_sites = sites::call_sites(gathered, &missing, &pids);
     for site in &mut call_sites {
@@ -145,9 +155,14 @@ pub fn summarize(gathered: &Gathered, run: &Run, progress: &Progress, moment: &M
         call_sites,
         modules: gathered.modules.clone(),
         advice: Vec::new(),
-        roles: Vec::new(),
-        timeline: None,
-        sampling: None,
+        timeline: Some(memory::timeline(
+            gathered,
+            &roles,
+            run,
+            progress.duration_ns,
+        )),
+        roles: roles.list,
+        sampling: gathered.accounts.as_ref().map(memory::sampling),
         warnings,
     }
 }

@@ -212,6 +212,8 @@ fn entry(pid: u32, parent_pid: u32, parent_slot: u32) -> ProcessSlot {
         program: 0,
         comm: [0; 16],
         counters: Counters::ZERO,
+        cpu_ns: 0,
+        resident: [0; 4],
     }
 }
 

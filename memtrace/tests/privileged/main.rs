@@ -16,6 +16,7 @@ mod counters;
 mod crowds;
 mod lifecycle;
 mod limits;
+mod memory;
 mod past;
 mod python;
 mod refusals;

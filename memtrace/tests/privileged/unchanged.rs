@@ -1,14 +1,9 @@
 //! Which copied pages were compared with what they were copied from, and why others were not.
 
-use std::io::{Read as _, Write as _};
-use std::net::{TcpListener, TcpStream};
-use std::process::{Child, Stdio};
-use std::time::Duration;
-
 use memtrace::profile::{NotCompared, Unchanged};
 
 use crate::claims::traced;
-use crate::support::{Report, Trace, eventually, privileged, requires, signal, tool};
+use crate::support::{Redis, Report, Trace, privileged, requires, signal, tool};
 
 /// A child that opens a library after its fork. Nothing has ended, and nothing is unmapped.
 const OPENS: &str = r#"
@@ -212,61 +207,10 @@ fn a_child_that_shares_its_parents_memory_is_not_compared_with_it() {
     assert_eq!(found.compared_at_exit_pages, 0, "{found:?}");
 }
 
-/// A Redis with data, that is ended with this.
-struct Redis {
-    server: Child,
-    client: TcpStream,
-    _folder: tempfile::TempDir,
-}
-
-impl Redis {
-    fn start(mut redis: std::process::Command) -> Self {
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        let free = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let port = free.local_addr().expect("an address").port();
-        drop(free);
-        let server = redis
-            .args(["--bind", "127.0.0.1", "--port", &port.to_string()])
-            .args(["--save", "", "--daemonize", "no"])
-            .args(["--enable-debug-command", "local", "--dir"])
-            .arg(folder.path())
-            .stdout(Stdio::null())
-            .spawn()
-            .expect("it runs");
-        let client = eventually("redis listens", || {
-            TcpStream::connect(("127.0.0.1", port)).ok()
-        });
-        let patience = Some(Duration::from_mins(1));
-        client.set_read_timeout(patience).expect("a timeout");
-        Self {
-            server,
-            client,
-            _folder: folder,
-        }
-    }
-
-    fn ask(&mut self, command: &str, expected: &str) {
-        // Sent in one piece, or the second piece waits.
-        let line = format!("{command}\r\n");
-        self.client.write_all(line.as_bytes()).expect("it listens");
-        let mut answer = [0; 256];
-        let size = self.client.read(&mut answer).expect("an answer");
-        let answer = String::from_utf8_lossy(&answer[..size]);
-        assert!(answer.starts_with(expected), "{command}: {answer}");
-    }
-}
-
-impl Drop for Redis {
-    fn drop(&mut self) {
-        let _ = self.server.kill();
-        let _ = self.server.wait();
-    }
-}
-
 /// Writes a byte to 5,000 values of a Redis while its child saves them; returns what was found.
 fn redis_saves_while(byte: char, mut redis: Redis) -> Unchanged {
     redis.ask("DEBUG POPULATE 100000 key 100", "+OK");
-    let trace = Trace::attach(redis.server.id());
+    let trace = Trace::attach(redis.pid());
     // The child goes on saving until it is ended here.
     redis.ask("CONFIG SET rdb-key-save-delay 10000", "+OK");
     redis.ask("BGSAVE", "+Background");
@@ -274,7 +218,7 @@ fn redis_saves_while(byte: char, mut redis: Redis) -> Unchanged {
         redis.ask(&format!("SETRANGE key:{key} 0 {byte}"), ":100");
     }
     let report = trace.finish();
-    let server = redis.server.id();
+    let server = redis.pid();
     let children = report.0.processes.iter().filter(|row| row.ppid == server);
     children
         .filter(|row| row.exited_at_s.is_none())

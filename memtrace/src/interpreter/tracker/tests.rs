@@ -53,6 +53,8 @@ impl World {
             program: 0,
             comm: [0; 16],
             counters: Counters::ZERO,
+            cpu_ns: 0,
+            resident: [0; 4],
         };
         self.tables.processes.set(slot, &entry);
         let process = self.processes.add(slot, &entry);

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::io::{self, Write};
 
 use super::screen::{DIM, LOSS, Screen, TITLE, WARNING};
-use super::verdict;
+use super::{memory, verdict};
 use crate::foreign::escape;
 use crate::profile::{CommandExit, OrOther, Process, Profile, Python, Totals, Unwind};
 use crate::report::words::{count, counted, percent, seconds, size};
@@ -76,8 +76,13 @@ pub(super) fn summary(profile: &Profile, screen: Screen, out: &mut dyn Write) ->
     let mut sentences = verdict::sentences(profile, screen);
     sentences.push(copied(profile));
     sentences.extend(pending(&profile.totals));
-    sentences.extend(earlier(profile));
+    sentences.extend(memory::melting(profile));
+    sentences.extend(memory::pace(profile));
+    sentences.extend(memory::churn(profile));
+    sentences.extend(memory::sides(profile));
+    sentences.extend(memory::late(profile).or_else(|| earlier(profile)));
     sentences.extend(new_memory(profile));
+    sentences.extend(memory::time(profile));
     if let Some(command) = command(profile) {
         sentences.push(command);
     }

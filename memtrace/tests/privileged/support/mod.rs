@@ -3,6 +3,7 @@
 mod bpf;
 pub mod fixture;
 pub mod interpreters;
+mod redis;
 pub mod report;
 pub mod served;
 pub mod trace;
@@ -15,6 +16,7 @@ use std::time::{Duration, Instant};
 pub use bpf::BpfObjects;
 pub use fixture::{Fixture, Truth};
 pub use interpreters::Python;
+pub use redis::Redis;
 pub use report::Report;
 pub use trace::Trace;
 
