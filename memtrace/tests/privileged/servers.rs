@@ -4,7 +4,7 @@
 mod client;
 mod start;
 
-use memtrace::profile::{CauseName, StackPages};
+use memtrace::profile::{CauseName, RoleKind, StackPages};
 
 use self::client::Load;
 use self::start::Server;
@@ -134,6 +134,64 @@ fn uwsgi() -> Result<Server, Why> {
         }
         command
     }))
+}
+
+/// uWSGI with one worker, which it replaces when that has more than 64 MB.
+fn uwsgi_that_replaces() -> Result<Server, Why> {
+    let program = tools()?.join("uwsgi");
+    Ok(Server::on_free_port(|port| {
+        let mut command = std::process::Command::new(program);
+        command
+            .args(["--http-socket", &format!("127.0.0.1:{port}")])
+            .args([
+                "--master",
+                "--processes",
+                "1",
+                "--need-app",
+                "--die-on-term",
+            ])
+            .args(["--reload-on-rss", "64", "--min-worker-lifetime", "0"])
+            .args(["--worker-reload-mercy", "1", "--disable-logging"])
+            .args(["--wsgi-file", "grows.py"]);
+        if let Some(folder) = tools().ok().as_deref().and_then(std::path::Path::parent) {
+            command.arg("--virtualenv").arg(folder);
+        }
+        command
+    }))
+}
+
+#[test]
+fn workers_that_a_limit_replaces_are_generations() {
+    requires!(privileged());
+    let server = requires!(uwsgi_that_replaces());
+    let trace = Trace::attach(server.pid);
+    let mut pids = Vec::new();
+    // About 15 requests a worker.
+    for _ in 0..2000 {
+        if let Some(pid) = client::who_answers(server.port)
+            && pids.last() != Some(&pid)
+        {
+            pids.push(pid);
+        }
+        if pids.len() > 20 {
+            break;
+        }
+    }
+    let report = trace.finish();
+    drop(server);
+    assert_eq!(pids.len(), 21, "{pids:?}");
+    report.is_lossless();
+    let roles = &report.0.roles;
+    let workers = roles.iter().find(|role| role.kind == RoleKind::Worker);
+    let workers = workers.expect("there are workers");
+    assert_eq!(
+        (workers.processes, workers.generations),
+        (21, 21),
+        "{workers:?}"
+    );
+    assert_eq!((workers.forked, workers.ended), (20, 20), "{workers:?}");
+    let growth = workers.growth.expect("memory was looked at");
+    assert!(growth.new > growth.copied, "{growth:?}");
 }
 
 fn gunicorn() -> Result<Server, Why> {

@@ -13,6 +13,7 @@ mod churn;
 mod fixture;
 mod machine;
 mod python;
+mod sample;
 mod storm;
 mod summary;
 mod tracer;
@@ -46,6 +47,8 @@ enum Bench {
     Unwind(unwind::Args),
     /// memtrace attaches, on an idle and on a busy machine
     Attach(attach::Args),
+    /// Processes with much memory work while memtrace looks at it, and while it does not
+    Sample(sample::Args),
 }
 
 /// What can be said to every bench.
@@ -82,6 +85,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         Bench::Python(python) => &python.common,
         Bench::Unwind(unwind) => &unwind.common,
         Bench::Attach(attach) => &attach.common,
+        Bench::Sample(sample) => &sample.common,
     };
     let programs = Programs::build(common)?;
     if !host::is_root() {
@@ -99,6 +103,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         Bench::Python(python) => python::run(python, &programs),
         Bench::Unwind(unwind) => unwind::run(unwind, &programs),
         Bench::Attach(attach) => attach::run(attach, &programs),
+        Bench::Sample(sample) => sample::run(sample, &programs),
     }
 }
 

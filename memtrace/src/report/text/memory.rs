@@ -1,10 +1,11 @@
 //! How memory changed beside the copies: who shared how much when, and where private memory came from.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
 
-use super::heading;
 use super::screen::{DIM, Screen, WARNING, width};
 use super::table::{Cell, Kind, Row, Table, column};
+use super::{heading, written};
 use crate::foreign::escape;
 use crate::profile::{
     MappingKind, Memory, PrivateGrowth, Process, Profile, Role, RoleKind, RoleTimeline, Sampling,
@@ -436,8 +437,20 @@ pub(super) fn churn(profile: &Profile) -> Option<String> {
     if role.generations < 2 || role.forked == 0 || role.median_bytes == 0 {
         return None;
     }
+    let grown = match role.growth {
+        Some(growth) if growth.copied > 0 && growth.new > 0 => {
+            let (copied, new) = (growth.copied.unsigned_abs(), growth.new.unsigned_abs());
+            format!(
+                " Until then {} became their own by copies, which do not raise RSS, and {} was new memory, \
+                 which does.",
+                size(copied),
+                size(new)
+            )
+        }
+        _ => String::new(),
+    };
     Some(format!(
-        "{}: {} in {}; each copied {}, median, and {} at most.",
+        "{}: {} in {}; each copied {}, median, and {} at most.{grown}",
         called(role),
         counted(role.processes, "process", "processes"),
         counted(role.generations, "generation", "generations"),
@@ -447,7 +460,7 @@ pub(super) fn churn(profile: &Profile) -> Option<String> {
 }
 
 /// Who pays for the sharing: the parent or its children.
-pub(super) fn sides(profile: &Profile) -> Option<String> {
+pub(super) fn sides(profile: &Profile, screen: Screen) -> Option<String> {
     let copied = |kind: RoleKind| {
         let roles = profile.roles.iter().filter(|role| role.kind == kind);
         roles.fold(0u64, |sum, role| sum.saturating_add(role.copied_bytes))
@@ -457,14 +470,47 @@ pub(super) fn sides(profile: &Profile) -> Option<String> {
     if parents <= children || parents < MUCH_LOST {
         return None;
     }
+    let where_most = |kind: RoleKind| {
+        let most = most_in(profile, kind);
+        most.map_or_else(String::new, |function| {
+            format!(" (mostly in `{}`)", written::name(function, screen))
+        })
+    };
     let also = match children {
         0 => String::new(),
-        bytes => format!(", their children {}", size(bytes)),
+        bytes => format!(
+            ", their children {}{}",
+            size(bytes),
+            where_most(RoleKind::Worker)
+        ),
     };
     Some(format!(
-        "The parents paid: they copied {} while they had children that shared their memory{also}.",
-        size(parents)
+        "The parents paid: they copied {}{} while they had children that shared their memory{also}.",
+        size(parents),
+        where_most(RoleKind::Master)
     ))
+}
+
+/// The function that copied at least half of what processes of a kind copied.
+fn most_in(profile: &Profile, kind: RoleKind) -> Option<&str> {
+    let is_of_kind = |id: &String| {
+        let mut roles = profile.roles.iter().filter(|role| role.kind == kind);
+        roles.any(|role| role.id == *id)
+    };
+    let members = profile.processes.iter();
+    let members = members.filter(|process| process.role.as_ref().is_some_and(is_of_kind));
+    let pids: BTreeSet<u32> = members.map(|process| process.pid).collect();
+    let mut by_function: BTreeMap<&str, u64> = BTreeMap::new();
+    let mut all = 0_u64;
+    for site in &profile.call_sites {
+        let pages = site.processes.iter().filter(|(pid, _)| pids.contains(pid));
+        let pages = pages.fold(0_u64, |sum, (_, pages)| sum.saturating_add(*pages));
+        let sum = by_function.entry(&site.act_on().function).or_default();
+        *sum = sum.saturating_add(pages);
+        all = all.saturating_add(pages);
+    }
+    let (function, pages) = by_function.into_iter().max_by_key(|(_, pages)| *pages)?;
+    (pages > 0 && pages >= all / 2).then_some(function)
 }
 
 /// What copying cost in time, beside all processor time.

@@ -79,7 +79,7 @@ pub(super) fn summary(profile: &Profile, screen: Screen, out: &mut dyn Write) ->
     sentences.extend(memory::melting(profile));
     sentences.extend(memory::pace(profile));
     sentences.extend(memory::churn(profile));
-    sentences.extend(memory::sides(profile));
+    sentences.extend(memory::sides(profile, screen));
     sentences.extend(memory::late(profile).or_else(|| earlier(profile)));
     sentences.extend(new_memory(profile));
     sentences.extend(memory::time(profile));

@@ -1,0 +1,237 @@
+//! `cargo xtask bench sample`: what looking at memory costs those who have much of it.
+//!
+//! Processes of 1 GB each write to their memory, and map and unmap some. How much they get done is
+//! measured while memtrace traces them and looks at their memory every second, and while it traces them
+//! and does not, in turn.
+
+use std::fmt::Write as _;
+use std::io::{BufRead as _, BufReader, Lines, Write as _};
+use std::process::{Child, ChildStdin, ChildStdout, Command, ExitCode, Stdio};
+
+use anyhow::{Context as _, Result, ensure};
+use serde::Serialize;
+
+use super::machine::Machine;
+use super::summary::{Spread, Summary};
+use super::{Common, Programs};
+
+/// Where `--write-docs` writes.
+const DOCS: &str = "docs/bench-sample.md";
+
+/// The program that has the memory.
+const WORK: &str = include_str!("work.py");
+
+/// What memtrace says when it traces.
+const TRACING: &str = "memtrace: tracing ";
+
+/// The most that looking may cost, as a part of what is done without.
+const LIMIT: f64 = 0.01;
+
+/// What looking at memory costs processes that have much of it.
+#[derive(clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    pub(super) common: Common,
+    /// Pairs of measurements, after one that warms up
+    #[arg(long, default_value_t = 15, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    rounds: u32,
+    /// Processes
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=64))]
+    processes: u32,
+    /// Memory of each, in MB
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(10..=100_000))]
+    megabytes: u32,
+    /// Seconds of each measurement
+    #[arg(long, default_value_t = 5.0)]
+    seconds: f64,
+}
+
+/// Everything that was measured.
+#[derive(Debug, Serialize)]
+struct Results {
+    bench: &'static str,
+    machine: Machine,
+    processes: u32,
+    megabytes: u32,
+    seconds: f64,
+    /// Pieces of memory written to in a second, without looks and with them.
+    without: Summary,
+    with: Summary,
+    /// What was lost by looking, of each pair, as a part of what was done without.
+    lost: Spread,
+}
+
+/// The processes that have the memory.
+struct Workers {
+    child: Child,
+    orders: ChildStdin,
+    answers: Lines<BufReader<ChildStdout>>,
+}
+
+impl Workers {
+    fn start(processes: u32, megabytes: u32) -> Result<Self> {
+        let mut child = Command::new("/usr/bin/python3")
+            .args(["-c", WORK, &processes.to_string(), &megabytes.to_string()])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .context("cannot run /usr/bin/python3")?;
+        let orders = child.stdin.take().context("standard input is a pipe")?;
+        let output = child.stdout.take().context("standard output is a pipe")?;
+        let mut workers = Self {
+            child,
+            orders,
+            answers: BufReader::new(output).lines(),
+        };
+        workers.answer()?;
+        Ok(workers)
+    }
+
+    fn answer(&mut self) -> Result<String> {
+        let answer = self.answers.next().context("the workers have ended")?;
+        Ok(answer?)
+    }
+
+    /// What they get done in a second.
+    fn work(&mut self, seconds: f64) -> Result<f64> {
+        writeln!(self.orders, "{seconds}")?;
+        let done: f64 = self.answer()?.parse()?;
+        Ok(done / seconds)
+    }
+
+    /// The same while memtrace traces them, with these arguments.
+    fn traced(&mut self, programs: &Programs, seconds: f64, sample: &str) -> Result<f64> {
+        let pid = self.child.id().to_string();
+        let mut memtrace = Command::new(&programs.memtrace)
+            .args(["--no-unchanged", "--sample", sample, "--pid", &pid])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .context("cannot run memtrace")?;
+        let messages = memtrace.stderr.take().context("standard error is a pipe")?;
+        let mut messages = BufReader::new(messages).lines();
+        let attached = messages.any(|line| line.is_ok_and(|line| line.starts_with(TRACING)));
+        // First looks are no part of what is repeated.
+        std::thread::sleep(std::time::Duration::from_secs(1));
+        let done = self.work(seconds);
+        // SAFETY: only sends a signal to a child that has not been waited for.
+        unsafe { libc::kill(memtrace.id().cast_signed(), libc::SIGINT) };
+        messages.for_each(drop);
+        let status = memtrace.wait()?;
+        ensure!(attached && status.success(), "memtrace: {status}");
+        done
+    }
+}
+
+impl Drop for Workers {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Runs the bench.
+pub fn run(args: &Args, programs: &Programs) -> Result<ExitCode> {
+    let (rounds, megabytes, seconds) = if args.common.quick {
+        (2, 50, 1.0)
+    } else {
+        (args.rounds, args.megabytes, args.seconds)
+    };
+    let mut workers = Workers::start(args.processes, megabytes)?;
+    let (mut without, mut with) = (Vec::new(), Vec::new());
+    for round in 0..=rounds {
+        let mut off = || workers.traced(programs, seconds, "off");
+        // Whoever is first has what the other left behind.
+        let (one, other) = if round % 2 == 0 {
+            let off = off()?;
+            (off, workers.traced(programs, seconds, "1s")?)
+        } else {
+            let on = workers.traced(programs, seconds, "1s")?;
+            (workers.traced(programs, seconds, "off")?, on)
+        };
+        if round > 0 {
+            without.push(one);
+            with.push(other);
+        }
+    }
+    let lost = without.iter().zip(&with).map(|(off, on)| (off - on) / off);
+    let nothing = "nothing was measured";
+    let results = Results {
+        bench: "sample",
+        machine: Machine::describe(),
+        processes: args.processes,
+        megabytes,
+        seconds,
+        lost: Spread::of(lost).context(nothing)?,
+        without: Summary::of(without.iter().copied()).context(nothing)?,
+        with: Summary::of(with.iter().copied()).context(nothing)?,
+    };
+    let page = markdown(&results);
+    super::publish(&args.common, &results, &page, DOCS)
+}
+
+/// One page: machine, figures, and what they had to reach.
+fn markdown(results: &Results) -> String {
+    let mut out = String::from("# What looking at memory costs\n\n");
+    let lost = results.lost.summary;
+    let percent = Summary {
+        median: lost.median * 100.0,
+        min: lost.min * 100.0,
+        max: lost.max * 100.0,
+    };
+    let of_median = results
+        .lost
+        .of_median
+        .map_or_else(String::new, |[low, high]| {
+            let (low, high) = (low * 100.0, high * 100.0);
+            format!(" The median of many more pairs lies between {low:+.2}% and {high:+.2}%.")
+        });
+    let kept = if lost.median <= LIMIT {
+        "kept"
+    } else {
+        "**not kept**"
+    };
+    // Writing to a String cannot fail.
+    let _ = write!(
+        out,
+        "Made by `cargo xtask bench sample --write-docs`. {} processes of {} MB each write to their \
+         memory, and map and unmap some, for {} s at a time, while memtrace traces them with \
+         `--sample 1s`, and with `--sample off`, in turn. Figures are medians, with minimum and \
+         maximum.\n\n{}\n\
+         | | without | with looks | lost, % | limit, % |\n|---|---|---|---|---|\n\
+         | pieces of 64 pages a second | {} | {} | {} | {:.0}: {kept} |\n\n{of_median}\n",
+        results.processes,
+        results.megabytes,
+        results.seconds,
+        results.machine.markdown(),
+        results.without.show(0, false),
+        results.with.show(0, false),
+        percent.show(2, true),
+        LIMIT * 100.0,
+    );
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_page_says_whether_the_limit_was_kept() {
+        let page = |lost: f64| {
+            markdown(&Results {
+                bench: "sample",
+                machine: Machine::describe(),
+                processes: 8,
+                megabytes: 1000,
+                seconds: 5.0,
+                without: Summary::of([1000.0]).expect("a value"),
+                with: Summary::of([990.0]).expect("a value"),
+                lost: Spread::of([lost]).expect("a value"),
+            })
+        };
+        assert!(page(0.004).contains("1: kept"));
+        assert!(page(0.02).contains("1: **not kept**"));
+    }
+}
