@@ -26,8 +26,8 @@ pub struct ProcessFacts {
     pub recorded: [u64; 4],
     /// What it had when it ended; `None` while it lives, and where the kernel does not say.
     pub last: Option<Last>,
-    /// The file of the program that it ran when it was found; `None` for one that was forked during
-    /// the trace, and where it may not be known.
+    /// The file of the program that it ran when it was found, whatever it has run since; `None` for
+    /// one that was forked during the trace, and where it may not be known.
     pub program: Option<Arc<Path>>,
 }
 

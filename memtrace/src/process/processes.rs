@@ -380,7 +380,6 @@ impl Processes {
             name.before.push(before);
         }
         name.cmdline = Arc::default();
-        process.facts.program = None;
         process.parent = Kin::Outside(process.facts.ppid);
         process.refresh = (Instant::now(), FIRST_PAUSE);
         self.uses.add(Used::Program(said.program));
