@@ -80,6 +80,7 @@ impl Ended {
                     pid: 0,
                     ppid: 0,
                     name: Name::default(),
+                    container: None,
                     ..facts.clone()
                 };
                 self.others = Some(Others {
@@ -105,6 +106,7 @@ mod tests {
             pid,
             ppid: 1,
             name: Name::default(),
+            container: None,
             times: Times {
                 forked_ns: Some(u64::from(pid)),
                 started_ns: u64::from(pid),
