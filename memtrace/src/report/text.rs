@@ -13,6 +13,7 @@ use crate::profile::Profile;
 mod compared;
 mod copies;
 mod processes;
+mod restarts;
 mod screen;
 mod stack;
 mod summary;

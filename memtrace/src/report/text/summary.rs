@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::io::{self, Write};
 
 use super::screen::{DIM, LOSS, Screen, TITLE, WARNING};
-use super::verdict;
+use super::{restarts, verdict};
 use crate::foreign::escape;
 use crate::profile::{CommandExit, OrOther, Process, Profile, Python, Totals, Unwind};
 use crate::report::words::{count, counted, percent, seconds, size};
@@ -77,6 +77,7 @@ pub(super) fn summary(profile: &Profile, screen: Screen, out: &mut dyn Write) ->
     sentences.push(copied(profile));
     sentences.extend(pending(&profile.totals));
     sentences.extend(earlier(profile));
+    sentences.extend(restarts::sentence(profile));
     sentences.extend(new_memory(profile));
     if let Some(command) = command(profile) {
         sentences.push(command);
