@@ -22,8 +22,8 @@ pub struct Options {
     pub verbosity: u8,
 }
 
-/// Which running processes are chosen by what they are called, or where they run. See
-/// [`choice`](crate::choice), which turns it into pids.
+/// Which running processes are chosen by what they are called, or where they run. The module `choice`
+/// turns it into pids.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Choice {
     /// Those that are called so.
