@@ -14,8 +14,8 @@ use clap::error::ErrorKind;
 use clap::{ArgAction, Args, CommandFactory as _, Parser};
 
 use crate::options::{
-    Backend, By, FileReport, Format, Options, Output, Python, Target, TextOptions, TraceOptions,
-    Unwind,
+    Backend, By, Choice, FileReport, Format, Options, Output, Python, Target, TextOptions,
+    TraceOptions, Unwind,
 };
 
 /// The shortest time between two looks at memory.
@@ -34,7 +34,7 @@ memtrace needs root, or the capabilities CAP_BPF, CAP_PERFMON and CAP_SYS_PTRACE
 const EXAMPLES: &str = "\
 Examples:
   Watch a server and its workers for 30 seconds, under the load it has:
-    sudo memtrace --pid \"$(pgrep -o gunicorn)\" --duration 30s
+    sudo memtrace --name gunicorn --duration 30s
 
   Watch it while a load generator runs, and keep the figures:
     sudo memtrace -p 4242 -o profile.json -- wrk -d 10 http://localhost:8000/
@@ -56,7 +56,7 @@ Exit status: 0 done, 2 an error, 130 left at once or before tracing began.";
     about = "Shows which code paths turn the shared memory of a prefork server private",
     long_about = LONG_ABOUT,
     after_help = EXAMPLES,
-    override_usage = "memtrace [OPTIONS] --pid PID [-- COMMAND...]\n       memtrace [OPTIONS] -- COMMAND...",
+    override_usage = "memtrace [OPTIONS] --pid PID [-- COMMAND...]\n       memtrace [OPTIONS] --name NAME [-- COMMAND...]\n       memtrace [OPTIONS] -- COMMAND...",
     max_term_width = 100
 )]
 pub struct Cli {
@@ -68,6 +68,9 @@ pub struct Cli {
     #[arg(short, long = "pid", value_name = "PID", value_parser = parse_pids, action = ArgAction::Append,
         allow_negative_numbers = true)]
     pids: Vec<Pids>,
+
+    #[command(flatten)]
+    chosen: Chosen,
 
     /// Trace only the processes that are named, not their descendants
     #[arg(long)]
@@ -123,9 +126,35 @@ pub struct Cli {
     #[arg(short, long, action = ArgAction::Count)]
     verbose: u8,
 
-    /// With --pid: the load, which is run while tracing. Without: the program to trace
+    /// With --pid, --name or --cgroup: the load, run while tracing. Without: the program to trace
     #[arg(last = true, value_name = "COMMAND")]
     command: Vec<OsString>,
+}
+
+/// The arguments that choose running processes by something else than their pids.
+#[derive(Debug, Args)]
+struct Chosen {
+    /// Trace the process that is called NAME and all its descendants
+    ///
+    /// NAME is that of the process or of its program, or the script or module that its interpreter
+    /// runs: gunicorn, postgres, worker.py. May be given several times, and beside --pid. Where
+    /// several are called so that do not descend from one another, they are listed, and nothing is
+    /// traced; name one of them with --pid, or give --all.
+    #[arg(long = "name", value_name = "NAME", action = ArgAction::Append)]
+    names: Vec<OsString>,
+
+    /// Trace all processes of this control group, and those below it
+    ///
+    /// PATH is a folder under /sys/fs/cgroup, or the path in /proc/PID/cgroup, or its end: the name
+    /// of a unit (gunicorn.service), or the id of a container, whole or shortened. With --name, only
+    /// processes of this group are looked at; with --pid too, and PID may be what the container
+    /// itself sees.
+    #[arg(long, value_name = "PATH")]
+    cgroup: Option<OsString>,
+
+    /// With --name: trace all that are called so
+    #[arg(long, requires = "names")]
+    all: bool,
 }
 
 /// The arguments that say what becomes of a trace.
@@ -192,9 +221,10 @@ impl TryFrom<Cli> for Options {
     type Error = String;
 
     fn try_from(cli: Cli) -> Result<Self, String> {
+        let choice = choice(cli.chosen)?;
         Ok(Self {
             trace: TraceOptions {
-                target: target(cli.pids, cli.command)?,
+                target: target(cli.pids, &choice, cli.command)?,
                 follow: !cli.no_follow,
                 duration: cli.duration,
                 backend: backend(cli.backend)?,
@@ -211,12 +241,30 @@ impl TryFrom<Cli> for Options {
                     top: cli.reports.top as usize,
                 },
             },
+            choice,
             verbosity: cli.verbose,
         })
     }
 }
 
-fn target(given: Vec<Pids>, command: Vec<OsString>) -> Result<Target, String> {
+fn choice(chosen: Chosen) -> Result<Choice, String> {
+    let Chosen { names, cgroup, all } = chosen;
+    if names.iter().any(|name| name.is_empty()) {
+        return Err(
+            "the NAME after --name is empty; give that of a program, such as gunicorn".into(),
+        );
+    }
+    if cgroup.as_ref().is_some_and(|path| path.is_empty()) {
+        return Err(
+            "the PATH after --cgroup is empty; give that of a control group, such as \
+             gunicorn.service"
+                .into(),
+        );
+    }
+    Ok(Choice { names, cgroup, all })
+}
+
+fn target(given: Vec<Pids>, choice: &Choice, command: Vec<OsString>) -> Result<Target, String> {
     if command.first().is_some_and(|program| program.is_empty()) {
         return Err("the COMMAND after -- is empty; name a program to run".to_owned());
     }
@@ -226,10 +274,11 @@ fn target(given: Vec<Pids>, command: Vec<OsString>) -> Result<Target, String> {
             pids.push(pid);
         }
     }
-    match (pids.is_empty(), command.is_empty()) {
+    let is_chosen = !choice.names.is_empty() || choice.cgroup.is_some();
+    match (pids.is_empty() && !is_chosen, command.is_empty()) {
         (true, true) => Err(
-            "there is nothing to trace; name a running process with --pid PID, or \
-                             a program to start after --: memtrace -- COMMAND"
+            "there is nothing to trace; name a running process with --pid PID or \
+                             --name NAME, or a program to start after --: memtrace -- COMMAND"
                 .to_owned(),
         ),
         (true, false) => Ok(Target::Launch { command }),

@@ -3,6 +3,7 @@
 //! See ARCHITECTURE.md for the way from a fault to a report.
 
 mod cause;
+mod choice;
 pub mod cli;
 mod clock;
 mod collect;
@@ -68,6 +69,7 @@ pub fn hear_signals() -> std::io::Result<()> {
 /// When the machine does not permit it, the target is not there, or a report cannot be written;
 /// each error says what to do. [`signals::Interrupted`] when a signal came before tracing began.
 pub fn run(options: &Options) -> Result<ExitCode> {
+    let options = &choice::made(options)?;
     let facts = Facts::gather(options.trace.target.pids());
     let (plan, missing) = match Plan::of(&options.trace, options.verbosity, &facts) {
         Ok(plan) => (Some(plan), Vec::new()),

@@ -12,12 +12,26 @@ pub use crate::report::{By, FileReport, Format, Output, TextOptions};
 /// One run, validated. Nothing after this looks at flags.
 #[derive(Clone, Debug)]
 pub struct Options {
+    /// Which running processes are chosen besides those that are named by pid.
+    pub choice: Choice,
     /// What is traced, and how.
     pub trace: TraceOptions,
     /// Which reports are written.
     pub output: Output,
     /// What is logged. 0: warnings; 1: progress; 2 and more: what the kernel side does, too.
     pub verbosity: u8,
+}
+
+/// Which running processes are chosen by what they are called, or where they run. The module `choice`
+/// turns it into pids.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Choice {
+    /// Those that are called so.
+    pub names: Vec<OsString>,
+    /// Only those of this control group; all of them where neither names nor pids are given.
+    pub cgroup: Option<OsString>,
+    /// Whether a name may stand for several trees of processes.
+    pub all: bool,
 }
 
 /// What is traced, and how.
@@ -46,7 +60,7 @@ pub struct TraceOptions {
 pub enum Target {
     /// Running processes; tracing lasts while `load` runs, where there is one.
     Attach {
-        /// At least one, each once.
+        /// Each once; at least one when the choice has been made.
         pids: Vec<u32>,
         /// The command that puts load on them.
         load: Option<Vec<OsString>>,

@@ -60,6 +60,12 @@ pub fn check(
     }
 }
 
+/// What is wrong with this machine, or with what the user may do on it, whatever is traced.
+#[must_use]
+pub fn of_machine() -> Vec<Problem> {
+    machine_problems(&Facts::gather(&[]))
+}
+
 /// Adds to an error of loading or attaching what it means on this machine, where that is known.
 #[must_use]
 pub fn explain(error: anyhow::Error, trace: &TraceOptions) -> anyhow::Error {

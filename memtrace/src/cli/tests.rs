@@ -55,6 +55,42 @@ fn a_command_is_the_load_with_a_pid_and_the_target_without() {
 }
 
 #[test]
+fn processes_are_chosen_by_name_and_control_group() {
+    let options = parsed(&[
+        "--name",
+        "gunicorn",
+        "--name=-x",
+        "--all",
+        "-p7",
+        "--",
+        "wrk",
+    ]);
+    let load = Some(words(&["wrk"]));
+    assert_eq!(
+        options.trace.target,
+        Target::Attach {
+            pids: vec![7],
+            load
+        }
+    );
+    let names = words(&["gunicorn", "-x"]);
+    let expected = Choice {
+        names,
+        cgroup: None,
+        all: true,
+    };
+    assert_eq!(options.choice, expected);
+    let options = parsed(&["--cgroup", "/system.slice"]);
+    let nothing = Target::Attach {
+        pids: Vec::new(),
+        load: None,
+    };
+    assert_eq!(options.trace.target, nothing);
+    assert_eq!(options.choice.cgroup, Some("/system.slice".into()));
+    assert_eq!(parsed(&["-p1"]).choice, Choice::default());
+}
+
+#[test]
 fn defaults_are_those_of_the_help() {
     let options = parsed(&["-p", "1"]);
     assert_eq!(options.trace.duration, None);
@@ -135,8 +171,11 @@ fn every_option_arrives() {
 
 #[test]
 fn what_is_wrong_is_said_with_what_to_do() {
-    insta::assert_snapshot!(refused(&[]), @"error: there is nothing to trace; name a running process with --pid PID, or a program to start after --: memtrace -- COMMAND");
+    insta::assert_snapshot!(refused(&[]), @"error: there is nothing to trace; name a running process with --pid PID or --name NAME, or a program to start after --: memtrace -- COMMAND");
     insta::assert_snapshot!(refused(&["--", ""]), @"error: the COMMAND after -- is empty; name a program to run");
+    insta::assert_snapshot!(refused(&["--name", ""]), @"error: the NAME after --name is empty; give that of a program, such as gunicorn");
+    insta::assert_snapshot!(refused(&["--cgroup", ""]), @"error: the PATH after --cgroup is empty; give that of a control group, such as gunicorn.service");
+    assert!(refused(&["-p1", "--all"]).contains("--name <NAME>"));
     insta::assert_snapshot!(refused(&["-p", "x"]), @"error: invalid value 'x' for '--pid <PID>': 'x' is not a process id, a number such as 4242");
     insta::assert_snapshot!(refused(&["-p", "0"]), @"error: invalid value '0' for '--pid <PID>': 0 is no process that can be traced; it stands for the idle CPU");
     insta::assert_snapshot!(refused(&["-p", "-1"]), @"error: invalid value '-1' for '--pid <PID>': '-1' is not a process id, a number such as 4242");
@@ -209,7 +248,7 @@ fn help_teaches_by_example() {
     let help = error.to_string();
     for part in [
         "Examples:",
-        "sudo memtrace --pid",
+        "sudo memtrace --name",
         "-o profile.json -- wrk",
         "Exit status:",
     ] {

@@ -81,6 +81,7 @@ impl Ended {
                     ppid: 0,
                     name: Name::default(),
                     program: None,
+                    container: None,
                     ..facts.clone()
                 };
                 self.others = Some(Others {
@@ -106,6 +107,7 @@ mod tests {
             pid,
             ppid: 1,
             name: Name::default(),
+            container: None,
             times: Times {
                 forked_ns: Some(u64::from(pid)),
                 started_ns: u64::from(pid),

@@ -7,6 +7,7 @@ use memtrace_common::process::{Counters, ProcessSlot};
 #[cfg(doc)]
 use memtrace_common::record::Origin;
 
+use super::container::Container;
 use super::name::Name;
 
 /// What is known about one traced process, as plain data.
@@ -18,6 +19,9 @@ pub struct ProcessFacts {
     pub ppid: u32,
     /// What it is called.
     pub name: Name,
+    /// The container that it runs in, shared with the parent until an exec; `None` where it runs in
+    /// none.
+    pub container: Option<Arc<Container>>,
     /// When it began and ended.
     pub times: Times,
     /// What the BPF side counted, when its slot was last read.

@@ -48,8 +48,14 @@ impl Name {
 /// The arguments of process `pid`; empty when they cannot be read.
 #[must_use]
 pub fn read_cmdline(pid: u32) -> Arc<[Vec<u8>]> {
+    read_cmdline_below(Path::new("/proc"), pid)
+}
+
+/// The same, where `proc` stands for /proc.
+#[must_use]
+pub fn read_cmdline_below(proc: &Path, pid: u32) -> Arc<[Vec<u8>]> {
     let mut bytes = Vec::new();
-    if let Ok(file) = fs::File::open(format!("/proc/{pid}/cmdline")) {
+    if let Ok(file) = fs::File::open(proc.join(pid.to_string()).join("cmdline")) {
         // What was read before an error is as good as it gets.
         let _ = file.take(MAX_CMDLINE).read_to_end(&mut bytes);
     }

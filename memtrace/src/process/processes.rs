@@ -18,6 +18,7 @@ use memtrace_common::record::Origin;
 
 use self::spaces::FIRST_PAUSE;
 pub use self::spaces::SpaceId;
+use super::container::Container;
 use super::ended::Ended;
 use super::facts::{Last, ProcessFacts, Times};
 use super::maps::AddressSpace;
@@ -304,6 +305,10 @@ impl Processes {
         let inherited = parent.filter(|_| forked_ns.is_some());
         let inherited = inherited.and_then(|parent| self.live.get(&parent));
         let cmdline = inherited.map(|parent| Arc::clone(&parent.facts.name.cmdline));
+        let container = match inherited {
+            Some(parent) => parent.facts.container.clone(),
+            None => Container::of(entry.pid).map(Arc::new),
+        };
         let space = inherited.and_then(|parent| parent.space.clone());
         let facts = ProcessFacts {
             pid: entry.pid,
@@ -313,6 +318,7 @@ impl Processes {
                 cmdline: cmdline.unwrap_or_else(|| read_cmdline(entry.pid)),
                 before: Vec::new(),
             },
+            container,
             times: Times {
                 forked_ns,
                 started_ns: forked_ns.unwrap_or_else(before_trace),
@@ -480,17 +486,22 @@ impl Processes {
         }
     }
 
-    /// Reads a process's arguments, if it still runs the program that is known. The name is in the
-    /// record.
+    /// Reads a process's arguments, and in which container it is, if it still runs the program that
+    /// is known: who starts a container enters it before it becomes the first program there. The name
+    /// is in the record.
     fn read_arguments(&mut self, id: ProcessId) {
         let Some(pid) = self.live.get(&id).map(|process| process.facts.pid) else {
             return;
         };
         let cmdline = read_cmdline(pid);
+        let container = Container::of(pid);
         if self.is_current(id)
             && let Some(process) = self.live.get_mut(&id)
         {
             process.facts.name.cmdline = cmdline;
+            if process.facts.container.as_deref() != container.as_ref() {
+                process.facts.container = container.map(Arc::new);
+            }
         }
     }
 

@@ -15,6 +15,7 @@ mod compared;
 mod copies;
 mod memory;
 mod processes;
+mod restarts;
 mod screen;
 mod stack;
 mod summary;

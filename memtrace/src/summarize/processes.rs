@@ -7,9 +7,12 @@ use super::sites::Missing;
 use super::{Gathered, Moment, Progress, Run};
 use crate::fold::Phase;
 use crate::foreign::escaped;
+use crate::process::container::Container;
 use crate::process::facts::ProcessFacts;
 use crate::process::processes::ProcessId;
-use crate::profile::{ByCause, ByOrigin, CauseName, Lost, NotCopied, Process, Totals, Unchanged};
+use crate::profile::{
+    self, ByCause, ByOrigin, CauseName, Lost, NotCopied, Process, Totals, Unchanged,
+};
 
 /// A row for each process, by first appearance.
 pub fn processes(
@@ -108,10 +111,17 @@ fn process(facts: &ProcessFacts, by_cause: ByCause, run: &Run) -> Process {
         unopened: Vec::new(),
         memory: None,
         role: None,
-        container: None,
+        container: facts.container.as_deref().map(container),
         copying_s: None,
         cpu_s: None,
         stands_for: None,
+    }
+}
+
+fn container(container: &Container) -> profile::Container {
+    profile::Container {
+        id: container.id.clone(),
+        pod: container.pod.clone(),
     }
 }
 

@@ -310,8 +310,9 @@ fn sampled(profile: &Profile, screen: Screen, out: &mut dyn Write) -> io::Result
     Ok(())
 }
 
-/// What was shared and private before the trace could see any copy: for late attaches.
-pub(super) fn late(profile: &Profile) -> Option<String> {
+/// What was shared and private before the trace could see any copy: for late attaches. What to do is
+/// said where this is `alone`.
+pub(super) fn late(profile: &Profile, alone: bool) -> Option<String> {
     let before = |process: &&Process| {
         process.stands_for.is_none()
             && process.forked_at_s.is_none()
@@ -330,9 +331,13 @@ pub(super) fn late(profile: &Profile) -> Option<String> {
             size(private_at_start(late[all - 1]))
         ),
     };
+    let remedy = if alone {
+        " Restart one worker, or trace from the start, to see them."
+    } else {
+        ""
+    };
     Some(format!(
-        "{} had {} of {} private before tracing began{more}; the copies among that were not seen. \
-         Restart one worker, or trace from the start, to see them.",
+        "{} had {} of {} private before tracing began{more}; the copies among that were not seen.{remedy}",
         first.pid,
         size(start.private?),
         size(start.rss?),

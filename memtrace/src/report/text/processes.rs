@@ -10,7 +10,9 @@ use super::heading;
 use super::screen::{DIM, LOSS, Screen, WARNING};
 use super::table::{Cell, Column, Fit, Kind, Row, Table, column};
 use crate::foreign::escape;
-use crate::profile::{InterpreterSeen, NotCopied, Process, Profile, RuntimeSeen, Unchanged};
+use crate::profile::{
+    Container, InterpreterSeen, NotCopied, Process, Profile, RuntimeSeen, Unchanged,
+};
 use crate::report::claims::Claims;
 use crate::report::words::{count, counted, percent, ratio, seconds, size};
 
@@ -48,7 +50,8 @@ pub(super) fn processes(
     table(profile, rows, screen).write(screen, out)?;
     write_rest(screen, out, rest, total)?;
     interpreters(profile, screen, out)?;
-    runtimes(profile, screen, out)
+    runtimes(profile, screen, out)?;
+    containers(profile, screen, out)
 }
 
 /// A column: its title, kind and style, and its cell for a process.
@@ -57,6 +60,10 @@ type Figure<'a> = (Column, Box<dyn Fn(&Process) -> Cell + 'a>);
 /// Columns that go, one after the other, while there is no room for the others: the first says
 /// little, and of the second the size says the same.
 const LEAST_NEEDED: [&str; 2] = ["NOT COPIED", "PAGES"];
+/// Digits of a container's id that are shown, as Docker does.
+const SHORT_ID: usize = 12;
+/// Containers that are listed.
+const MAX_CONTAINERS: usize = 10;
 /// Columns that go where names would get too short.
 const NEEDED_LESS_THAN_NAMES: [&str; 2] = ["EXITED", "FORKED"];
 
@@ -209,6 +216,30 @@ fn runtimes(profile: &Profile, screen: Screen, out: &mut dyn Write) -> io::Resul
         write_wrapped(screen, out, WARNING, &text)?;
     }
     Ok(())
+}
+
+/// Which processes run in a container.
+fn containers(profile: &Profile, screen: Screen, out: &mut dyn Write) -> io::Result<()> {
+    let mut pids: BTreeMap<&Container, Vec<u32>> = BTreeMap::new();
+    for process in &profile.processes {
+        if let Some(container) = &process.container {
+            pids.entry(container).or_default().push(process.pid);
+        }
+    }
+    for (Container { id, pod }, pids) in pids.iter().take(MAX_CONTAINERS) {
+        let id: String = id.chars().take(SHORT_ID).collect();
+        let pod = pod.as_deref().map(|pod| format!(" (pod {})", escape(pod)));
+        let (pod, pids) = (pod.unwrap_or_default(), listed(profile, pids));
+        let text = format!("in container {}{pod}: {pids}", escape(&id));
+        write_wrapped(screen, out, DIM, &text)?;
+    }
+    match pids.len().saturating_sub(MAX_CONTAINERS) {
+        0 => Ok(()),
+        more => {
+            let more = counted(more as u64, "container more", "containers more");
+            write_wrapped(screen, out, DIM, &format!("... {more}"))
+        }
+    }
 }
 
 fn listed(profile: &Profile, pids: &[u32]) -> String {

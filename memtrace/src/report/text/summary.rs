@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::io::{self, Write};
 
 use super::screen::{DIM, LOSS, Screen, TITLE, WARNING};
-use super::{memory, verdict};
+use super::{memory, restarts, verdict};
 use crate::foreign::escape;
 use crate::profile::{CommandExit, OrOther, Process, Profile, Python, Totals, Unwind};
 use crate::report::words::{count, counted, percent, seconds, size};
@@ -80,7 +80,9 @@ pub(super) fn summary(profile: &Profile, screen: Screen, out: &mut dyn Write) ->
     sentences.extend(memory::pace(profile));
     sentences.extend(memory::churn(profile));
     sentences.extend(memory::sides(profile, screen));
-    sentences.extend(memory::late(profile).or_else(|| earlier(profile)));
+    let remedy = restarts::sentence(profile);
+    sentences.extend(memory::late(profile, remedy.is_none()).or_else(|| earlier(profile)));
+    sentences.extend(remedy);
     sentences.extend(new_memory(profile));
     sentences.extend(memory::time(profile));
     if let Some(command) = command(profile) {

@@ -3,7 +3,7 @@ use clap::ValueEnum as _;
 
 use crate::foreign::escape;
 use crate::profile::sample::{sample, sample_cut, sample_pending, sample_with_losses};
-use crate::profile::{InterpreterSeen, RuntimeSeen, Totals};
+use crate::profile::{Container, InterpreterSeen, Process, RuntimeSeen, Totals};
 
 fn terminal(width: usize) -> Screen {
     Screen {
@@ -52,6 +52,8 @@ fn text_at_80_columns() {
       The kernel copied 6,962 pages of 4.0 KiB for 5 of 6 processes.
       2 processes had been forked before the trace began: what they had copied until
       then is not in these figures.
+      To see them from their first fault: `kill -TTIN 4242` makes gunicorn fork one
+      more worker, which is traced (`kill -TTOU 4242` makes it one fewer again).
       Besides, 90,123 absent pages (352.0 MiB at least) were filled for the first
       time: that is new memory, and no copy.
       The command 'wrk' exited with status 0.
@@ -277,6 +279,8 @@ fn text_at_120_columns() {
       The kernel copied 6,962 pages of 4.0 KiB for 5 of 6 processes.
       2 processes had been forked before the trace began: what they had copied until then is not in
       these figures.
+      To see them from their first fault: `kill -TTIN 4242` makes gunicorn fork one more worker, which
+      is traced (`kill -TTOU 4242` makes it one fewer again).
       Besides, 90,123 absent pages (352.0 MiB at least) were filled for the first time: that is new
       memory, and no copy.
       The command 'wrk' exited with status 0.
@@ -393,6 +397,8 @@ fn text_with_losses_says_so_first() {
       The kernel copied 8,197 pages of 4.0 KiB for 5 of 6 processes.
       2 processes had been forked before the trace began: what they had copied until
       then is not in these figures.
+      To see them from their first fault: `kill -TTIN 4242` makes gunicorn fork one
+      more worker, which is traced (`kill -TTOU 4242` makes it one fewer again).
       Besides, 90,123 absent pages (352.0 MiB at least) were filled for the first
       time: that is new memory, and no copy.
       The command 'wrk' was ended by signal 9.
@@ -873,6 +879,36 @@ fn names_are_whole_in_a_file() {
     let types = sites.iter().filter_map(|site| site.object_type.as_ref());
     let longest = types.max_by_key(|name| name.len()).unwrap();
     assert!(longest.len() > 200 && text.contains(&*escape(longest)));
+}
+
+#[test]
+fn containers_are_named_with_their_processes() {
+    let container = |digit: char, pod: Option<&str>| {
+        Some(Container {
+            id: digit.to_string().repeat(64),
+            pod: pod.map(str::to_owned),
+        })
+    };
+    let mut profile = sample();
+    profile.processes[0].container = container('a', Some("1b2c3d4e-\x1b[2J"));
+    profile.processes[1].container = container('a', Some("1b2c3d4e-\x1b[2J"));
+    profile.processes[4].container = container('b', None);
+    let text = written(&profile, By::Site, 3, terminal(100));
+    let lines = text.lines().filter(|line| line.contains("in container"));
+    let expected = [
+        "  in container aaaaaaaaaaaa (pod 1b2c3d4e-\\u{1b}[2J): 4242, 4243",
+        "  in container bbbbbbbbbbbb: 4246",
+    ];
+    assert_eq!(lines.collect::<Vec<_>>(), expected);
+    let many = profile.processes[5].clone();
+    profile.processes.extend((0..20_u8).map(|at| Process {
+        pid: 5000 + u32::from(at),
+        container: container(char::from(b'c' + at), None),
+        ..many.clone()
+    }));
+    let text = written(&profile, By::Site, 3, terminal(100));
+    assert_eq!(text.matches("in container").count(), 10);
+    assert!(text.contains("  ... 12 containers more\n"), "{text}");
 }
 
 #[test]
