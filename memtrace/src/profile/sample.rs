@@ -10,7 +10,10 @@ use super::{
     Totals, Truncated, Unchanged, Unknown, Unrecorded, Unwind, UnwoundBy, type_rows,
 };
 
+mod memory;
 mod sites;
+
+pub(crate) use memory::sample_with_memory;
 
 const PAGE: u64 = 4096;
 

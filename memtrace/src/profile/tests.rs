@@ -7,7 +7,7 @@ use clap::ValueEnum as _;
 use proptest::prelude::*;
 use serde_json::{Map, Value};
 
-use super::sample::{sample, sample_cut, sample_pending, sample_with_losses};
+use super::sample::{sample, sample_cut, sample_pending, sample_with_losses, sample_with_memory};
 use super::*;
 use crate::report::{By, Format, Output, TextOptions};
 
@@ -46,6 +46,7 @@ fn what_is_read_is_written_again_the_same() {
         sample_with_losses(),
         sample_pending(),
         sample_cut(),
+        sample_with_memory(),
     ] {
         let text = json(&profile);
         assert_eq!(json(&read(text.as_bytes()).unwrap()), text);

@@ -323,13 +323,11 @@ pub(super) fn late(profile: &Profile, alone: bool) -> Option<String> {
     late.sort_by_key(|process| std::cmp::Reverse(private_at_start(process)));
     let first = late.first()?;
     let start = &first.memory.as_ref()?.start;
+    let least = size(private_at_start(late[late.len() - 1]));
     let more = match late.len() {
         1 => String::new(),
-        all => format!(
-            ", and {} others at least {}",
-            count(all as u64 - 1),
-            size(private_at_start(late[all - 1]))
-        ),
+        2 => format!(", and another one {least}"),
+        all => format!(", and {} others {least} at least", count(all as u64 - 1)),
     };
     let remedy = if alone {
         " Restart one worker, or trace from the start, to see them."

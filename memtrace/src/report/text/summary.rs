@@ -73,7 +73,9 @@ pub(super) fn losses(profile: &Profile, screen: Screen, out: &mut dyn Write) -> 
 /// What was copied, in sentences.
 pub(super) fn summary(profile: &Profile, screen: Screen, out: &mut dyn Write) -> io::Result<()> {
     writeln!(out, "{}", screen.paint(TITLE, &headline(profile)))?;
-    let mut sentences = verdict::sentences(profile, screen);
+    // What is more than all copies comes first.
+    let mut sentences: Vec<String> = new_memory(profile).into_iter().collect();
+    sentences.extend(verdict::sentences(profile, screen));
     sentences.push(copied(profile));
     sentences.extend(pending(&profile.totals));
     sentences.extend(memory::melting(profile));
@@ -83,7 +85,6 @@ pub(super) fn summary(profile: &Profile, screen: Screen, out: &mut dyn Write) ->
     let remedy = restarts::sentence(profile);
     sentences.extend(memory::late(profile, remedy.is_none()).or_else(|| earlier(profile)));
     sentences.extend(remedy);
-    sentences.extend(new_memory(profile));
     sentences.extend(memory::time(profile));
     if let Some(command) = command(profile) {
         sentences.push(command);
@@ -174,7 +175,8 @@ fn new_memory(profile: &Profile) -> Option<String> {
         return None;
     }
     Some(format!(
-        "Besides, {} ({} at least) were filled for the first time: that is new memory, and no copy.",
+        "More than was copied is new memory: {} ({} at least) were filled for the first time, which is no \
+         copy.",
         counted(pages, "absent page", "absent pages"),
         size(size_of_new)
     ))

@@ -2,7 +2,9 @@ use super::*;
 use clap::ValueEnum as _;
 
 use crate::foreign::escape;
-use crate::profile::sample::{sample, sample_cut, sample_pending, sample_with_losses};
+use crate::profile::sample::{
+    sample, sample_cut, sample_pending, sample_with_losses, sample_with_memory,
+};
 use crate::profile::{Container, InterpreterSeen, Process, RuntimeSeen, Totals};
 
 fn terminal(width: usize) -> Screen {
@@ -41,6 +43,8 @@ fn main_table(by: By) -> String {
 fn text_at_80_columns() {
     insta::assert_snapshot!(written(&sample(), By::Site, 20, terminal(80)), @r"
     27.2 MiB copied in 10.2 s, 2.7 MiB/s
+      More than was copied is new memory: 90,123 absent pages (352.0 MiB at least)
+      were filled for the first time, which is no copy.
       75% of what was copied was only read: 59% reference counts (mostly `str`, in
       `Catalog.render`, catalog.py:212), 16% garbage collection; for 3% it is not
       known.
@@ -54,8 +58,6 @@ fn text_at_80_columns() {
       then is not in these figures.
       To see them from their first fault: `kill -TTIN 4242` makes gunicorn fork one
       more worker, which is traced (`kill -TTOU 4242` makes it one fewer again).
-      Besides, 90,123 absent pages (352.0 MiB at least) were filled for the first
-      time: that is new memory, and no copy.
       The command 'wrk' exited with status 0.
       Nothing was lost.
       memtrace 0.1.0, tracepoint backend, stacks by frame pointer, Linux
@@ -269,8 +271,10 @@ fn text_at_80_columns() {
 
 #[test]
 fn text_at_120_columns() {
-    insta::assert_snapshot!(written(&sample(), By::Site, 2, terminal(120)), @"
+    insta::assert_snapshot!(written(&sample(), By::Site, 2, terminal(120)), @r"
     27.2 MiB copied in 10.2 s, 2.7 MiB/s
+      More than was copied is new memory: 90,123 absent pages (352.0 MiB at least) were filled for the
+      first time, which is no copy.
       75% of what was copied was only read: 59% reference counts (mostly `str`, in `Catalog.render`,
       catalog.py:212), 16% garbage collection; for 3% it is not known.
       20% was written to: 9% written by the kernel, 6% data, 3% fields of objects, 2% something else.
@@ -281,8 +285,6 @@ fn text_at_120_columns() {
       these figures.
       To see them from their first fault: `kill -TTIN 4242` makes gunicorn fork one more worker, which
       is traced (`kill -TTOU 4242` makes it one fewer again).
-      Besides, 90,123 absent pages (352.0 MiB at least) were filled for the first time: that is new
-      memory, and no copy.
       The command 'wrk' exited with status 0.
       Nothing was lost.
       memtrace 0.1.0, tracepoint backend, stacks by frame pointer, Linux 6.12.41-cloud-amd64 x86_64,
@@ -373,9 +375,68 @@ fn text_at_120_columns() {
 }
 
 #[test]
+fn text_with_memory_and_roles() {
+    let profile = sample_with_memory();
+    crate::profile::sums::check(&profile).unwrap();
+    let text = written(&profile, By::Site, 2, terminal(100));
+    let until = text.find("What was written to").unwrap();
+    insta::assert_snapshot!(text[..until], @r"
+    27.2 MiB copied in 10.2 s, 2.7 MiB/s
+      More than was copied is new memory: 90,123 absent pages (352.0 MiB at least) were filled for the
+      first time, which is no copy.
+      75% of what was copied was only read: 59% reference counts (mostly `str`, in `Catalog.render`,
+      catalog.py:212), 16% garbage collection; for 3% it is not known.
+      20% was written to: 9% written by the kernel, 6% data, 3% fields of objects, 2% something else.
+      Of a sample of 5,000 of 6,000 copied pages, 4,117 (82%) still equal the parent's: they were copied
+      for nothing. 698 pages could not be compared: their process had ended.
+      The kernel copied 6,962 pages of 4.0 KiB for 5 of 6 processes.
+      The forked worker shared 60.0 MiB at its fork, 58.7 MiB after 1.00 s, 57.5 MiB at the last look.
+      Half of what a worker copies, it copies in its first 400 ms; 95% within 12.0 s.
+      4243 had 8.0 MiB of 68.0 MiB private before tracing began, and another one 8.0 MiB; the copies
+      among that were not seen.
+      To see them from their first fault: `kill -TTIN 4242` makes gunicorn fork one more worker, which
+      is traced (`kill -TTOU 4242` makes it one fewer again).
+      Copying took 20.9 ms of 1.25 s of processor time that the copying processes had (1.7%).
+      The command 'wrk' exited with status 0.
+      Nothing was lost.
+      memtrace 0.1.0, tracepoint backend, stacks by frame pointer, Linux 6.12.41-cloud-amd64 x86_64,
+      2026-03-14T15:09:26Z
+    ");
+    let (from, to) = (
+        text.find("What the processes").unwrap(),
+        text.find("Call sites").unwrap(),
+    );
+    insta::assert_snapshot!(text[from..to], @r"
+    What the processes are there for
+      ROLE              PROCESSES  GENERATIONS  ENDED     COPIED  EACH, MEDIAN   THE MOST
+      gunicorn master           1            1      0  480.0 KiB     480.0 KiB  480.0 KiB
+      gunicorn: worker          3            1      1   26.5 MiB      11.4 MiB   12.5 MiB
+      sh helper                 1            1      1  256.0 KiB     256.0 KiB  256.0 KiB
+      report.py helper          1            1      0        0 B           0 B        0 B
+
+    When  from 0 to 10.2 s
+      gunicorn master   copied    ▃█    at most 175.6 KiB/s
+                        shared   ██▇▆▆  60.0 MiB each at first, 40.0 MiB at the end
+      gunicorn: worker  copied    ▃█    at most 9.7 MiB/s
+                        shared   ██▇▆▆  60.0 MiB each at first, 40.0 MiB at the end
+      sh helper         copied    ▃█    at most 93.7 KiB/s
+
+    Where private memory came from  between the first and the last look
+      gunicorn master: private memory +2.5 MiB: +480.0 KiB copied, +3.0 MiB new memory, -1.0 MiB given
+      back or swapped out, nothing unexplained
+      gunicorn: worker: private memory +32.5 MiB: +26.5 MiB copied, +9.0 MiB new memory, -3.0 MiB given
+      back or swapped out, nothing unexplained
+      4242 had resident at the end: program 3.0 MiB (1.0 MiB private), anonymous 39.0 MiB (9.0 MiB
+      private)
+      Memory was looked at every 2.50 s and not every 1.00 s: reading it takes long, and memtrace takes
+      1% of a processor for it at most.
+    ");
+}
+
+#[test]
 fn text_with_losses_says_so_first() {
     let text = written(&sample_with_losses(), By::Site, 2, terminal(80));
-    insta::assert_snapshot!(text, @"
+    insta::assert_snapshot!(text, @r"
     lost: The records of 1,204 of 8,197 copied pages (14.7%) were lost. They are
       counted, but where they were copied is not known: they stand under [lost].
     lost: The stacks of 31 copied pages were lost: their call sites are not known.
@@ -386,6 +447,8 @@ fn text_with_losses_says_so_first() {
     warning: The symbols of 3 programs could not be read: CAP_SYS_ADMIN is missing.
 
     32.0 MiB copied in 10.2 s, 3.1 MiB/s
+      More than was copied is new memory: 90,123 absent pages (352.0 MiB at least)
+      were filled for the first time, which is no copy.
       64% of what was copied was only read: 50% reference counts (mostly `str`, in
       `Catalog.render`, catalog.py:212), 14% garbage collection; for 17% it is not
       known.
@@ -399,8 +462,6 @@ fn text_with_losses_says_so_first() {
       then is not in these figures.
       To see them from their first fault: `kill -TTIN 4242` makes gunicorn fork one
       more worker, which is traced (`kill -TTOU 4242` makes it one fewer again).
-      Besides, 90,123 absent pages (352.0 MiB at least) were filled for the first
-      time: that is new memory, and no copy.
       The command 'wrk' was ended by signal 9.
       memtrace 0.1.0, tracepoint backend, stacks by frame pointer, Linux
       6.12.41-cloud-amd64 x86_64, 2026-03-14T15:09:26Z
@@ -555,11 +616,11 @@ fn text_of_a_trace_that_copied_nothing() {
     profile.processes.truncate(1);
     profile.processes[0].copied_pages = 0;
     profile.processes[0].copied_bytes = 0;
-    insta::assert_snapshot!(written(&profile, By::Site, 3, terminal(80)), @"
+    insta::assert_snapshot!(written(&profile, By::Site, 3, terminal(80)), @r"
     Nothing was copied in 10.2 s
+      More than was copied is new memory: 90,123 absent pages (352.0 MiB at least)
+      were filled for the first time, which is no copy.
       The kernel copied no page for 1 traced process.
-      Besides, 90,123 absent pages (352.0 MiB at least) were filled for the first
-      time: that is new memory, and no copy.
       Nothing was lost.
       memtrace 0.1.0, tracepoint backend, stacks by frame pointer, Linux
       6.12.41-cloud-amd64 x86_64, 2026-03-14T15:09:26Z
