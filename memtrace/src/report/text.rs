@@ -12,6 +12,7 @@ use crate::profile::Profile;
 
 mod compared;
 mod copies;
+pub(super) mod difference;
 mod processes;
 mod screen;
 mod stack;
