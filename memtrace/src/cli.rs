@@ -1,4 +1,7 @@
-//! The command line: what can be typed, and its conversion into [`Options`].
+//! The command line: what can be typed, and its conversion into a [`Task`].
+//!
+//! Options and a COMMAND trace; the name of another task in the first place, such as `diff`, does
+//! that.
 //!
 //! Everything that can be found wrong by looking at the arguments alone is found here, in
 //! [`TryFrom`], before anything else happens; what depends on the machine is [`preflight`]'s.
@@ -10,13 +13,17 @@ use std::io::{self, IsTerminal as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use clap::error::ErrorKind;
-use clap::{ArgAction, Args, CommandFactory as _, Parser};
+use clap::builder::StyledStr;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{ArgAction, Args, CommandFactory as _, Parser, Subcommand};
 
+use self::diff::DiffArgs;
 use crate::options::{
-    Backend, By, Choice, FileReport, Format, Options, Output, Python, Target, TextOptions,
-    TraceOptions, Unwind,
+    Backend, By, Choice, FileReport, Format, Limit, Options, Output, Python, Target, Task,
+    TextOptions, TraceOptions, Unwind,
 };
+
+mod diff;
 
 /// The shortest time between two looks at memory.
 const SHORTEST_SAMPLE: Duration = Duration::from_millis(10);
@@ -45,8 +52,12 @@ Examples:
   Which source files copy, the 50 largest:
     sudo memtrace -p 4242 -d 10s --by file --top 50
 
+  What a change has done to it, of two reports:
+    memtrace diff before.json.gz after.json.gz
+
 Press Ctrl-C once to finish and see the report, twice to leave at once.
-Exit status: 0 done, 2 an error, 130 left at once or before tracing began.";
+Exit status: 0 done, 1 over the limit of --fail-over, 2 an error, 130 left at once or before tracing
+began.";
 
 /// The arguments as they were typed.
 #[derive(Debug, Parser)]
@@ -56,10 +67,27 @@ Exit status: 0 done, 2 an error, 130 left at once or before tracing began.";
     about = "Shows which code paths turn the shared memory of a prefork server private",
     long_about = LONG_ABOUT,
     after_help = EXAMPLES,
-    override_usage = "memtrace [OPTIONS] --pid PID [-- COMMAND...]\n       memtrace [OPTIONS] --name NAME [-- COMMAND...]\n       memtrace [OPTIONS] -- COMMAND...",
-    max_term_width = 100
+    override_usage = "memtrace [OPTIONS] --pid PID [-- COMMAND...]\n       memtrace [OPTIONS] --name NAME [-- COMMAND...]\n       memtrace [OPTIONS] -- COMMAND...\n       memtrace diff [OPTIONS] BASE NEW",
+    max_term_width = 100,
+    args_conflicts_with_subcommands = true
 )]
 pub struct Cli {
+    #[command(subcommand)]
+    other: Option<Other>,
+
+    #[command(flatten)]
+    trace: Trace,
+}
+
+/// Tasks other than to trace.
+#[derive(Debug, Subcommand)]
+enum Other {
+    Diff(DiffArgs),
+}
+
+/// The arguments of a trace.
+#[derive(Debug, Args)]
+struct Trace {
     /// Trace this process and all its descendants, present and future
     ///
     /// May be given several times, and takes several ids separated by commas or white space, such
@@ -82,6 +110,14 @@ pub struct Cli {
 
     #[command(flatten)]
     reports: Reports,
+
+    /// Exit with status 1 when more was copied: 500MiB, 10MiB/worker, 4MB/worker:copy-on-read
+    ///
+    /// The limit is for all processes together, or with /worker for each process that a traced one
+    /// has forked and that goes on with its program. With :copy-on-read only what was copied though
+    /// it was only read counts. Reports are written in any case.
+    #[arg(long, value_name = "LIMIT", allow_hyphen_values = true)]
+    fail_over: Option<Limit>,
 
     /// How call stacks are found
     ///
@@ -200,7 +236,7 @@ struct Pids(Vec<u32>);
 ///
 /// What is wrong with them, or the help that was asked for. [`clap::Error::exit`] prints either
 /// and leaves with status 2 or 0.
-pub fn parse() -> Result<Options, clap::Error> {
+pub fn parse() -> Result<Task, clap::Error> {
     parse_from(std::env::args_os())
 }
 
@@ -211,16 +247,46 @@ pub fn parse() -> Result<Options, clap::Error> {
 /// Those of [`parse`].
 pub fn parse_from(
     args: impl IntoIterator<Item = impl Into<OsString> + Clone>,
-) -> Result<Options, clap::Error> {
-    let cli = Cli::try_parse_from(args)?;
-    Options::try_from(cli)
-        .map_err(|message| Cli::command().error(ErrorKind::ValueValidation, message))
+) -> Result<Task, clap::Error> {
+    let cli = Cli::try_parse_from(args).map_err(with_hint)?;
+    Task::try_from(cli).map_err(|message| Cli::command().error(ErrorKind::ValueValidation, message))
 }
 
-impl TryFrom<Cli> for Options {
+/// Adds what was probably meant by a process id that is not behind an option.
+fn with_hint(mut error: clap::Error) -> clap::Error {
+    let found = [ContextKind::InvalidSubcommand, ContextKind::InvalidArg];
+    let found = found.into_iter().find_map(|kind| match error.get(kind) {
+        Some(ContextValue::String(text)) => Some(text.clone()),
+        _ => None,
+    });
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    let hint = match found.as_deref() {
+        Some(pid) if is_number(pid) => format!("to trace process {pid}, use --pid {pid}"),
+        Some("diff") => {
+            "'diff' comes first, and its options behind it: memtrace diff --help".into()
+        }
+        _ => return error,
+    };
+    let hints = ContextValue::StyledStrs(vec![StyledStr::from(hint)]);
+    error.insert(ContextKind::Suggested, hints);
+    error
+}
+
+impl TryFrom<Cli> for Task {
     type Error = String;
 
     fn try_from(cli: Cli) -> Result<Self, String> {
+        match cli.other {
+            None => Ok(Self::Trace(cli.trace.try_into()?)),
+            Some(Other::Diff(args)) => Ok(Self::Diff(args.try_into()?)),
+        }
+    }
+}
+
+impl TryFrom<Trace> for Options {
+    type Error = String;
+
+    fn try_from(cli: Trace) -> Result<Self, String> {
         let choice = choice(cli.chosen)?;
         Ok(Self {
             trace: TraceOptions {
@@ -242,6 +308,7 @@ impl TryFrom<Cli> for Options {
                 },
             },
             choice,
+            gate: cli.fail_over,
             verbosity: cli.verbose,
         })
     }

@@ -8,10 +8,12 @@ pub mod cli;
 mod clock;
 mod collect;
 mod command;
+mod diff;
 mod distribution;
 mod elf;
 mod fold;
 mod foreign;
+mod gate;
 mod host;
 pub mod inspection;
 mod intake;
@@ -36,6 +38,9 @@ mod unchanged;
 mod unwind;
 mod views;
 
+use std::fs::File;
+use std::io::Write as _;
+use std::path::Path;
 use std::process::ExitCode;
 
 #[cfg(test)]
@@ -44,7 +49,8 @@ mod skipped;
 
 use anyhow::{Context as _, Result};
 
-pub use crate::options::Options;
+use crate::gate::Verdict;
+pub use crate::options::{DiffOptions, Options, Task};
 use crate::plan::Plan;
 use crate::preflight::Facts;
 pub use crate::process::opener;
@@ -83,7 +89,47 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     profile::sums::check(&profile)
         .context("memtrace has miscounted, which is a fault of its own")?;
     report::render(&profile, &options.output, &destinations)?;
-    Ok(ExitCode::SUCCESS)
+    let verdict = options.gate.map(|limit| limit.check(&profile));
+    Ok(exit_code(verdict))
+}
+
+/// Compares two reports as `options` say. For the exit code, see `--help`.
+///
+/// # Errors
+/// When one of them cannot be read, or the comparison cannot be written; each error says what to do.
+pub fn compare(options: &DiffOptions) -> Result<ExitCode> {
+    let owns_all = Facts::gather(&[]).owns_all();
+    let destinations = preflight::destinations(options.output.open(owns_all))?;
+    let [base, new] = [&options.base, &options.new].map(|path| read(path));
+    let (base, new) = (base?, new?);
+    signals::check()?;
+    let names = [&options.base, &options.new].map(|path| path.display().to_string());
+    let difference = diff::compare((&base, &names[0]), (&new, &names[1]));
+    options.output.write(&difference, &destinations)?;
+    let verdict = options.gate.map(|growth| growth.check(&difference));
+    Ok(exit_code(verdict))
+}
+
+/// Reads a saved report.
+fn read(path: &Path) -> Result<profile::Profile> {
+    let shown = foreign::shown(path.as_os_str().as_encoded_bytes(), foreign::MAX_PATH);
+    let file = File::open(path).with_context(|| {
+        format!("cannot open '{shown}'; name a report that memtrace has written as JSON")
+    })?;
+    profile::read(file).with_context(|| format!("cannot use '{shown}'"))
+}
+
+/// Says what came of a limit, on standard error, and with which status to leave.
+fn exit_code(verdict: Option<Verdict>) -> ExitCode {
+    let (text, code) = match verdict {
+        None | Some(Verdict::Kept(None)) => return ExitCode::SUCCESS,
+        Some(Verdict::Kept(Some(text))) => (text, ExitCode::SUCCESS),
+        Some(Verdict::Broken(text)) => (text, ExitCode::from(1)),
+        Some(Verdict::Unknown(text)) => (text, ExitCode::from(2)),
+    };
+    // Standard error may be a terminal that has been closed.
+    let _ = writeln!(std::io::stderr(), "memtrace: {text}");
+    code
 }
 
 /// Traces until something ends it.

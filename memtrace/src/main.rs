@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use log::LevelFilter;
 use memtrace::signals::Interrupted;
-use memtrace::{cli, hear_signals, inspection, opener, run, signals};
+use memtrace::{Task, cli, compare, hear_signals, inspection, opener, run, signals};
 
 fn main() -> ExitCode {
     // Foreign files are looked into in processes of their own, which are this program again.
@@ -26,11 +26,15 @@ fn main() -> ExitCode {
         ));
         return ExitCode::from(2);
     }
-    let options = match cli::parse() {
-        Ok(options) => options,
+    let task = match cli::parse() {
+        Ok(task) => task,
         Err(error) => error.exit(),
     };
-    let level = match options.verbosity {
+    let verbosity = match &task {
+        Task::Trace(options) => options.verbosity,
+        Task::Diff(_) => 0,
+    };
+    let level = match verbosity {
         0 => LevelFilter::Warn,
         1 => LevelFilter::Info,
         2 => LevelFilter::Debug,
@@ -41,7 +45,11 @@ fn main() -> ExitCode {
         .filter_level(LevelFilter::Warn)
         .filter_module("memtrace", level)
         .init();
-    match run(&options) {
+    let done = match &task {
+        Task::Trace(options) => run(options),
+        Task::Diff(options) => compare(options),
+    };
+    match done {
         Ok(code) => code,
         Err(error) => {
             say(&format!("{error:#}"));

@@ -1,15 +1,40 @@
 //! What a run must do: the validated form of the command line.
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::ValueEnum;
 
+pub use crate::gate::{Growth, Limit};
 use crate::profile::BackendName;
 pub use crate::profile::{Python, Unwind};
+pub use crate::report::difference::{DiffFormat, DiffOutput};
 pub use crate::report::{By, FileReport, Format, Output, TextOptions};
 
-/// One run, validated. Nothing after this looks at flags.
+/// What memtrace is asked to do, validated. Nothing after this looks at flags.
+#[derive(Clone, Debug)]
+pub enum Task {
+    /// To trace, and to report what was seen.
+    Trace(Options),
+    /// To compare two reports.
+    Diff(DiffOptions),
+}
+
+/// Two reports that are compared, and what becomes of that.
+#[derive(Clone, Debug)]
+pub struct DiffOptions {
+    /// The report that is compared with.
+    pub base: PathBuf,
+    /// The report that is compared.
+    pub new: PathBuf,
+    /// Where the comparison goes.
+    pub output: DiffOutput,
+    /// By how much the new one may be more.
+    pub gate: Option<Growth>,
+}
+
+/// One trace, validated.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// Which running processes are chosen besides those that are named by pid.
@@ -18,6 +43,8 @@ pub struct Options {
     pub trace: TraceOptions,
     /// Which reports are written.
     pub output: Output,
+    /// The most that may be copied.
+    pub gate: Option<Limit>,
     /// What is logged. 0: warnings; 1: progress; 2 and more: what the kernel side does, too.
     pub verbosity: u8,
 }

@@ -54,7 +54,13 @@ pub fn check(
         Ok(_) => Err(Problems(problems)),
         Err(refused) => {
             let refused = refused.iter();
-            problems.extend(refused.map(|(path, why)| outputs::output_problem(path.as_ref(), why)));
+            problems.extend(refused.map(|(path, why)| {
+                outputs::output_problem(
+                    path.as_ref(),
+                    why,
+                    "the figures of the trace would be lost",
+                )
+            }));
             Err(Problems(problems))
         }
     }
@@ -64,6 +70,23 @@ pub fn check(
 #[must_use]
 pub fn of_machine() -> Vec<Problem> {
     machine_problems(&Facts::gather(&[]))
+}
+
+/// Where reports go, when nothing is traced for them.
+///
+/// # Errors
+///
+/// Where one cannot be written, and why.
+pub fn destinations(
+    opened: Result<Destinations, Vec<(Option<PathBuf>, Refusal)>>,
+) -> Result<Destinations, Problems> {
+    opened.map_err(|refused| {
+        let refused = refused.iter();
+        let problems = refused.map(|(path, why)| {
+            outputs::output_problem(path.as_ref(), why, "the comparison would be lost")
+        });
+        Problems(problems.collect())
+    })
 }
 
 /// Adds to an error of loading or attaching what it means on this machine, where that is known.

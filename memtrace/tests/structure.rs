@@ -7,15 +7,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// The parts that import each other and nothing else of memtrace: a profile can be read, checked
-/// and shown by a program that never traces.
-const ON_THEIR_OWN: [&str; 4] = ["profile", "report", "foreign", "distribution"];
+/// The parts that import each other and nothing else of memtrace: a profile can be read, checked,
+/// compared and shown by a program that never traces.
+const ON_THEIR_OWN: [&str; 5] = ["profile", "diff", "report", "foreign", "distribution"];
 
 /// The ground: what each part may import, at most.
-const GROUND: [(&str, &[&str]); 5] = [
+const GROUND: [(&str, &[&str]); 7] = [
     ("clock", &[]),
+    ("diff", &["profile"]),
     ("elf", &[]),
     ("foreign", &[]),
+    ("gate", &["diff", "foreign", "profile"]),
     ("process", &["clock", "elf", "foreign"]),
     (
         "symbolize",

@@ -3,10 +3,19 @@ use std::time::Duration;
 use super::snapshot::made::Made;
 use super::*;
 use crate::cli::parse_from;
+use crate::options::Task;
+
+/// What a trace is asked for by these arguments.
+fn asked(arguments: &[&str]) -> Options {
+    match parse_from(arguments).unwrap() {
+        Task::Trace(options) => options,
+        other => panic!("{other:?}"),
+    }
+}
 
 /// What is chosen on a made machine by these arguments.
 fn chosen_by(made: &Made, arguments: &[&str]) -> Result<Chosen, String> {
-    let options = parse_from([&["memtrace"], arguments].concat()).unwrap();
+    let options = asked(&[&["memtrace"], arguments].concat());
     let named = options.trace.target.pids().to_vec();
     chosen(&made.snapshot(), &options, &named).map_err(|problems| problems.to_string())
 }
@@ -181,7 +190,7 @@ fn names_and_pids_are_looked_for_in_the_control_group() {
 #[test]
 fn what_needs_no_choice_is_left_as_it_is() {
     for arguments in [&["memtrace", "-p", "3,4"][..], &["memtrace", "--", "true"]] {
-        let options = parse_from(arguments).unwrap();
+        let options = asked(arguments);
         let made = made(&options).unwrap();
         assert_eq!(made.trace.target, options.trace.target);
     }

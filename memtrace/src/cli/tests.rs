@@ -1,7 +1,11 @@
 use super::*;
+use crate::options::{DiffFormat, DiffOptions, DiffOutput};
 
 fn parsed(args: &[&str]) -> Options {
-    parse_from([&["memtrace"], args].concat()).unwrap()
+    match parse_from([&["memtrace"], args].concat()).unwrap() {
+        Task::Trace(options) => options,
+        other @ Task::Diff(_) => panic!("{other:?}"),
+    }
 }
 
 /// The message, without the usage and the hints below it. Exit status 2 is asserted on the way.
@@ -256,4 +260,140 @@ fn help_teaches_by_example() {
     }
     // What this version refuses is not offered.
     assert!(!help.contains("fentry") && !help.contains("kprobe"));
+}
+
+fn compared(args: &[&str]) -> DiffOptions {
+    match parse_from([&["memtrace", "diff"], args].concat()).unwrap() {
+        Task::Diff(options) => options,
+        other @ Task::Trace(_) => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn diff_compares_two_reports() {
+    let options = compared(&["a.json", "b.json.gz"]);
+    assert_eq!(options.base, Path::new("a.json"));
+    assert_eq!(options.new, Path::new("b.json.gz"));
+    assert_eq!(
+        options.output,
+        DiffOutput {
+            files: Vec::new(),
+            stdout: DiffFormat::Text,
+            top: 20
+        }
+    );
+    assert_eq!(options.gate, None);
+    let options = compared(&[
+        "--fail-over",
+        "+10%:copy-on-read",
+        "-f",
+        "json",
+        "-o",
+        "d.txt",
+        "-o",
+        "-",
+        "-o",
+        "d.JSON",
+        "-o",
+        "d.txt",
+        "--top",
+        "3",
+        "a",
+        "--",
+        "-b",
+    ]);
+    assert_eq!(options.new, Path::new("-b"));
+    assert_eq!(
+        options.output,
+        DiffOutput {
+            files: vec![
+                ("d.txt".into(), DiffFormat::Text),
+                ("d.JSON".into(), DiffFormat::Json)
+            ],
+            stdout: DiffFormat::Json,
+            top: 3
+        }
+    );
+    assert_eq!(options.gate, Some("+10%:copy-on-read".parse().unwrap()));
+}
+
+#[test]
+fn a_command_may_be_called_like_a_task() {
+    for command in ["diff", "help"] {
+        let options = parsed(&["--", command, "a", "b"]);
+        let command = words(&[command, "a", "b"]);
+        assert_eq!(options.trace.target, Target::Launch { command });
+    }
+    let options = parsed(&["-p1", "--", "diff"]);
+    assert_eq!(
+        options.trace.target,
+        Target::Attach {
+            pids: vec![1],
+            load: Some(words(&["diff"]))
+        }
+    );
+}
+
+#[test]
+fn a_limit_of_a_trace_arrives() {
+    assert_eq!(parsed(&["-p1"]).gate, None);
+    let options = parsed(&["-p1", "--fail-over", "10MiB/worker"]);
+    assert_eq!(options.gate, Some("10MiB/worker".parse().unwrap()));
+}
+
+#[test]
+fn what_is_wrong_with_a_task_is_said_with_what_to_do() {
+    insta::assert_snapshot!(refused(&["4242"]), @"error: unexpected argument '4242' found");
+    insta::assert_snapshot!(refused(&["-d", "3s", "4242"]), @"error: unexpected argument '4242' found");
+    insta::assert_snapshot!(refused(&["dif", "a", "b"]), @"error: unexpected argument 'dif' found");
+    insta::assert_snapshot!(refused(&["-p1", "diff", "a", "b"]), @"error: unexpected argument 'diff' found");
+    insta::assert_snapshot!(refused(&["diff", "a"]), @"
+    error: the following required arguments were not provided:
+      <NEW>
+    ");
+    insta::assert_snapshot!(refused(&["diff", "a", "b", "c"]), @"error: unexpected argument 'c' found");
+    insta::assert_snapshot!(refused(&["diff", "a", "b", "-o", "c.svg"]), @"error: cannot write a comparison to 'c.svg': its name says the format, and ends with .txt or .json (schema memtrace-diff/1)");
+    insta::assert_snapshot!(refused(&["diff", "a", "b", "--fail-over", "10%"]), @"error: invalid value '10%' for '--fail-over <LIMIT>': a comparison is held against how much more was copied, so it begins with +, as +10%");
+    insta::assert_snapshot!(refused(&["diff", "a", "b", "--top", "0"]), @"error: invalid value '0' for '--top <N>': a table has at least one row; give 1 or more");
+    insta::assert_snapshot!(refused(&["-p1", "--fail-over", "lots"]), @"error: invalid value 'lots' for '--fail-over <LIMIT>': it is not a size such as 512KiB, 10MiB or 1.5GB");
+    insta::assert_snapshot!(refused(&["-p1", "--fail-over", "-1MiB"]), @"error: invalid value '-1MiB' for '--fail-over <LIMIT>': it is not a size such as 512KiB, 10MiB or 1.5GB");
+}
+
+#[test]
+fn a_process_id_alone_gets_the_option_that_it_needs() {
+    for args in [&["memtrace", "4242"][..], &["memtrace", "-d", "3s", "4242"]] {
+        let text = parse_from(args.iter()).unwrap_err().to_string();
+        assert!(
+            text.contains("to trace process 4242, use --pid 4242"),
+            "{text}"
+        );
+    }
+}
+
+#[test]
+fn help_lists_the_tasks_and_each_has_its_own() {
+    let help = |args: &[&str]| {
+        let error = parse_from([&["memtrace"], args].concat()).unwrap_err();
+        assert_eq!(error.exit_code(), 0);
+        error.to_string()
+    };
+    let all = help(&["--help"]);
+    for part in [
+        "Compare two saved reports",
+        "memtrace diff [OPTIONS] BASE NEW",
+        "1 over the limit",
+    ] {
+        assert!(all.contains(part), "no {part:?} in {all}");
+    }
+    assert!(help(&["-h"]).contains("Compare two saved reports"));
+    for args in [&["help", "diff"][..], &["diff", "--help"], &["diff", "-h"]] {
+        let help = help(args);
+        for part in [
+            "<BASE>",
+            "--fail-over <LIMIT>",
+            "Exit status: 0 done, 1 over the limit",
+        ] {
+            assert!(help.contains(part), "no {part:?} in {help}");
+        }
+    }
 }

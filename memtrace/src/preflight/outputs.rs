@@ -47,19 +47,18 @@ pub(super) fn command_problem(target: &Target) -> Option<Problem> {
     ))
 }
 
-/// What is in the way of the report to `path`, or to standard output.
-pub(super) fn output_problem(path: Option<&PathBuf>, why: &Refusal) -> Problem {
+/// What is in the way of the report to `path`, or to standard output; and what would come of it.
+pub(super) fn output_problem(
+    path: Option<&PathBuf>,
+    why: &Refusal,
+    effect: &'static str,
+) -> Problem {
     let (found, needed, remedy) = explained(why, path);
     let what = match path {
         Some(path) => format!("no report can be written to '{}'", shown(path)),
         None => "no report can be written to standard output".to_owned(),
     };
-    problem(
-        what,
-        format!("{found}; needed: {needed}"),
-        "the figures of the trace would be lost",
-        remedy,
-    )
+    problem(what, format!("{found}; needed: {needed}"), effect, remedy)
 }
 
 /// What was found, what is needed, and the remedy.

@@ -208,7 +208,8 @@ fn refused(path: impl Into<PathBuf>) -> String {
     };
     let refused = Destinations::open(&output, true).map(drop).unwrap_err();
     let (path, why) = &refused[0];
-    outputs::output_problem(path.as_ref(), why).to_string()
+    let effect = "the figures of the trace would be lost";
+    outputs::output_problem(path.as_ref(), why, effect).to_string()
 }
 
 #[test]

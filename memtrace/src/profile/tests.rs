@@ -371,13 +371,17 @@ fn files_of_code(dir: &Path, found: &mut Vec<PathBuf>) {
 }
 
 #[test]
-fn the_profile_knows_nobody_and_reports_know_only_the_profile() {
+fn the_profile_knows_nobody_and_reports_know_only_profiles_and_how_they_differ() {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let ground = ["distribution", "foreign"];
     for (room, known) in [
         ("distribution", &[][..]),
         ("profile", &ground[..]),
-        ("report", &["profile", "distribution", "foreign"][..]),
+        ("diff", &["profile"][..]),
+        (
+            "report",
+            &["profile", "diff", "distribution", "foreign"][..],
+        ),
     ] {
         let mut files = Vec::new();
         files_of_code(&source.join(room), &mut files);

@@ -192,7 +192,7 @@ pub(super) fn reason_of(site: &CallSite) -> Option<Unknown> {
 
 /// The function; of Python and its like with the file's name and the line, since many functions of
 /// a program have the same name.
-fn site_name(site: &Site) -> Cow<'_, str> {
+pub(super) fn site_name(site: &Site) -> Cow<'_, str> {
     match (&site.file, site.line) {
         (Some(file), Some(line)) if site.language.is_interpreted() => {
             let base = file.rsplit('/').next().unwrap_or(file);

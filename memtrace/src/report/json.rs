@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 
 use anyhow::Context as _;
-use serde::Serialize as _;
+use serde::Serialize;
 use serde_json::ser::{Formatter, PrettyFormatter, Serializer};
 
 use super::{Format, Report};
@@ -25,16 +25,21 @@ pub struct Json;
 
 impl Report for Json {
     fn write(&self, profile: &Profile, out: &mut dyn Write) -> anyhow::Result<()> {
-        let mut out = out;
-        let mut serializer = Serializer::with_formatter(&mut out, Lines::default());
-        // As an I/O error it keeps its kind, so that a closed pipe is recognised.
-        profile
-            .serialize(&mut serializer)
-            .map_err(io::Error::from)
-            .context("cannot write the JSON report")?;
-        out.write_all(b"\n")?;
-        Ok(())
+        write(profile, out)
     }
+}
+
+/// Writes what a report is made of.
+pub(super) fn write(report: &impl Serialize, out: &mut dyn Write) -> anyhow::Result<()> {
+    let mut out = out;
+    let mut serializer = Serializer::with_formatter(&mut out, Lines::default());
+    // As an I/O error it keeps its kind, so that a closed pipe is recognised.
+    report
+        .serialize(&mut serializer)
+        .map_err(io::Error::from)
+        .context("cannot write the JSON report")?;
+    out.write_all(b"\n")?;
+    Ok(())
 }
 
 /// Containers this deep are broken into lines; deeper ones, the frames of a stack, take one line

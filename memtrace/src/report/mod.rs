@@ -5,6 +5,8 @@
 //! beside ([`rescue`]). Everything foreign goes through [`escape`](crate::foreign::escape) on its
 //! way to a terminal.
 //!
+//! [`difference`] writes two profiles compared, in formats of its own.
+//!
 //! [`format`] lists the formats. [`group`], [`frames`] and [`words`] are what those share that are
 //! read by people.
 
@@ -18,6 +20,7 @@ use crate::profile::Profile;
 
 mod claims;
 mod destination;
+pub mod difference;
 mod file;
 pub mod format;
 mod frames;
@@ -89,11 +92,19 @@ impl Destinations {
     ///
     /// Where one cannot be written, and why; without a path that is standard output.
     pub fn open(output: &Output, owns_all: bool) -> Result<Self, Vec<(Option<PathBuf>, Refusal)>> {
+        Self::of(output.files.iter().map(|file| &*file.path), owns_all)
+    }
+
+    /// [`Destinations::open`], of these files and standard output.
+    fn of<'a>(
+        paths: impl Iterator<Item = &'a Path>,
+        owns_all: bool,
+    ) -> Result<Self, Vec<(Option<PathBuf>, Refusal)>> {
         let (mut files, mut refused) = (Vec::new(), Vec::new());
-        for wanted in &output.files {
-            match Destination::open(&wanted.path, owns_all) {
+        for path in paths {
+            match Destination::open(path, owns_all) {
                 Ok(destination) => files.push(destination),
-                Err(why) => refused.push((Some(wanted.path.clone()), why)),
+                Err(why) => refused.push((Some(path.to_owned()), why)),
             }
         }
         if let Err(why) = check_stdout() {
@@ -156,7 +167,7 @@ pub fn render(
         }
     }
     let report = (output.stdout.make)(output, text::Screen::of_stdout());
-    failures.extend(to_stdout(profile, report.as_ref()).err());
+    failures.extend(to_stdout(&mut |out| report.write(profile, out)).err());
     if failures.is_empty() {
         return Ok(());
     }
@@ -165,11 +176,9 @@ pub fn render(
     Err(NotWritten { failures, saved })
 }
 
-fn to_stdout(profile: &Profile, report: &dyn Report) -> anyhow::Result<()> {
+fn to_stdout(fill: file::Fill<'_>) -> anyhow::Result<()> {
     let mut out = io::BufWriter::new(io::stdout().lock());
-    let written = report
-        .write(profile, &mut out)
-        .and_then(|()| Ok(out.flush()?));
+    let written = fill(&mut out).and_then(|()| Ok(out.flush()?));
     if written.is_err() {
         // What is still buffered would be tried again on drop.
         drop(out.into_parts());

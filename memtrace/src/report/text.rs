@@ -13,6 +13,7 @@ use crate::profile::Profile;
 
 mod compared;
 mod copies;
+pub(super) mod difference;
 mod memory;
 mod processes;
 mod restarts;
