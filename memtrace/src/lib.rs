@@ -162,3 +162,111 @@ fn trace(options: &Options, plan: &Plan, notes: Vec<String>) -> Result<Snapshot>
         session.finish(ended?).await
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::PathBuf;
+
+    use super::*;
+    use crate::profile::Profile;
+    use crate::profile::sample::sample;
+    use crate::report::difference::{DiffFormat, DiffOutput};
+    use crate::report::{By, Format, Output, TextOptions};
+
+    /// Writes a profile as the report that its name asks for.
+    fn write(profile: &Profile, path: &Path) {
+        let output = Output {
+            files: Vec::new(),
+            stdout: Format::TEXT,
+            text: TextOptions {
+                by: By::Site,
+                top: 20,
+            },
+        };
+        let report = Format::of_file(path).unwrap().report(&output);
+        report
+            .write(profile, &mut File::create(path).unwrap())
+            .unwrap();
+    }
+
+    /// The sample, of which each call site copied so many times as much.
+    fn times(factor: u64) -> Profile {
+        let mut profile = sample();
+        for site in &mut profile.call_sites {
+            site.bytes *= factor;
+        }
+        for row in &mut profile.types {
+            row.bytes *= factor;
+        }
+        for process in &mut profile.processes {
+            process.copied_bytes *= factor;
+        }
+        profile.totals.copied_bytes *= factor;
+        profile
+    }
+
+    /// [`times`], seen from a single process: without workers much is needed, and there is much.
+    fn single(factor: u64) -> Profile {
+        let mut profile = times(factor);
+        for process in &mut profile.processes {
+            process.ppid = 1;
+        }
+        profile
+    }
+
+    fn options(dir: &Path, gate: Option<&str>) -> DiffOptions {
+        DiffOptions {
+            base: dir.join("base.json"),
+            new: dir.join("new.json.gz"),
+            output: DiffOutput {
+                files: vec![
+                    (dir.join("diff.txt"), DiffFormat::Text),
+                    (dir.join("diff.json"), DiffFormat::Json),
+                ],
+                stdout: DiffFormat::Text,
+                top: 20,
+            },
+            gate: gate.map(|gate| gate.parse().unwrap()),
+        }
+    }
+
+    fn status(compared: Result<ExitCode>) -> String {
+        format!("{:?}", compared.unwrap())
+    }
+
+    #[test]
+    fn two_files_are_compared_into_files_and_a_broken_limit_is_the_status() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| -> PathBuf { dir.path().join(name) };
+        write(&single(1), &path("base.json"));
+        write(&single(100), &path("new.json.gz"));
+        let of = |code: u8| format!("{:?}", ExitCode::from(code));
+        assert_eq!(status(compare(&options(dir.path(), None))), of(0));
+        let kept = options(dir.path(), Some("+10000%"));
+        assert_eq!(status(compare(&kept)), of(0));
+        fs::remove_file(path("diff.json")).unwrap();
+        let broken = options(dir.path(), Some("+10%"));
+        assert_eq!(status(compare(&broken)), of(1));
+        // The comparison is written in any case.
+        let json = fs::read_to_string(path("diff.json")).unwrap();
+        assert!(json.contains("\"schema\": \"memtrace-diff/1\""));
+        let text = fs::read_to_string(path("diff.txt")).unwrap();
+        assert!(text.contains("new.json.gz"), "{text}");
+    }
+
+    #[test]
+    fn a_file_that_is_no_report_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        write(&single(1), &dir.path().join("base.json"));
+        let said = || {
+            let error = compare(&options(dir.path(), None)).unwrap_err();
+            let text = format!("{error:#}");
+            text.replace(&dir.path().display().to_string(), "DIR")
+        };
+        insta::assert_snapshot!(said(), @"cannot open 'DIR/new.json.gz'; name a report that memtrace has written as JSON: No such file or directory (os error 2)");
+        fs::write(dir.path().join("new.json.gz"), "{}").unwrap();
+        insta::assert_snapshot!(said(), @"cannot use 'DIR/new.json.gz': this is not a whole report of memtrace, so there is nothing to show; give a file that memtrace has written as JSON: missing field `schema` at line 1 column 2");
+        assert!(!dir.path().join("diff.txt").exists());
+    }
+}
