@@ -12,7 +12,8 @@ use std::path::{Path, PathBuf};
 const ON_THEIR_OWN: [&str; 4] = ["profile", "report", "foreign", "distribution"];
 
 /// The ground: what each part may import, at most.
-const GROUND: [(&str, &[&str]); 5] = [
+const GROUND: [(&str, &[&str]); 6] = [
+    ("advice", &["profile", "report"]),
     ("clock", &[]),
     ("elf", &[]),
     ("foreign", &[]),
