@@ -1,7 +1,7 @@
 //! The report for people.
 //!
-//! From top to bottom: what was lost, a summary in sentences, why pages were written and of which
-//! objects, a row per process, the main table (by call site unless asked otherwise) with the
+//! From top to bottom: what was lost, a summary in sentences, what would help, why pages were written
+//! and of which objects, a row per process, the main table (by call site unless asked otherwise) with the
 //! heaviest stack below each row, what the pages were, faults that copied nothing, and what could
 //! not be seen.
 
@@ -10,6 +10,7 @@ use std::io::Write;
 use super::{By, Format, Report, TextOptions};
 use crate::profile::Profile;
 
+mod advice;
 mod compared;
 mod copies;
 mod processes;
@@ -49,6 +50,7 @@ impl Report for Text {
         let Self { options, screen } = *self;
         summary::losses(profile, screen, out)?;
         summary::summary(profile, screen, out)?;
+        advice::advice(profile, screen, out)?;
         totals::by_cause(profile, screen, out)?;
         // The main table shows the same and more.
         if options.by != By::Type {

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::io::{self, Write};
 
 use super::screen::{DIM, LOSS, Screen, TITLE, WARNING};
-use super::verdict;
+use super::{advice, verdict};
 use crate::foreign::escape;
 use crate::profile::{CommandExit, OrOther, Process, Profile, Python, Totals, Unwind};
 use crate::report::words::{count, counted, percent, seconds, size};
@@ -74,6 +74,7 @@ pub(super) fn losses(profile: &Profile, screen: Screen, out: &mut dyn Write) -> 
 pub(super) fn summary(profile: &Profile, screen: Screen, out: &mut dyn Write) -> io::Result<()> {
     writeln!(out, "{}", screen.paint(TITLE, &headline(profile)))?;
     let mut sentences = verdict::sentences(profile, screen);
+    sentences.extend(advice::sentence(profile));
     sentences.push(copied(profile));
     sentences.extend(pending(&profile.totals));
     sentences.extend(earlier(profile));
