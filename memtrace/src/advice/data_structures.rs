@@ -5,7 +5,7 @@
 //! Only objects of CPython's own types are counted here: those of classes stay objects.
 
 use super::extension;
-use super::found::{Copies, Found, at, is_running, lines, pages_with, ranked, types_in_words};
+use super::found::{Copies, Found, at, is_running, lines, pages_with, types_in_words};
 use super::gc_walk::is_of_a_walk;
 use crate::profile::{
     Advice, CallSite, CauseEvidence, CauseName, Confidence, Language, OriginName, Process, Site,
@@ -32,6 +32,9 @@ const TYPES: [&str; 11] = [
 const NUMBERS: [&str; 3] = ["int", "float", "complex"];
 /// Those that are text or bytes.
 const TEXTS: [&str; 3] = ["str", "bytes", "bytearray"];
+
+/// Fewer compared pages say nothing of a call site, unless they are all of its pages.
+const ENOUGH: u64 = 8;
 
 /// Functions that are advised about.
 const MOST_FRAMES: usize = 3;
@@ -102,13 +105,16 @@ pub(super) fn advise(found: &Found<'_>) -> Option<Advice> {
         why,
         saves_bytes: copies.bytes,
         confidence: Confidence::Medium,
-        how: how(&copies, loader),
+        how: how(
+            &copies,
+            loader || copies.sites.iter().any(|(site, _)| is_dataset(site)),
+        ),
         evidence,
     })
 }
 
 /// Ways that fit what was read.
-fn how(copies: &Copies<'_>, loader: bool) -> Vec<String> {
+fn how(copies: &Copies<'_>, is_dataset: bool) -> Vec<String> {
     let types: Vec<&str> = copies.types().iter().map(|(name, _)| *name).collect();
     let any = |of: &[&str]| types.iter().any(|name| of.contains(name));
     let mut how = Vec::new();
@@ -132,10 +138,10 @@ fn how(copies: &Copies<'_>, loader: bool) -> Vec<String> {
         "or outside of Python's objects: a database such as SQLite or LMDB, or a file that is mapped \
          with `mmap`",
     ]));
-    if loader {
+    if is_dataset {
         how.extend(lines(&[
-            "in the dataset's `__init__`: keep arrays or tensors instead of lists and dicts, and make \
-             the sample in `__getitem__`",
+            "a dataset of a DataLoader: keep arrays or tensors in `__init__` instead of lists and \
+             dicts, and make the sample in `__getitem__`",
         ]));
     }
     how
@@ -149,11 +155,19 @@ fn read_by_program(site: &CallSite) -> u64 {
         && site.origin == OriginName::Fork
         && site.act_on().language == Language::Python
         && is_running(site);
-    if !is_read {
+    if !is_read || has_changed(site) {
         return 0;
     }
     let own = |stack: &StackPages| !is_of_a_walk(stack) && extension::module(stack).is_none();
     pages_with(site, own)
+}
+
+/// Whether most of what was compared differs in more than counts: it was written to as well, and a
+/// process that writes needs its own.
+fn has_changed(site: &CallSite) -> bool {
+    let found = site.unchanged.unwrap_or_default();
+    found.compared_pages >= ENOUGH.min(site.pages)
+        && u128::from(found.changed_pages) * 2 > found.compared_pages.into()
 }
 
 fn is_builtin(site: &CallSite) -> bool {
@@ -161,17 +175,20 @@ fn is_builtin(site: &CallSite) -> bool {
     name.is_some_and(|name| TYPES.contains(&name))
 }
 
-/// Whether it is a dataset that is read: by the function, or by who calls it.
+/// Whether torch's loader is among those who call.
 fn is_data_loader(site: &CallSite) -> bool {
-    let of_torch = site.stacks.iter().flat_map(|stack| stack.frames.iter());
-    let mut files = of_torch.filter_map(|frame| frame.file.as_deref());
-    files.any(|file| file.contains("torch/utils/data"))
-        || ranked(site.stacks.iter().flat_map(|stack| {
-            let functions = stack.frames.iter().map(|frame| &*frame.function);
-            functions.map(|function| (function, stack.pages))
-        }))
-        .iter()
-        .any(|(function, _)| function.rsplit('.').next() == Some("__getitem__"))
+    let mut frames = site.stacks.iter().flat_map(|stack| stack.frames.iter());
+    frames.any(|frame| {
+        let file = frame.file.as_deref();
+        file.is_some_and(|file| file.contains("torch/utils/data"))
+    })
+}
+
+/// Whether it is read item by item, as a dataset is.
+fn is_dataset(site: &CallSite) -> bool {
+    let sites = [&site.site, site.act_on()];
+    let names = sites.map(|site| site.function.rsplit('.').next());
+    names.contains(&Some("__getitem__"))
 }
 
 #[cfg(test)]
@@ -231,14 +248,19 @@ mod tests {
 
     #[test]
     fn a_data_loader_is_recognised() {
+        let is_said = |advice: &Advice| {
+            let way = advice.how.iter().any(|line| line.contains("DataLoader"));
+            (advice.why.contains("DataLoader"), way)
+        };
         let advice = advised(&read(&[(500, "Images.__getitem__", "tuple")])).unwrap();
-        assert!(advice.why.contains("DataLoader"), "{}", advice.why);
+        assert_eq!(is_said(&advice), (false, true));
         let mut profile = read(&[(500, "walk", "str")]);
+        assert_eq!(is_said(&advised(&profile).unwrap()), (false, false));
         let mut frame = (*profile.call_sites[0].stacks[0].frames[0]).clone();
         frame.function = "fetch".into();
         frame.file = Some("/srv/lib/torch/utils/data/_utils/fetch.py".into());
         made::put_leaf(&mut profile.call_sites[0], frame);
-        assert!(advised(&profile).unwrap().why.contains("DataLoader"));
+        assert_eq!(is_said(&advised(&profile).unwrap()), (true, true));
     }
 
     #[test]
@@ -246,6 +268,11 @@ mod tests {
         assert_eq!(advised(&read(&[(500, "walk", "shop.Product")])), None);
         let mut profile = read(&[(500, "walk", "str")]);
         profile.call_sites[0].evidence = Some(CauseEvidence::Instruction);
+        assert_eq!(advised(&profile), None);
+        let mut profile = read(&[(500, "fill", "list")]);
+        let mut found = made::compared(0, 64);
+        found.changed_pages = 60;
+        profile.call_sites[0].unchanged = Some(found);
         assert_eq!(advised(&profile), None);
         let mut profile = read(&[(500, "walk", "str")]);
         made::native(&mut profile.call_sites[0], &["walk"], "/usr/bin/walk");

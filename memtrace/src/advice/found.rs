@@ -16,6 +16,12 @@ pub struct Found<'a> {
     /// The profile.
     pub profile: &'a Profile,
     processes: BTreeMap<u32, &'a Process>,
+    /// Those that were forked by a traced one.
+    forked: BTreeSet<u32>,
+    /// Those of them that run CPython, as who forked them does.
+    python_forks: BTreeSet<u32>,
+    /// Who forked these.
+    python_masters: BTreeSet<u32>,
 }
 
 impl<'a> Found<'a> {
@@ -23,27 +29,40 @@ impl<'a> Found<'a> {
     pub fn of(profile: &'a Profile) -> Self {
         let own = |process: &&Process| process.stands_for.is_none();
         let processes = profile.processes.iter().filter(own);
-        Self {
+        let mut found = Self {
             profile,
             processes: processes.map(|process| (process.pid, process)).collect(),
+            forked: BTreeSet::new(),
+            python_forks: BTreeSet::new(),
+            python_masters: BTreeSet::new(),
+        };
+        for process in found.processes.values() {
+            let parent = found.processes.get(&process.ppid);
+            let Some(parent) = parent.filter(|parent| parent.pid != process.pid) else {
+                continue;
+            };
+            found.forked.insert(process.pid);
+            if is_cpython(process) && is_cpython(parent) {
+                found.python_forks.insert(process.pid);
+                found.python_masters.insert(parent.pid);
+            }
         }
-    }
-
-    /// The process that forked this one, if it was traced.
-    pub fn parent(&self, process: &Process) -> Option<&'a Process> {
-        let parent = self.processes.get(&process.ppid).copied();
-        parent.filter(|parent| parent.pid != process.pid)
+        found
     }
 
     /// Whether a process was forked by one that was traced.
     pub fn is_forked(&self, process: &Process) -> bool {
-        self.parent(process).is_some()
+        self.forked.contains(&process.pid)
     }
 
     /// Whether a process runs CPython, and was forked by a traced one that does.
     pub fn is_python_fork(&self, process: &Process) -> bool {
-        let parent = self.parent(process);
-        is_cpython(process) && parent.is_some_and(is_cpython)
+        self.python_forks.contains(&process.pid)
+    }
+
+    /// Whether a process forked such ones, and was not forked so itself.
+    pub fn is_python_master(&self, process: &Process) -> bool {
+        self.python_masters.contains(&process.pid) && !self.is_python_fork(process)
     }
 
     /// The processes that satisfy `is`.

@@ -5,33 +5,70 @@
 //! `gc.freeze()` moves all objects out of its sight, for good. It helps on CPython 3.8 to 3.13, which
 //! was measured. A build without the GIL keeps marks in each object, and 3.14 marks what it reaches
 //! from the roots, frozen or not: there it is less certain how much is left.
+//!
+//! What a worker goes on to read is copied then by a reference count. A page that a collection copied
+//! does not show whether it was read later. So where workers read more than a little of what was
+//! loaded, less may be saved, and the rule is less certain.
+//!
+//! Not every write to such a header is a collection: an object that dies is taken out of the list that
+//! it is in, which writes to its neighbours, frozen or not. The functions tell the two apart; where
+//! they have lost their names, a collection is what writes to objects of many types.
+
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::found::{
     Copies, Found, at, is_free_threaded, is_running, lines, minor_version, pages_with,
 };
 use crate::profile::{
-    Advice, CallSite, CauseEvidence, CauseName, Confidence, OriginName, Process, StackPages,
+    Advice, CallSite, CauseEvidence, CauseName, Confidence, Language, OriginName, Process,
+    StackPages,
 };
 use crate::report::words::{count, counted};
 
 /// From this version on the collector also marks what is frozen.
 const MARKS_FROZEN: u32 = 14;
 
+/// Functions within which collections happen, whatever the compiler has appended to their names.
+const COLLECTIONS: [&str; 13] = [
+    "collect",
+    "deduce_unreachable",
+    "gc_collect_full",
+    "gc_collect_generations",
+    "gc_collect_increment",
+    "gc_collect_internal",
+    "gc_collect_main",
+    "gc_collect_region",
+    "gc_collect_with_callback",
+    "gc_collect_young",
+    "subtract_refs",
+    "update_refs",
+    "PyGC_Collect",
+];
+
+/// Code without a name that wrote to the headers of objects of so many types is a collection's: a
+/// function that frees objects does so for those of one type, and a few neighbours.
+const MANY_TYPES: usize = 5;
+
+/// From so many percent of reference counts on, beside what collections copied, workers read what was
+/// loaded.
+const READING: u64 = 2;
+
+/// Pages that CPython itself reads in a process right after its fork, in whatever version; these do
+/// not tell of a program that reads.
+const READ_BY_PYTHON: u64 = 150;
+
 /// Functions of `gc.collect()`, which a collection that an allocation begins does not have.
 const CALLED: [&str; 2] = ["gc_collect", "gc_collect_impl"];
 
 pub(super) fn advise(found: &Found<'_>) -> Option<Advice> {
-    let workers = found.copies(is_collection, |process| found.is_python_fork(process));
+    let collections = Collections::of(found);
+    let pages = |site: &CallSite| collections.pages(site);
+    let workers = found.part(pages, |process| found.is_python_fork(process));
     if workers.pages == 0 {
         return None;
     }
-    let is_master = |process: &Process| {
-        let is_parent = |fork: &&Process| fork.ppid == process.pid;
-        let forks = found.processes(|fork| found.is_python_fork(fork));
-        !found.is_python_fork(process) && forks.iter().any(is_parent)
-    };
-    let masters = found.copies(is_collection, is_master);
-    let doubtful = doubtful(found, &workers);
+    let masters = found.part(pages, |process| found.is_python_master(process));
+    let doubt = doubt(found, &workers);
     let mut evidence = vec![format!(
         "{} were copied by collections",
         found.amount(&workers)
@@ -56,13 +93,13 @@ pub(super) fn advise(found: &Found<'_>) -> Option<Advice> {
             ""
         }
     );
-    why.extend(doubtful.map(|doubt| format!(" {doubt}")));
+    why.extend(doubt.iter().map(|doubt| format!(" {doubt}")));
     Some(Advice {
         id: "gc-freeze".to_owned(),
         title: "`gc.freeze()` before the fork".to_owned(),
         why,
         saves_bytes: workers.bytes.saturating_add(masters.bytes),
-        confidence: match doubtful {
+        confidence: match doubt {
             Some(_) => Confidence::Medium,
             None => Confidence::High,
         },
@@ -81,8 +118,56 @@ pub(super) fn advise(found: &Found<'_>) -> Option<Advice> {
     })
 }
 
-/// What a collection of CPython copied that had been there before the fork.
-fn is_collection(site: &CallSite) -> bool {
+/// Which copies are of collections of CPython.
+struct Collections<'a> {
+    /// Types of the objects whose headers were written to, by the innermost function.
+    types: BTreeMap<&'a str, BTreeSet<&'a str>>,
+}
+
+impl<'a> Collections<'a> {
+    fn of(found: &Found<'a>) -> Self {
+        let mut types: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+        for site in found
+            .profile
+            .call_sites
+            .iter()
+            .filter(|site| is_header(site))
+        {
+            for leaf in site.stacks.iter().filter_map(|stack| stack.frames.first()) {
+                let types = types.entry(&leaf.function).or_default();
+                types.extend(site.object_type.as_deref());
+            }
+        }
+        Self { types }
+    }
+
+    /// Pages of a call site that were copied so and had been there before the fork.
+    fn pages(&self, site: &CallSite) -> u64 {
+        if is_header(site) {
+            pages_with(site, |stack| self.is_one(stack))
+        } else {
+            0
+        }
+    }
+
+    fn is_one(&self, stack: &StackPages) -> bool {
+        let Some(leaf) = stack.frames.first() else {
+            return false;
+        };
+        let native = stack.frames.iter();
+        let mut native = native.take_while(|frame| frame.language == Language::Native);
+        let is_named = native.any(|frame| {
+            let function = frame.function.split('.').next().unwrap_or_default();
+            COLLECTIONS.contains(&function)
+        });
+        let has_no_name = leaf.language != Language::Native || leaf.unknown.is_some();
+        let types = self.types.get(&*leaf.function);
+        is_named || has_no_name && types.is_some_and(|types| types.len() >= MANY_TYPES)
+    }
+}
+
+/// Whether what was written is what CPython's collector keeps of an object that it looks at.
+fn is_header(site: &CallSite) -> bool {
     // Collectors of other runtimes are only known by their functions.
     site.cause == CauseName::Gc
         && site.evidence != Some(CauseEvidence::Function)
@@ -90,20 +175,35 @@ fn is_collection(site: &CallSite) -> bool {
         && is_running(site)
 }
 
-/// Why less may be saved, for the versions that ran.
-fn doubtful(found: &Found<'_>, copies: &Copies<'_>) -> Option<&'static str> {
+/// Why less may be saved.
+fn doubt(found: &Found<'_>, copies: &Copies<'_>) -> Option<String> {
     let ran = found.processes(|process| copies.pids.contains(&process.pid));
     let marks = |process: &&Process| minor_version(process) >= Some(MARKS_FROZEN);
     if ran.iter().any(marks) {
-        return Some(
-            "From Python 3.14 on the collector also marks what it reaches from the program's roots, \
-             frozen or not: compare before and after.",
-        );
+        let why = "From Python 3.14 on the collector also marks what it reaches from the program's \
+                   roots, frozen or not: compare before and after.";
+        return Some(why.to_owned());
     }
-    ran.iter().any(|process| is_free_threaded(process)).then_some(
-        "A Python without the GIL keeps the collector's marks in the objects themselves: compare \
-         before and after.",
-    )
+    if ran.iter().any(|process| is_free_threaded(process)) {
+        let why = "A Python without the GIL keeps the collector's marks in the objects themselves: \
+                   compare before and after.";
+        return Some(why.to_owned());
+    }
+    let is_read = |site: &CallSite| {
+        site.cause == CauseName::Refcount && site.origin == OriginName::Fork && is_running(site)
+    };
+    let read = found.copies(is_read, |process| copies.pids.contains(&process.pid));
+    let seen_from_fork = ran.iter().filter(|process| process.forked_at_s.is_some());
+    let by_python = READ_BY_PYTHON.saturating_mul(seen_from_fork.count() as u64);
+    let by_program = read.pages.saturating_sub(by_python);
+    let is_much = 100 * u128::from(by_program) >= u128::from(READING) * u128::from(copies.pages);
+    (by_program > 0 && is_much).then(|| {
+        format!(
+            "These do read: {} beside were copied so, and how much of the rest was read, too, does \
+             not show.",
+            counted(read.pages, "page", "pages")
+        )
+    })
 }
 
 /// What the program itself asked for.
@@ -128,7 +228,7 @@ fn called(copies: &Copies<'_>) -> Option<String> {
 mod tests {
     use super::super::made::{self, Made};
     use super::*;
-    use crate::profile::{Frame, Language, Phase, Profile};
+    use crate::profile::{Frame, Phase, Profile, Unknown};
 
     fn advised(profile: &Profile) -> Option<Advice> {
         advise(&Found::of(profile))
@@ -137,7 +237,7 @@ mod tests {
     fn collected() -> Profile {
         made::profile(&[
             Made::new(500, CauseName::Gc, "context"),
-            Made::new(300, CauseName::Refcount, "walk"),
+            Made::new(300, CauseName::Data, "work"),
         ])
     }
 
@@ -178,8 +278,9 @@ mod tests {
     #[test]
     fn who_calls_the_collector_is_named() {
         let mut profile = collected();
-        let mut frame = Frame::native("gc_collect", "python3.11");
-        frame.language = Language::Native;
+        let frame = Frame::native("gc_collect", "python3.11");
+        made::put_leaf(&mut profile.call_sites[0], frame);
+        let frame = Frame::native("gc_collect_main.lto_priv.0", "python3.11");
         made::put_leaf(&mut profile.call_sites[0], frame);
         let advice = advised(&profile).unwrap();
         assert_eq!(
@@ -187,6 +288,39 @@ mod tests {
             "up to 1,000 of them in `gc.collect()`, which the program calls itself, most in \
              `context`, app.py:28"
         );
+    }
+
+    #[test]
+    fn what_dies_is_no_collection() {
+        let mut profile = collected();
+        let site = &mut profile.call_sites[0];
+        site.stacks[0].frames = site.stacks[0].frames[1..].into();
+        for function in ["tupledealloc", "PyObject_GC_UnTrack"] {
+            made::put_leaf(site, Frame::native(function, "python3.11"));
+        }
+        assert_eq!(advised(&profile), None);
+    }
+
+    #[test]
+    fn without_names_a_collection_is_what_writes_to_objects_of_many_types() {
+        let types = ["dict", "type", "function", "tuple", "cell"];
+        let made = |types: &[&'static str]| {
+            let made = types.iter();
+            let made: Vec<_> = made
+                .map(|name| Made::new(200, CauseName::Gc, "context").of(name))
+                .collect();
+            let mut profile = made::profile(&made);
+            for site in &mut profile.call_sites {
+                site.stacks[0].frames = site.stacks[0].frames[1..].into();
+                let mut leaf = Frame::native("python3.11+0x50ba96", "python3.11");
+                leaf.unknown = Some(Unknown::NoSymbol);
+                made::put_leaf(site, leaf);
+            }
+            profile
+        };
+        let advice = advised(&made(&types)).unwrap();
+        assert_eq!(advice.saves_bytes, 5 * 400 * 4096);
+        assert_eq!(advised(&made(&types[..4])), None);
     }
 
     #[test]
@@ -203,6 +337,22 @@ mod tests {
             assert_eq!(advice.confidence, Confidence::Medium);
             assert!(advice.why.contains(word), "{}", advice.why);
         }
+    }
+
+    #[test]
+    fn where_workers_read_what_was_loaded_it_is_less_certain() {
+        let reading = |pages| {
+            let profile = made::profile(&[
+                Made::new(500, CauseName::Gc, "context"),
+                Made::new(pages, CauseName::Refcount, "walk"),
+            ]);
+            advised(&profile).unwrap()
+        };
+        // Of two processes, 300 pages are CPython's own reading.
+        assert_eq!(reading(159).confidence, Confidence::High);
+        let advice = reading(160);
+        assert_eq!(advice.confidence, Confidence::Medium);
+        assert!(advice.why.contains("320 pages beside"), "{}", advice.why);
     }
 
     #[test]

@@ -61,6 +61,12 @@ pub(super) fn profile(sites: &[Made]) -> Profile {
     for site in &mut profile.call_sites {
         let each = site.pages / 2;
         site.processes = WORKERS.map(|pid| (pid, each)).into();
+        if site.cause == CauseName::Gc {
+            put_leaf(
+                site,
+                Frame::native("gc_collect_main", "/usr/bin/python3.11"),
+            );
+        }
     }
     settle(&mut profile);
     profile

@@ -3,12 +3,15 @@
 //! What nearly all workers copy right after their fork, at the same place and in the same measure, and
 //! not again in the long time after that, is a start of theirs: caches that are filled, tables that
 //! are set up, what the first request does. Done once before the fork its result is shared.
+//!
+//! A little of this every process does for itself, in many places: its own buffers, its own state.
+//! So only functions count that write a part of everything that is worth a look.
 
 use std::collections::BTreeSet;
 
-use super::found::{Found, at, is_running, lines};
+use super::found::{Found, at, is_running, lines, ranked};
 use super::rewritten;
-use crate::profile::{Advice, CallSite, CauseName, Confidence, OriginName, Process};
+use crate::profile::{Advice, CallSite, CauseName, Confidence, OriginName, Process, Site};
 use crate::report::words::seconds;
 
 /// Nine of ten copies are made within so many milliseconds after the fork, ...
@@ -21,6 +24,9 @@ const FIRST_PART: u64 = 10;
 /// Of so many workers at least, three of four do it.
 const LEAST_WORKERS: usize = 2;
 
+/// A function that copied less than this part of everything, in percent, does not count.
+const LEAST_PERCENT: u64 = 5;
+
 pub(super) fn advise(found: &Found<'_>) -> Option<Advice> {
     let workers = found.processes(|process| is_seen_whole(found, process));
     if workers.len() < LEAST_WORKERS {
@@ -30,7 +36,15 @@ pub(super) fn advise(found: &Found<'_>) -> Option<Advice> {
     let pids: BTreeSet<u32> = workers.iter().map(|worker| worker.pid).collect();
     let is_first =
         |site: &CallSite| is_once(site) && is_of_all(site, &pids) && is_soon(site, life_ms);
-    let copies = found.copies(is_first, |process| pids.contains(&process.pid));
+    let theirs = |process: &Process| pids.contains(&process.pid);
+    let all = found.copies(is_first, theirs);
+    let functions = ranked((all.sites.iter()).map(|(site, pages)| (function(site), *pages)));
+    let least = u128::from(LEAST_PERCENT) * u128::from(found.profile.totals.copied_pages);
+    let is_large = |site: &CallSite| {
+        let mut large = functions.iter();
+        large.any(|(it, pages)| *it == function(site) && 100 * u128::from(*pages) >= least)
+    };
+    let copies = found.copies(|site| is_first(site) && is_large(site), theirs);
     let (place, _) = *copies.places().first()?;
     let soon = copies
         .sites
@@ -58,6 +72,17 @@ pub(super) fn advise(found: &Found<'_>) -> Option<Advice> {
         how: how(&workers),
         evidence,
     })
+}
+
+/// What a person can act on, whichever line of it.
+fn function(site: &CallSite) -> (&str, Option<&str>) {
+    let Site {
+        function,
+        file,
+        module,
+        ..
+    } = site.act_on();
+    (function, file.as_deref().or(module.as_deref()))
 }
 
 fn how(workers: &[&Process]) -> Vec<String> {
@@ -216,6 +241,22 @@ mod tests {
         let mut profile = filling(20..900);
         site(&mut profile, "fill").unchanged = Some(made::compared(64, 64));
         assert_eq!(advised(&profile), None);
+    }
+
+    #[test]
+    fn what_is_scattered_over_many_places_is_each_ones_own() {
+        let functions: [&str; 20] = std::array::from_fn(|at| &"abcdefghijklmnopqrst"[at..=at]);
+        let made = functions.map(|function| Made::new(20, CauseName::Data, function));
+        let mut profile = made::profile(&made);
+        for site in &mut profile.call_sites {
+            site.age_ms = Distribution::new();
+            site.age_ms.record(20);
+        }
+        // Twenty times 5 %.
+        assert_eq!(advised(&profile).unwrap().saves_bytes, 800 * 4096);
+        site(&mut profile, "a").processes = [(4243, 60), (4244, 60)].into();
+        made::settle(&mut profile);
+        assert_eq!(advised(&profile).unwrap().saves_bytes, 120 * 4096);
     }
 
     #[test]
