@@ -2,6 +2,7 @@
 //!
 //! See ARCHITECTURE.md for the way from a fault to a report.
 
+mod advice;
 mod cause;
 mod choice;
 pub mod cli;

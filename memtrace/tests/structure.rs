@@ -12,7 +12,8 @@ use std::path::{Path, PathBuf};
 const ON_THEIR_OWN: [&str; 5] = ["profile", "diff", "report", "foreign", "distribution"];
 
 /// The ground: what each part may import, at most.
-const GROUND: [(&str, &[&str]); 7] = [
+const GROUND: [(&str, &[&str]); 8] = [
+    ("advice", &["profile", "report"]),
     ("clock", &[]),
     ("diff", &["profile"]),
     ("elf", &[]),

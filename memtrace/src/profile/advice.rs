@@ -9,7 +9,7 @@ use super::other::Other;
 pub struct Advice {
     /// Stable name of the rule: `gc-freeze`.
     pub id: String,
-    /// What to do, a sentence.
+    /// What to do, as the subject of a sentence: `gc.freeze()` before the fork.
     pub title: String,
     /// Why it would help, and what not to expect of it.
     pub why: String,

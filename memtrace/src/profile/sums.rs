@@ -21,7 +21,7 @@ const BEYOND_BELIEF: u64 = 1 << 56;
 /// stacks; copy-on-read is what `refcount` and `gc` copied; and shares are parts of the whole. The
 /// rows by object type are the sums of the call sites with a type, pages that were compared are
 /// among those that were copied, and a cause comes with its evidence or with a reason why it is not
-/// known. What was lost or pending has its call sites.
+/// known. What was lost or pending has its call sites, and no advice saves more than was copied.
 ///
 /// A profile may come from anywhere: nothing that is in it makes this panic or overflow, and what
 /// passes can be added up in the same ways without overflow.
@@ -42,6 +42,7 @@ pub fn check(profile: &Profile) -> anyhow::Result<()> {
     checker.roles(profile);
     checker.timeline(profile);
     checker.growth(profile);
+    checker.advice(profile);
     checker.result()
 }
 
@@ -575,6 +576,15 @@ impl Checker {
         }
     }
 
+    /// Nothing saves more than was copied.
+    fn advice(&mut self, profile: &Profile) {
+        let copied = profile.totals.copied_bytes;
+        for advice in &profile.advice {
+            let what = || format!("what advice {:?} saves of what was copied", advice.id);
+            self.at_most(what, advice.saves_bytes, copied);
+        }
+    }
+
     /// Figures that are part of no sum here, but of some in a view.
     fn figures(&mut self, profile: &Profile) {
         let of_processes = profile.processes.iter().map(|process| process.not_copied);
@@ -632,13 +642,34 @@ const SHARE_ERROR: f64 = 1e-6;
 mod tests {
     use super::*;
     use crate::profile::sample::{sample, sample_pending, sample_with_losses};
-    use crate::profile::{NotCompared, OriginName};
+    use crate::profile::{Advice, Confidence, NotCompared, OriginName};
 
     #[test]
     fn the_sample_profiles_add_up() {
         check(&sample()).unwrap();
         check(&sample_with_losses()).unwrap();
         check(&sample_pending()).unwrap();
+    }
+
+    #[test]
+    fn advice_that_saves_more_than_was_copied_is_named() {
+        let promise = |p: &mut Profile, bytes| {
+            p.advice = vec![Advice {
+                id: "gc-freeze".to_owned(),
+                title: String::new(),
+                why: String::new(),
+                saves_bytes: bytes,
+                confidence: Confidence::High,
+                how: Vec::new(),
+                evidence: Vec::new(),
+            }];
+        };
+        let mut profile = sample();
+        promise(&mut profile, 27_000_000);
+        check(&profile).unwrap();
+        promise(&mut profile, u64::MAX);
+        let error = check(&profile).unwrap_err().to_string();
+        assert!(error.contains("what advice \"gc-freeze\" saves"), "{error}");
     }
 
     fn broken(break_it: fn(&mut Profile), expected: &str) {

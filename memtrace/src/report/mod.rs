@@ -29,7 +29,7 @@ pub mod json;
 pub mod json_gz;
 mod rescue;
 pub mod text;
-mod words;
+pub(crate) mod words;
 
 pub use destination::Refusal;
 use destination::{Destination, check_stdout};

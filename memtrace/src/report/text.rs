@@ -1,8 +1,8 @@
 //! The report for people.
 //!
-//! From top to bottom: what was lost, a summary in sentences, why pages were written and of which
-//! objects, a row per process, what the processes are there for and how their
-//! memory changed, the main table (by call site unless asked otherwise) with the
+//! From top to bottom: what was lost, a summary in sentences, what would help, why pages were written
+//! and of which objects, a row per process, what the processes are there for and how their memory
+//! changed, the main table (by call site unless asked otherwise) with the
 //! heaviest stack below each row, what the pages were, faults that copied nothing, and what could
 //! not be seen.
 
@@ -11,6 +11,7 @@ use std::io::Write;
 use super::{By, Format, Report, TextOptions};
 use crate::profile::Profile;
 
+mod advice;
 mod compared;
 mod copies;
 pub(super) mod difference;
@@ -53,6 +54,7 @@ impl Report for Text {
         let Self { options, screen } = *self;
         summary::losses(profile, screen, out)?;
         summary::summary(profile, screen, out)?;
+        advice::advice(profile, screen, out)?;
         totals::by_cause(profile, screen, out)?;
         // The main table shows the same and more.
         if options.by != By::Type {

@@ -8,12 +8,12 @@ use bytesize::ByteSize;
 use crate::profile::{CauseName, OriginName, Truncated, Unknown};
 
 /// `20.9 MiB`.
-pub(super) fn size(bytes: u64) -> String {
+pub(crate) fn size(bytes: u64) -> String {
     ByteSize(bytes).display().iec().to_string()
 }
 
 /// `12,345`.
-pub(super) fn count(n: u64) -> String {
+pub(crate) fn count(n: u64) -> String {
     let digits = n.to_string();
     let mut grouped = String::with_capacity(digits.len() + digits.len() / 3);
     for (at, digit) in digits.char_indices() {
@@ -26,12 +26,12 @@ pub(super) fn count(n: u64) -> String {
 }
 
 /// `1 page`, `2 pages`.
-pub(super) fn counted(n: u64, one: &str, many: &str) -> String {
+pub(crate) fn counted(n: u64, one: &str, many: &str) -> String {
     format!("{} {}", count(n), if n == 1 { one } else { many })
 }
 
 /// `61.2%`; what is not nothing is not shown as `0.0%`.
-pub(super) fn percent(part: u64, whole: u64) -> String {
+pub(crate) fn percent(part: u64, whole: u64) -> String {
     let percent = ratio(part, whole) * 100.0;
     if part > 0 && percent < 0.05 {
         "<0.1%".to_owned()
@@ -42,7 +42,7 @@ pub(super) fn percent(part: u64, whole: u64) -> String {
 
 /// A percentage without decimals, `71%`; what is not nothing is not shown as `0%`, and what is not
 /// all not as `100%`.
-pub(super) fn whole_percent(part: u64, whole: u64) -> String {
+pub(crate) fn whole_percent(part: u64, whole: u64) -> String {
     let percent = (ratio(part, whole) * 100.0).round() as u64;
     match percent {
         0 if part > 0 => "<1%".to_owned(),
@@ -103,7 +103,7 @@ pub(super) fn duration(duration: Duration) -> String {
 }
 
 /// [`duration`] of seconds that come from a profile, which may hold anything.
-pub(super) fn seconds(seconds: f64) -> String {
+pub(crate) fn seconds(seconds: f64) -> String {
     Duration::try_from_secs_f64(seconds).map_or_else(|_| "?".to_owned(), duration)
 }
 

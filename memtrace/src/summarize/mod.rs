@@ -15,6 +15,7 @@ use std::sync::Arc;
 use foldhash::HashMap;
 use memtrace_common::process::Health;
 
+use crate::advice::advise;
 use crate::fold::Tally;
 use crate::interpreter::tracker::Seen;
 use crate::memory::Accounts;
@@ -141,7 +142,7 @@ pub fn summarize(gathered: &Gathered, run: &Run, progress: &Progress, moment: &M
     warnings.extend(warnings::of_files(&processes));
     warnings.extend(warnings::of_bounds(gathered));
     warnings.extend(warnings::of_cut_stacks(&call_sites, totals.copied_pages));
-    Profile {
+    let mut profile = Profile {
         schema: SCHEMA.to_owned(),
         memtrace: env!("CARGO_PKG_VERSION").to_owned(),
         host: run.host.clone(),
@@ -164,7 +165,12 @@ pub fn summarize(gathered: &Gathered, run: &Run, progress: &Progress, moment: &M
         roles: roles.list,
         sampling: gathered.accounts.as_ref().map(memory::sampling),
         warnings,
+    };
+    // What would help is said of the whole, and once.
+    if let Moment::Over { .. } = moment {
+        profile.advice = advise(&profile);
     }
+    profile
 }
 
 /// Sorts by pages, the most first; equal ones have a fixed order.

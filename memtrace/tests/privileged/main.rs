@@ -10,6 +10,7 @@
 mod skipped;
 mod support;
 
+mod advice;
 mod choice;
 mod claims;
 mod copies;

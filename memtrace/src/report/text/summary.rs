@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::io::{self, Write};
 
 use super::screen::{DIM, LOSS, Screen, TITLE, WARNING};
-use super::{memory, restarts, verdict};
+use super::{advice, memory, restarts, verdict};
 use crate::foreign::escape;
 use crate::profile::{CommandExit, OrOther, Process, Profile, Python, Totals, Unwind};
 use crate::report::words::{count, counted, percent, seconds, size};
@@ -76,6 +76,7 @@ pub(super) fn summary(profile: &Profile, screen: Screen, out: &mut dyn Write) ->
     // What is more than all copies comes first.
     let mut sentences: Vec<String> = new_memory(profile).into_iter().collect();
     sentences.extend(verdict::sentences(profile, screen));
+    sentences.extend(advice::sentence(profile));
     sentences.push(copied(profile));
     sentences.extend(pending(&profile.totals));
     sentences.extend(memory::melting(profile));
