@@ -5,7 +5,7 @@
 use memtrace::profile::{Advice, Confidence};
 
 use crate::claims::traced;
-use crate::support::{Python, Report, Trace, Why, privileged, requires, tool};
+use crate::support::{Python, Report, Trace, Why, privileged, requires, skip, tool};
 
 /// How far what is saved may be from what was promised.
 const OFF: f64 = 0.15;
@@ -64,11 +64,26 @@ fn in_python(name: &str, way: &str) -> Result<[Report; 2], Why> {
 
 #[test]
 fn freezing_saves_what_collections_copy() {
-    for name in ["debian", "3.8", "3.12", "3.13"] {
-        let [before, after] = requires!(in_python(name, "gc-freeze"));
+    let less_certain = ["sid", "free-threaded"];
+    for name in ["debian", "3.8", "3.12", "3.13", "trixie"]
+        .iter()
+        .chain(&less_certain)
+    {
+        let [before, after] = match in_python(name, "gc-freeze") {
+            Ok(reports) => reports,
+            Err(why) => {
+                skip(&why);
+                continue;
+            }
+        };
         holds("gc-freeze", &before, &after);
         let promise = advice(&before, "gc-freeze");
-        assert_eq!(promise.confidence, Confidence::High);
+        let expected = if less_certain.contains(name) {
+            Confidence::Medium
+        } else {
+            Confidence::High
+        };
+        assert_eq!(promise.confidence, expected, "{name}: {promise:#?}");
         let of_master = promise
             .evidence
             .iter()

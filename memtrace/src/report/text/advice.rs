@@ -15,12 +15,21 @@ const MOST: usize = 5;
 pub(super) fn sentence(profile: &Profile) -> Option<String> {
     let first = profile.advice.first()?;
     let would = match first.confidence {
-        Confidence::High => "would have saved",
-        Confidence::Medium | Confidence::Other(_) => "would have saved about",
-        Confidence::Low => "may have saved up to",
+        Confidence::Low => "may have saved",
+        _ => "would have saved",
     };
-    let (title, saves) = (escape(&first.title), size(first.saves_bytes));
+    let (title, saves) = (escape(&first.title), saves(first));
     Some(format!("{title} {would} {saves}: see What would help."))
+}
+
+/// `12.3 MiB`, `about 12.3 MiB`, `up to 12.3 MiB`, by how sure that is.
+fn saves(advice: &Advice) -> String {
+    let size = size(advice.saves_bytes);
+    match advice.confidence {
+        Confidence::High => size,
+        Confidence::Medium | Confidence::Other(_) => format!("about {size}"),
+        Confidence::Low => format!("up to {size}"),
+    }
 }
 
 /// The section; nothing where nothing would help that is known.
@@ -49,7 +58,7 @@ fn one(
     let title = format!(
         "{number}. {}: saves {} ({}), confidence {}",
         escape(&advice.title),
-        size(advice.saves_bytes),
+        saves(advice),
         percent(advice.saves_bytes, profile.totals.copied_bytes),
         escape(advice.confidence.name()),
     );
@@ -123,7 +132,7 @@ mod tests {
         insta::assert_snapshot!(shown(&helped(), terminal()), @r"
         What would help  two remedies may save the same pages
           1. Arrays or packed bytes instead of objects (`Catalog.render`,
-             catalog.py:212): saves 13.3 MiB (48.9%), confidence medium
+             catalog.py:212): saves about 13.3 MiB (48.9%), confidence medium
              Reading an object of Python writes to it: each has a count of its
              references. An array or one block of bytes has one count for all of its
              values.
@@ -139,7 +148,8 @@ mod tests {
                of the types `str` 73%, `dict` 23%, `tuple` 3%
                3,402 pages in `Catalog.render`, catalog.py:212
 
-          2. `gc.freeze()` before the fork: saves 4.3 MiB (15.9%), confidence medium
+          2. `gc.freeze()` before the fork: saves about 4.3 MiB (15.9%), confidence
+             medium
              Python's collector writes to the header of every object that it looks at.
              What is frozen it leaves alone, in workers. `gc.disable()` alone does not
              last: any `gc.collect()` undoes it. A freeze in a hook that runs after the
