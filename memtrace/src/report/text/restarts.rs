@@ -1,7 +1,7 @@
 //! What to do where a trace began late: how the servers that are recognised fork a worker, which is
 //! then traced from its first fault.
 //!
-//! All but `PostgreSQL` were watched doing what is said of them. Where a server can replace one worker,
+//! All of them were watched doing what is said of them. Where a server can replace one worker,
 //! that is said, since a reload of all costs more: Puma and PHP-FPM then load the application anew, in
 //! which case nothing is shared with what the trace began with, and gunicorn and Unicorn keep one that
 //! was preloaded.
@@ -89,14 +89,19 @@ impl Server {
 }
 
 /// How workers can be had that are traced from their first fault, where others had been forked
-/// before the trace began, and the server is recognised and still there.
+/// before the trace began and still live, and the server is recognised and still there, and has forked
+/// none since.
 pub(super) fn sentence(profile: &Profile) -> Option<String> {
     let found = |process: &&Process| process.stands_for.is_none() && process.forked_at_s.is_none();
     let found: Vec<&Process> = profile.processes.iter().filter(found).collect();
     let lives = |process: &&&Process| process.exited_at_s.is_none();
     let mut masters = found.iter().filter(lives).filter_map(|master| {
-        let mut workers = found.iter().filter(|worker| worker.ppid == master.pid);
-        let first = workers.clone().find(lives).or_else(|| workers.next())?;
+        let is_own = |worker: &&&Process| worker.ppid == master.pid;
+        let first = found.iter().filter(lives).find(is_own)?;
+        let has_forked = profile.processes.iter().any(|worker| {
+            worker.ppid == master.pid && worker.forked_at_s.is_some() && worker.before.is_empty()
+        });
+        (!has_forked).then_some(())?;
         Some((Server::of(master)?, master.pid, first.pid))
     });
     let (server, master, worker) = masters.next()?;
@@ -134,16 +139,25 @@ mod tests {
     use super::*;
     use crate::profile::sample::sample;
 
+    /// The sample, of which all that is left had been forked before.
+    fn late() -> Profile {
+        let mut profile = sample();
+        profile
+            .processes
+            .retain(|process| process.forked_at_s.is_none());
+        profile
+    }
+
     /// What is said of a master that is called so and has a worker.
     fn said(comm: &str, cmdline: &[&str]) -> String {
-        let mut profile = sample();
+        let mut profile = late();
         profile.processes[0].comm = comm.to_owned();
         profile.processes[0].cmdline = cmdline.iter().map(|&it| it.to_owned()).collect();
         sentence(&profile).unwrap_or_default()
     }
 
     fn server(comm: &str, cmdline: &[&str]) -> Option<Server> {
-        let mut profile = sample();
+        let mut profile = late();
         profile.processes[0].comm = comm.to_owned();
         profile.processes[0].cmdline = cmdline.iter().map(|&it| it.to_owned()).collect();
         Server::of(&profile.processes[0])
@@ -209,7 +223,7 @@ mod tests {
 
     #[test]
     fn each_server_has_its_own_way() {
-        insta::assert_snapshot!(said("gunicorn", &[]), @"To see them from their first fault: `kill -TTIN 4242` makes gunicorn fork one more worker, which is traced (`kill -TTOU 4242` makes it one fewer again).");
+        insta::assert_snapshot!(said("gunicorn", &[]), @"");
         insta::assert_snapshot!(said("uwsgi", &[]), @"To see them from their first fault: `kill -HUP 4243` ends one worker after its request, and uWSGI's master forks another, which is traced.");
         insta::assert_snapshot!(said("celery", &[]), @"To see them from their first fault: `kill -TERM 4243` ends one process of celery's pool, with the task that it has, and celery forks another, which is traced.");
         insta::assert_snapshot!(said("php-fpm", &[]), @"To see them from their first fault: `kill -QUIT 4243` ends one worker after its request, and PHP-FPM's master forks another, which is traced.");
@@ -223,17 +237,21 @@ mod tests {
     fn nothing_is_said_where_it_is_not_of_use() {
         assert_eq!(said("server", &["server"]), "");
         // Its master has ended.
-        let mut profile = sample();
+        let mut profile = late();
         profile.processes[0].exited_at_s = Some(3.0);
         assert_eq!(sentence(&profile), None);
         // Its workers were forked during the trace.
-        let mut profile = sample();
+        let mut profile = late();
         for worker in &mut profile.processes[1..] {
             worker.forked_at_s = Some(1.0);
         }
         assert_eq!(sentence(&profile), None);
+        // One of them was.
+        let mut profile = late();
+        profile.processes[1].forked_at_s = Some(1.0);
+        assert_eq!(sentence(&profile), None);
         // A worker is no master.
-        let mut profile = sample();
+        let mut profile = late();
         profile.processes.remove(0);
         assert_eq!(sentence(&profile), None);
     }

@@ -56,8 +56,6 @@ fn text_at_80_columns() {
       The kernel copied 6,962 pages of 4.0 KiB for 5 of 6 processes.
       2 processes had been forked before the trace began: what they had copied until
       then is not in these figures.
-      To see them from their first fault: `kill -TTIN 4242` makes gunicorn fork one
-      more worker, which is traced (`kill -TTOU 4242` makes it one fewer again).
       The command 'wrk' exited with status 0.
       Nothing was lost.
       memtrace 0.1.0, tracepoint backend, stacks by frame pointer, Linux
@@ -283,8 +281,6 @@ fn text_at_120_columns() {
       The kernel copied 6,962 pages of 4.0 KiB for 5 of 6 processes.
       2 processes had been forked before the trace began: what they had copied until then is not in
       these figures.
-      To see them from their first fault: `kill -TTIN 4242` makes gunicorn fork one more worker, which
-      is traced (`kill -TTOU 4242` makes it one fewer again).
       The command 'wrk' exited with status 0.
       Nothing was lost.
       memtrace 0.1.0, tracepoint backend, stacks by frame pointer, Linux 6.12.41-cloud-amd64 x86_64,
@@ -393,9 +389,7 @@ fn text_with_memory_and_roles() {
       The forked worker shared 60.0 MiB at its fork, 58.7 MiB after 1.00 s, 57.5 MiB at the last look.
       Half of what a worker copies, it copies in its first 400 ms; 95% within 12.0 s.
       4243 had 8.0 MiB of 68.0 MiB private before tracing began, and another one 8.0 MiB; the copies
-      among that were not seen.
-      To see them from their first fault: `kill -TTIN 4242` makes gunicorn fork one more worker, which
-      is traced (`kill -TTOU 4242` makes it one fewer again).
+      among that were not seen. Restart one worker, or trace from the start, to see them.
       Copying took 20.9 ms of 1.25 s of processor time that the copying processes had (1.7%).
       The command 'wrk' exited with status 0.
       Nothing was lost.
@@ -460,8 +454,6 @@ fn text_with_losses_says_so_first() {
       The kernel copied 8,197 pages of 4.0 KiB for 5 of 6 processes.
       2 processes had been forked before the trace began: what they had copied until
       then is not in these figures.
-      To see them from their first fault: `kill -TTIN 4242` makes gunicorn fork one
-      more worker, which is traced (`kill -TTOU 4242` makes it one fewer again).
       The command 'wrk' was ended by signal 9.
       memtrace 0.1.0, tracepoint backend, stacks by frame pointer, Linux
       6.12.41-cloud-amd64 x86_64, 2026-03-14T15:09:26Z
