@@ -154,6 +154,13 @@ struct Trace {
     )]
     sample: String,
 
+    /// Count how often the processor's last cache is asked and missed, where it has counters for that
+    ///
+    /// Memory that is copied is in no cache. The kernel switches the counters with every thread, so this
+    /// costs the traced processes a little.
+    #[arg(long)]
+    cache: bool,
+
     /// How copies are seen
     #[arg(long, value_name = "NAME", default_value = "auto")]
     backend: Backend,
@@ -298,6 +305,7 @@ impl TryFrom<Trace> for Options {
                 python: cli.python,
                 unchanged: !cli.no_unchanged,
                 sample: sample(&cli.sample)?,
+                cache: cache(cli.cache, &cli.sample)?,
             },
             output: Output {
                 files: files(cli.reports.output)?,
@@ -354,6 +362,14 @@ fn target(given: Vec<Pids>, choice: &Choice, command: Vec<OsString>) -> Result<T
             load: (!no_load).then_some(command),
         }),
     }
+}
+
+/// Whether the last cache is counted, which the thread does that looks at memory.
+fn cache(is_wanted: bool, sample: &str) -> Result<bool, String> {
+    if is_wanted && sample == "off" {
+        return Err("--cache needs looks at memory; leave out --sample off".to_owned());
+    }
+    Ok(is_wanted)
 }
 
 /// How often memory is looked at: a time, `0`, or `off`.

@@ -80,6 +80,8 @@ pub struct TraceOptions {
     pub unchanged: bool,
     /// How often memory is looked at; zero for at the start and at the end alone, `None` for never.
     pub sample: Option<Duration>,
+    /// Whether the use of the last cache is counted; only where memory is looked at.
+    pub cache: bool,
 }
 
 /// What is traced.

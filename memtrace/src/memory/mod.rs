@@ -6,6 +6,7 @@
 //! is looked at again and again takes at most [`SHARE`] of a processor, and the pauses get longer if
 //! need be.
 
+mod cache;
 mod history;
 mod sizes;
 
@@ -20,11 +21,13 @@ use foldhash::HashMap;
 use log::debug;
 use memtrace_common::process::{ProcessSlot, SLOT_LIVE};
 
+use self::cache::Caches;
 use self::history::{Counted, MOST_SAMPLES};
 pub use self::history::{History, Look};
 use crate::clock;
 use crate::probe::SharedArray;
 use crate::process::processes::ProcessId;
+use crate::profile::CacheUse;
 
 /// The part of one processor that repeated looks take, at most.
 const SHARE: f64 = 0.01;
@@ -50,6 +53,10 @@ pub struct Accounts {
     pub interval: Duration,
     /// Time that reading took.
     pub reading: Duration,
+    /// How often the last cache was asked, by process; only at the end, and where that was wanted.
+    pub caches: HashMap<ProcessId, CacheUse>,
+    /// Why it is not known of all, where that was wanted.
+    pub no_caches: Option<String>,
 }
 
 /// Looks at processes.
@@ -80,11 +87,15 @@ struct Watched {
 
 impl Accountant {
     /// Begins to look at the processes of `table` that it is told of, every `interval`; if that is
-    /// zero, only when they are found and at the end.
+    /// zero, only when they are found and at the end. With `cache`, the last cache is looked at, too.
     ///
     /// # Errors
     /// When no thread can be started.
-    pub fn start(table: SharedArray<ProcessSlot>, interval: Duration) -> io::Result<Self> {
+    pub fn start(
+        table: SharedArray<ProcessSlot>,
+        interval: Duration,
+        cache: bool,
+    ) -> io::Result<Self> {
         let (orders, received) = channel();
         let accounts = Arc::new(Mutex::new(Accounts {
             interval,
@@ -100,6 +111,7 @@ impl Accountant {
             first_at: Instant::now(),
             again_at: Instant::now(),
             kinds_left: KINDS,
+            caches: cache.then(Caches::default),
         };
         let thread = std::thread::Builder::new().name("memory".to_owned());
         let thread = thread.spawn(move || worker.run(&received))?;
@@ -174,6 +186,7 @@ struct Worker {
     first_at: Instant,
     again_at: Instant,
     kinds_left: Duration,
+    caches: Option<Caches>,
 }
 
 impl Worker {
@@ -197,13 +210,22 @@ impl Worker {
     fn obey(&mut self, order: Order) {
         match order {
             Order::Begin(process, watched) => {
+                if let Some(caches) = &mut self.caches {
+                    caches.begin(process, watched.pid);
+                }
                 self.watched.insert(process, watched);
                 self.first.push_back(process);
             }
             Order::End(process) => {
+                if let Some(caches) = &mut self.caches {
+                    caches.end(process);
+                }
                 self.watched.remove(&process);
             }
             Order::Forget(processes) => {
+                if let Some(caches) = &mut self.caches {
+                    caches.forget(&processes);
+                }
                 let mut accounts = lock(&self.accounts);
                 for process in processes {
                     accounts.histories.remove(&process);
@@ -316,6 +338,11 @@ impl Worker {
     /// Looks at all that live, for the last time.
     fn last_looks(&mut self) {
         let start = Instant::now();
+        if let Some(caches) = self.caches.take() {
+            let (found, why) = caches.finish();
+            let mut accounts = lock(&self.accounts);
+            (accounts.caches, accounts.no_caches) = (found, why);
+        }
         let mut all: Vec<ProcessId> = self.watched.keys().copied().collect();
         all.sort_unstable();
         self.interval = Duration::ZERO;
@@ -368,7 +395,7 @@ mod tests {
 
     #[test]
     fn a_process_is_looked_at_first_again_and_last() {
-        let accountant = Accountant::start(table(3), Duration::from_millis(10)).unwrap();
+        let accountant = Accountant::start(table(3), Duration::from_millis(10), false).unwrap();
         accountant.begins(7, 3, std::process::id());
         let looks = |accounts: &Accounts| {
             let history = accounts.histories.get(&7);
@@ -385,7 +412,7 @@ mod tests {
 
     #[test]
     fn without_an_interval_there_are_two_looks() {
-        let accountant = Accountant::start(table(3), Duration::ZERO).unwrap();
+        let accountant = Accountant::start(table(3), Duration::ZERO, true).unwrap();
         accountant.begins(7, 3, std::process::id());
         waited(&accountant, |accounts| accounts.histories.contains_key(&7));
         std::thread::sleep(Duration::from_millis(50));
@@ -395,7 +422,7 @@ mod tests {
 
     #[test]
     fn what_has_ended_or_is_another_process_is_not_looked_at() {
-        let accountant = Accountant::start(table(3), Duration::from_millis(5)).unwrap();
+        let accountant = Accountant::start(table(3), Duration::from_millis(5), false).unwrap();
         accountant.begins(7, 3, 1);
         accountant.begins(8, 4, std::process::id());
         accountant.begins(9, 3, std::process::id());

@@ -17,6 +17,7 @@ fn options() -> TraceOptions {
         python: Python::Auto,
         unchanged: true,
         sample: None,
+        cache: false,
     }
 }
 

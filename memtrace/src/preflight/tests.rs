@@ -47,6 +47,7 @@ fn trace() -> TraceOptions {
         python: Python::Auto,
         unchanged: true,
         sample: None,
+        cache: false,
     }
 }
 

@@ -35,7 +35,9 @@ pub use memory::{
 };
 pub use other::{NotAName, OrOther, Other};
 pub use phase::Phase;
-pub use process::{CommandExit, Container, InterpreterSeen, Process, RuntimeSeen, UnopenedFile};
+pub use process::{
+    CacheUse, CommandExit, Container, InterpreterSeen, Process, RuntimeSeen, UnopenedFile,
+};
 pub use read::{LARGEST_REPORT, read};
 pub use role::{Pace, Role, RoleKind};
 pub use runtimes::{UnreadRuntime, unread_runtimes};
@@ -89,6 +91,10 @@ pub struct Profile {
     /// How memory was looked at; absent where it was not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sampling: Option<Sampling>,
+    /// Why the use of the last cache is not known, or not of all processes; absent where it is, or was
+    /// not asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub no_cache: Option<String>,
     /// What the reader must know before trusting the figures, besides what was lost.
     pub warnings: Vec<String>,
 }

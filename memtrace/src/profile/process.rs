@@ -77,6 +77,10 @@ pub struct Process {
     /// known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cpu_s: Option<f64>,
+    /// How often it asked the processor's last cache; absent where that is not known, see the profile's
+    /// `no_cache`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cache: Option<CacheUse>,
     /// How many processes are added up here, which had all ended; the pid is 0 then. Absent for a
     /// process of its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -139,4 +143,13 @@ pub struct Container {
     /// The uid of its Kubernetes pod; absent where it is in none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pod: Option<String>,
+}
+
+/// How often the last cache before memory was asked, by the processor's own counters.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CacheUse {
+    /// Loads that got there.
+    pub loads: u64,
+    /// Of these, those that it did not have.
+    pub misses: u64,
 }

@@ -114,6 +114,7 @@ pub(crate) fn sample() -> Profile {
         roles: Vec::new(),
         timeline: None,
         sampling: None,
+        no_cache: None,
         warnings: Vec::new(),
     })
 }
@@ -294,6 +295,7 @@ fn process(pid: u32, parent: u32, comm: &str, forked: Option<f64>, exited: Optio
         container: None,
         copying_s: None,
         cpu_s: None,
+        cache: None,
         before: Vec::new(),
         stands_for: None,
     }

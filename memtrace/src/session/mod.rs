@@ -120,7 +120,7 @@ impl Session<Attached> {
             targets.hold(held.pid());
         }
         if let Some(interval) = options.sample {
-            let accountant = Accountant::start(table, interval);
+            let accountant = Accountant::start(table, interval, options.cache);
             targets.account(accountant.context("cannot start the thread that looks at memory")?);
         }
         let mut run = run(options, plan, notes);

@@ -164,6 +164,10 @@ pub fn summarize(gathered: &Gathered, run: &Run, progress: &Progress, moment: &M
         )),
         roles: roles.list,
         sampling: gathered.accounts.as_ref().map(memory::sampling),
+        no_cache: gathered
+            .accounts
+            .as_ref()
+            .and_then(|accounts| accounts.no_caches.clone()),
         warnings,
     };
     // What would help is said of the whole, and once.

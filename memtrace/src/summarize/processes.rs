@@ -114,6 +114,7 @@ fn process(facts: &ProcessFacts, by_cause: ByCause, run: &Run) -> Process {
         container: facts.container.as_deref().map(container),
         copying_s: None,
         cpu_s: None,
+        cache: None,
         stands_for: None,
     }
 }

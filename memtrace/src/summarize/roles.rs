@@ -247,6 +247,7 @@ pub fn account(processes: &mut [Process], gathered: &Gathered, run: &Run) {
     let none = Accounts::default();
     let accounts = gathered.accounts.as_ref().unwrap_or(&none);
     for (row, (id, facts)) in processes.iter_mut().zip(gathered.all()) {
+        row.cache = accounts.caches.get(&id).copied();
         let history = accounts.histories.get(&id);
         let at_exit = facts.last.filter(|last| last.resident != [0; 4]);
         let at_exit = at_exit.map(|last| super::memory::exit_sizes(last.resident, run));

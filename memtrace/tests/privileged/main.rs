@@ -16,6 +16,7 @@ mod claims;
 mod copies;
 mod counters;
 mod crowds;
+mod diff;
 mod lifecycle;
 mod limits;
 mod memory;

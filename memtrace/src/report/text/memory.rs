@@ -10,7 +10,7 @@ use crate::foreign::escape;
 use crate::profile::{
     MappingKind, Memory, PrivateGrowth, Process, Profile, Role, RoleKind, RoleTimeline, Sampling,
 };
-use crate::report::words::{count, counted, duration, seconds, size};
+use crate::report::words::{count, counted, duration, percent, seconds, size};
 
 /// Columns of a line of time.
 const SPARKS: usize = 40;
@@ -390,9 +390,12 @@ pub(super) fn melting(profile: &Profile) -> Option<String> {
             moments.push(format!("{} after {}", size(then), seconds(moment)));
         }
     }
-    moments.push(format!("{} at the last look", size(last)));
-    let medians = if one { "" } else { " (medians)" };
-    Some(format!("{}{medians}.", moments.join(", ")))
+    let medians = if one { "" } else { "; medians" };
+    Some(format!(
+        "{}, and {} at the last look, which could still be lost{medians}.",
+        moments.join(", "),
+        size(last)
+    ))
 }
 
 /// What a process shared at a moment, as far as the nearest look tells.
@@ -539,6 +542,38 @@ pub(super) fn time(profile: &Profile) -> Option<String> {
         seconds(cpu),
         share.min(1.0) * 100.0
     ))
+}
+
+/// How often the last cache was missed, by role; or why that is not known.
+pub(super) fn cache(profile: &Profile) -> Option<String> {
+    let of_role = |role: &Role| {
+        let members = profile.processes.iter();
+        let members = members.filter(|process| process.role.as_ref() == Some(&role.id));
+        let uses = members.filter_map(|process| process.cache);
+        let (loads, misses) = uses.fold((0_u64, 0_u64), |(loads, misses), more| {
+            (
+                loads.saturating_add(more.loads),
+                misses.saturating_add(more.misses),
+            )
+        });
+        (loads > 0).then(|| {
+            format!(
+                "{} of {} loads by {}",
+                percent(misses.min(loads), loads),
+                count(loads),
+                called(role)
+            )
+        })
+    };
+    let parts: Vec<String> = profile.roles.iter().filter_map(of_role).collect();
+    match (&parts[..], &profile.no_cache) {
+        ([], None) => None,
+        ([], Some(why)) => Some(format!(
+            "How often the last cache was missed is not known: {}.",
+            escape(why)
+        )),
+        (parts, _) => Some(format!("The last cache missed {}.", parts.join(", "))),
+    }
 }
 
 #[cfg(test)]

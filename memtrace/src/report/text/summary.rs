@@ -87,6 +87,7 @@ pub(super) fn summary(profile: &Profile, screen: Screen, out: &mut dyn Write) ->
     sentences.extend(memory::late(profile, remedy.is_none()).or_else(|| earlier(profile)));
     sentences.extend(remedy);
     sentences.extend(memory::time(profile));
+    sentences.extend(memory::cache(profile));
     if let Some(command) = command(profile) {
         sentences.push(command);
     }

@@ -386,7 +386,8 @@ fn text_with_memory_and_roles() {
       Of a sample of 5,000 of 6,000 copied pages, 4,117 (82%) still equal the parent's: they were copied
       for nothing. 698 pages could not be compared: their process had ended.
       The kernel copied 6,962 pages of 4.0 KiB for 5 of 6 processes.
-      The forked worker shared 60.0 MiB at its fork, 58.7 MiB after 1.00 s, 57.5 MiB at the last look.
+      The forked worker shared 60.0 MiB at its fork, 58.7 MiB after 1.00 s, and 57.5 MiB at the last
+      look, which could still be lost.
       Half of what a worker copies, it copies in its first 400 ms; 95% within 12.0 s.
       4243 had 8.0 MiB of 68.0 MiB private before tracing began, and another one 8.0 MiB; the copies
       among that were not seen. Restart one worker, or trace from the start, to see them.
