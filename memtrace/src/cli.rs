@@ -15,13 +15,15 @@ use std::time::Duration;
 
 use clap::builder::StyledStr;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::{ArgAction, Args, CommandFactory as _, Parser, Subcommand};
+use clap::{ArgAction, Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 
 use self::diff::DiffArgs;
 use crate::options::{
-    Backend, By, Choice, FileReport, Format, Limit, Options, Output, Python, Target, Task,
+    Backend, By, Choice, Color, FileReport, Format, Limit, Options, Output, Python, Target, Task,
     TextOptions, TraceOptions, Unwind,
 };
+
+use crate::user::User;
 
 mod diff;
 
@@ -104,6 +106,10 @@ struct Trace {
     #[arg(long)]
     no_follow: bool,
 
+    /// Begin to trace only after this time, as when a server has started: 500ms, 30s
+    #[arg(long, value_name = "TIME", value_parser = parse_duration, allow_hyphen_values = true)]
+    delay: Option<Duration>,
+
     /// Stop after this time: 500ms, 30s, 5m, "1m 30s"
     #[arg(short, long, value_name = "TIME", value_parser = parse_duration, allow_hyphen_values = true)]
     duration: Option<Duration>,
@@ -118,6 +124,21 @@ struct Trace {
     /// it was only read counts. Reports are written in any case.
     #[arg(long, value_name = "LIMIT", allow_hyphen_values = true)]
     fail_over: Option<Limit>,
+
+    /// Run COMMAND as this user, and not as root
+    #[arg(long, value_name = "USER", requires = "command")]
+    user: Option<User>,
+
+    /// Which exit status to leave with: that of memtrace, or that of COMMAND
+    ///
+    /// That of COMMAND is 128 and the signal's number where a signal ended it, and 0 where it was still
+    /// running. An error of memtrace, or a limit that was exceeded, comes first.
+    #[arg(long, value_name = "WHOSE", default_value = "memtrace")]
+    exit_code: ExitCodeOf,
+
+    /// Leave arguments of processes out of the report: they may hold secrets
+    #[arg(long)]
+    no_cmdline: bool,
 
     /// How call stacks are found
     ///
@@ -164,6 +185,10 @@ struct Trace {
     /// How copies are seen
     #[arg(long, value_name = "NAME", default_value = "auto")]
     backend: Backend,
+
+    /// Say nothing but warnings and errors beside the report
+    #[arg(short, long, conflicts_with = "verbose")]
+    quiet: bool,
 
     /// Log progress; -vv also logs the BPF side
     #[arg(short, long, action = ArgAction::Count)]
@@ -213,6 +238,10 @@ struct Reports {
     /// What the rows of the text report's main table are
     #[arg(long, value_name = "BY", default_value = "site")]
     by: By,
+
+    /// Whether the text report has colours: where standard output is a terminal, unless NO_COLOR is set
+    #[arg(long, value_name = "WHEN", default_value = "auto")]
+    color: Color,
 
     /// Rows in each table of the text report
     #[arg(long, value_name = "N", default_value = "20", value_parser = parse_rows, allow_hyphen_values = true)]
@@ -295,6 +324,7 @@ impl TryFrom<Trace> for Options {
 
     fn try_from(cli: Trace) -> Result<Self, String> {
         let choice = choice(cli.chosen)?;
+        let has_target = !cli.pids.is_empty() || choice.is_made();
         Ok(Self {
             trace: TraceOptions {
                 target: target(cli.pids, &choice, cli.command)?,
@@ -304,12 +334,16 @@ impl TryFrom<Trace> for Options {
                 unwind: cli.unwind,
                 python: cli.python,
                 unchanged: !cli.no_unchanged,
+                user: cli.user,
+                arguments: !cli.no_cmdline,
+                quiet: cli.quiet,
                 sample: sample(&cli.sample)?,
                 cache: cache(cli.cache, &cli.sample)?,
             },
             output: Output {
                 files: files(cli.reports.output)?,
                 stdout: stdout(cli.reports.format, io::stdout().is_terminal())?,
+                color: cli.reports.color,
                 text: TextOptions {
                     by: cli.reports.by,
                     top: cli.reports.top as usize,
@@ -317,6 +351,8 @@ impl TryFrom<Trace> for Options {
             },
             choice,
             gate: cli.fail_over,
+            delay: delay(cli.delay, has_target)?,
+            exit_as_command: cli.exit_code == ExitCodeOf::Command,
             verbosity: cli.verbose,
         })
     }
@@ -370,6 +406,27 @@ fn cache(is_wanted: bool, sample: &str) -> Result<bool, String> {
         return Err("--cache needs looks at memory; leave out --sample off".to_owned());
     }
     Ok(is_wanted)
+}
+
+/// Whose exit status memtrace leaves with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum ExitCodeOf {
+    /// Its own.
+    Memtrace,
+    /// COMMAND's.
+    Command,
+}
+
+/// Waiting is of use only where something runs meanwhile.
+fn delay(delay: Option<Duration>, has_target: bool) -> Result<Option<Duration>, String> {
+    if delay.is_some() && !has_target {
+        return Err(
+            "--delay is for running processes; to trace COMMAND later, start it, and name it with \
+             --pid"
+                .to_owned(),
+        );
+    }
+    Ok(delay)
 }
 
 /// How often memory is looked at: a time, `0`, or `off`.

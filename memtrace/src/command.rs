@@ -21,6 +21,7 @@ use tokio::io::unix::AsyncFd;
 use crate::process::pidfd::PidFd;
 use crate::profile::CommandExit;
 use crate::signals;
+use crate::user::User;
 
 /// Interpreters of interpreters that the kernel follows, and some more.
 const MAX_INTERPRETERS: usize = 8;
@@ -45,18 +46,21 @@ pub struct Running {
 }
 
 impl Held {
-    /// Starts `command`, program first, up to the gate. That the program can be run has been
-    /// [checked](check).
+    /// Starts `command`, program first, up to the gate, as `user` if that is somebody else. That the
+    /// program can be run has been [checked](check).
     ///
     /// # Errors
     /// When no process can be made.
-    pub fn spawn(command: &[OsString]) -> Result<Self> {
+    pub fn spawn(command: &[OsString], user: Option<&User>) -> Result<Self> {
         let (program, args) = command.split_first().context("COMMAND is empty")?;
         let name = program.to_string_lossy().into_owned();
         let (at_gate, gate) = pipe()?;
         let (mut hello, said) = pipe()?;
         let mut starter = Command::new(program);
         starter.args(args);
+        if let Some(user) = user.filter(|user| !user.is_own()) {
+            user.runs(&mut starter);
+        }
         let ends = [at_gate.as_raw_fd(), gate.as_raw_fd(), said.as_raw_fd()];
         // SAFETY: only system calls that may be made between fork and exec.
         unsafe { starter.pre_exec(move || wait_at_gate(ends)) };
@@ -266,7 +270,7 @@ mod tests {
     fn a_command_does_not_run_before_its_release() {
         let folder = tempfile::tempdir().unwrap();
         let mark = folder.path().join("mark");
-        let held = Held::spawn(&command(&["touch", mark.to_str().unwrap()])).unwrap();
+        let held = Held::spawn(&command(&["touch", mark.to_str().unwrap()]), None).unwrap();
         assert!(Path::new(&format!("/proc/{}", held.pid())).exists());
         std::thread::sleep(Duration::from_millis(50));
         assert!(!mark.exists());
@@ -282,7 +286,7 @@ mod tests {
 
     #[test]
     fn its_exit_status_and_signal_are_told() {
-        let exit = |script| exit_of(Held::spawn(&command(&["sh", "-c", script])).unwrap());
+        let exit = |script| exit_of(Held::spawn(&command(&["sh", "-c", script]), None).unwrap());
         assert_eq!(
             exit("exit 3"),
             CommandExit {
@@ -346,7 +350,7 @@ mod tests {
 
     #[test]
     fn a_command_that_is_not_released_goes_with_the_gate() {
-        let held = Held::spawn(&command(&["sleep", "1000"])).unwrap();
+        let held = Held::spawn(&command(&["sleep", "1000"]), None).unwrap();
         let pid = held.pid();
         let Held { gate, starting, .. } = held;
         drop(gate);
@@ -366,7 +370,7 @@ mod tests {
         let Ok(mark) = std::env::var("MEMTRACE_TEST_MARK") else {
             return;
         };
-        let held = Held::spawn(&command(&["touch", &mark])).unwrap();
+        let held = Held::spawn(&command(&["touch", &mark]), None).unwrap();
         println!("\nheld {}", held.pid());
         // SAFETY: no pointers are passed; the process is this one.
         unsafe { libc::kill(libc::getpid(), libc::SIGKILL) };
@@ -380,7 +384,7 @@ mod tests {
             return;
         };
         signals::install(|| ()).unwrap();
-        let held = Held::spawn(&command(&["cp", "/proc/self/status", &mark])).unwrap();
+        let held = Held::spawn(&command(&["cp", "/proc/self/status", &mark]), None).unwrap();
         let status = std::fs::read_to_string(format!("/proc/{}/status", held.pid())).unwrap();
         std::fs::write(format!("{mark}.held"), status).unwrap();
         exit_of(held);

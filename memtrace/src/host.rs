@@ -29,12 +29,14 @@ pub fn describe(plan: &Plan) -> Host {
     }
 }
 
-/// The COMMAND of a run, escaped; empty when there is none.
+/// The COMMAND of a run, escaped, with its arguments if these are wanted; empty when there is none.
 #[must_use]
-pub fn command_line(target: &Target) -> Vec<String> {
+pub fn command_line(target: &Target, arguments: bool) -> Vec<String> {
+    let shown = if arguments { usize::MAX } else { 1 };
     target
         .command()
         .iter()
+        .take(shown)
         .map(|arg| escaped(arg.as_bytes()))
         .collect()
 }

@@ -37,12 +37,14 @@ mod symbolize;
 mod targets;
 mod unchanged;
 mod unwind;
+mod user;
 mod views;
 
 use std::fs::File;
 use std::io::Write as _;
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 #[cfg(test)]
 #[path = "../tests/skipped/mod.rs"]
@@ -55,6 +57,7 @@ pub use crate::options::{DiffOptions, Options, Task};
 use crate::plan::Plan;
 use crate::preflight::Facts;
 pub use crate::process::opener;
+use crate::profile::CommandExit;
 use crate::report::Destinations;
 use crate::session::{Session, Step};
 use crate::summarize::Snapshot;
@@ -76,6 +79,7 @@ pub fn hear_signals() -> std::io::Result<()> {
 /// When the machine does not permit it, the target is not there, or a report cannot be written;
 /// each error says what to do. [`signals::Interrupted`] when a signal came before tracing began.
 pub fn run(options: &Options) -> Result<ExitCode> {
+    wait(options)?;
     let options = &choice::made(options)?;
     let facts = Facts::gather(options.trace.target.pids());
     let (plan, missing) = match Plan::of(&options.trace, options.verbosity, &facts) {
@@ -91,7 +95,45 @@ pub fn run(options: &Options) -> Result<ExitCode> {
         .context("memtrace has miscounted, which is a fault of its own")?;
     report::render(&profile, &options.output, &destinations)?;
     let verdict = options.gate.map(|limit| limit.check(&profile));
-    Ok(exit_code(verdict))
+    let is_broken = matches!(verdict, Some(Verdict::Broken(_) | Verdict::Unknown(_)));
+    let code = exit_code(verdict);
+    if options.exit_as_command && !is_broken {
+        return Ok(exit_code_of(profile.command_exit.as_ref()));
+    }
+    Ok(code)
+}
+
+/// The exit status of COMMAND, as a shell has it; success where it was still running.
+fn exit_code_of(command: Option<&CommandExit>) -> ExitCode {
+    let code = match command {
+        Some(CommandExit {
+            status: Some(status),
+            ..
+        }) => *status,
+        Some(CommandExit {
+            signal: Some(signal),
+            ..
+        }) => 128 + signal,
+        _ => 0,
+    };
+    ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX))
+}
+
+/// Waits as long as was asked for.
+fn wait(options: &Options) -> Result<()> {
+    let Some(delay) = options.delay else {
+        return Ok(());
+    };
+    if !options.trace.quiet {
+        let delay = humantime::format_duration(delay);
+        let _ = writeln!(std::io::stderr(), "memtrace: tracing begins in {delay}");
+    }
+    let until = Instant::now() + delay;
+    while let Some(left) = until.checked_duration_since(Instant::now()) {
+        signals::check()?;
+        std::thread::sleep(left.min(Duration::from_millis(50)));
+    }
+    Ok(())
 }
 
 /// Compares two reports as `options` say. For the exit code, see `--help`.
@@ -146,7 +188,8 @@ fn trace(options: &Options, plan: &Plan, notes: Vec<String>) -> Result<Snapshot>
             signals::check()?;
         }
         let mut session = started?;
-        let progress = Progress::on_terminal().map(|line| Box::new(line) as Box<dyn View>);
+        let progress = (!options.trace.quiet).then(Progress::on_terminal).flatten();
+        let progress = progress.map(|line| Box::new(line) as Box<dyn View>);
         let mut audience = Audience::new(progress.into_iter().collect());
         let ended = loop {
             match session.next().await {
@@ -173,13 +216,14 @@ mod tests {
     use crate::profile::Profile;
     use crate::profile::sample::sample;
     use crate::report::difference::{DiffFormat, DiffOutput};
-    use crate::report::{By, Format, Output, TextOptions};
+    use crate::report::{By, Color, Format, Output, TextOptions};
 
     /// Writes a profile as the report that its name asks for.
     fn write(profile: &Profile, path: &Path) {
         let output = Output {
             files: Vec::new(),
             stdout: Format::TEXT,
+            color: Color::Auto,
             text: TextOptions {
                 by: By::Site,
                 top: 20,
@@ -226,6 +270,7 @@ mod tests {
                     (dir.join("diff.json"), DiffFormat::Json),
                 ],
                 stdout: DiffFormat::Text,
+                color: Color::Auto,
                 top: 20,
             },
             gate: gate.map(|gate| gate.parse().unwrap()),

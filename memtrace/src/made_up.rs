@@ -270,6 +270,7 @@ pub fn run() -> Run {
         command: Vec::new(),
         started_at: "2026-01-01T00:00:00Z".to_owned(),
         started_ns: 1_000_000_000,
+        arguments: true,
         sees_splits: false,
         notes: Vec::new(),
     }

@@ -10,7 +10,8 @@ pub use crate::gate::{Growth, Limit};
 use crate::profile::BackendName;
 pub use crate::profile::{Python, Unwind};
 pub use crate::report::difference::{DiffFormat, DiffOutput};
-pub use crate::report::{By, FileReport, Format, Output, TextOptions};
+pub use crate::report::{By, Color, FileReport, Format, Output, TextOptions};
+use crate::user::User;
 
 /// What memtrace is asked to do, validated. Nothing after this looks at flags.
 #[derive(Clone, Debug)]
@@ -45,6 +46,10 @@ pub struct Options {
     pub output: Output,
     /// The most that may be copied.
     pub gate: Option<Limit>,
+    /// How long to wait before tracing begins.
+    pub delay: Option<Duration>,
+    /// Whether memtrace leaves with COMMAND's exit status.
+    pub exit_as_command: bool,
     /// What is logged. 0: warnings; 1: progress; 2 and more: what the kernel side does, too.
     pub verbosity: u8,
 }
@@ -59,6 +64,14 @@ pub struct Choice {
     pub cgroup: Option<OsString>,
     /// Whether a name may stand for several trees of processes.
     pub all: bool,
+}
+
+impl Choice {
+    /// Whether processes are chosen by anything but their pids.
+    #[must_use]
+    pub fn is_made(&self) -> bool {
+        !self.names.is_empty() || self.cgroup.is_some()
+    }
 }
 
 /// What is traced, and how.
@@ -76,6 +89,12 @@ pub struct TraceOptions {
     pub unwind: Unwind,
     /// Whether Python frames are taken.
     pub python: Python,
+    /// Who COMMAND runs as; `None` for who memtrace does.
+    pub user: Option<User>,
+    /// Whether arguments of processes are in the report.
+    pub arguments: bool,
+    /// Whether nothing but warnings and errors is said.
+    pub quiet: bool,
     /// Whether copied pages are compared with the ancestor's at the end.
     pub unchanged: bool,
     /// How often memory is looked at; zero for at the start and at the end alone, `None` for never.

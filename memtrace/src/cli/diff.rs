@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use super::parse_rows;
-use crate::options::{DiffFormat, DiffOptions, DiffOutput, Growth};
+use crate::options::{Color, DiffFormat, DiffOptions, DiffOutput, Growth};
 
 const LONG_ABOUT: &str = "\
 Compares two saved reports, and says what appeared, vanished, grew or shrank.
@@ -48,6 +48,10 @@ pub(super) struct DiffArgs {
     #[arg(short, long, value_name = "FORMAT", default_value = "text")]
     format: DiffFormat,
 
+    /// Whether the text has colours
+    #[arg(long, value_name = "WHEN", default_value = "auto")]
+    color: Color,
+
     /// Rows in each table of the text
     #[arg(long, value_name = "N", default_value = "20", value_parser = parse_rows, allow_hyphen_values = true)]
     top: u32,
@@ -82,6 +86,7 @@ impl TryFrom<DiffArgs> for DiffOptions {
             output: DiffOutput {
                 files,
                 stdout: args.format,
+                color: args.color,
                 top: args.top as usize,
             },
             gate: args.fail_over,

@@ -1,5 +1,5 @@
 use super::*;
-use crate::options::{DiffFormat, DiffOptions, DiffOutput};
+use crate::options::{Color, DiffFormat, DiffOptions, DiffOutput};
 
 fn parsed(args: &[&str]) -> Options {
     match parse_from([&["memtrace"], args].concat()).unwrap() {
@@ -279,6 +279,7 @@ fn diff_compares_two_reports() {
         DiffOutput {
             files: Vec::new(),
             stdout: DiffFormat::Text,
+            color: Color::Auto,
             top: 20
         }
     );
@@ -311,6 +312,7 @@ fn diff_compares_two_reports() {
                 ("d.JSON".into(), DiffFormat::Json)
             ],
             stdout: DiffFormat::Json,
+            color: Color::Auto,
             top: 3
         }
     );
@@ -396,4 +398,46 @@ fn help_lists_the_tasks_and_each_has_its_own() {
             assert!(help.contains(part), "no {part:?} in {help}");
         }
     }
+}
+
+#[test]
+fn command_may_run_as_somebody_else_and_its_status_be_passed_on() {
+    let options = parsed(&["--user", "root", "--exit-code", "command", "--", "true"]);
+    assert_eq!(
+        options.trace.user.map(|user| user.name),
+        Some("root".into())
+    );
+    assert!(options.exit_as_command);
+    assert!(refused(&["--user", "no-such-user", "--", "true"]).contains("no user"));
+    assert!(refused(&["--user", "root", "-p", "1"]).contains("COMMAND"));
+}
+
+#[test]
+fn a_delay_is_for_what_runs_already() {
+    let options = parsed(&["-p", "1", "--delay", "2s"]);
+    assert_eq!(options.delay, Some(Duration::from_secs(2)));
+    insta::assert_snapshot!(refused(&["--delay", "2s", "--", "true"]), @"error: --delay is for running processes; to trace COMMAND later, start it, and name it with --pid");
+}
+
+#[test]
+fn how_often_memory_is_looked_at_is_a_time_or_none() {
+    let sample = |text| parsed(&["-p", "1", "--sample", text]).trace.sample;
+    assert_eq!(
+        parsed(&["-p", "1"]).trace.sample,
+        Some(Duration::from_secs(1))
+    );
+    assert_eq!(sample("250ms"), Some(Duration::from_millis(250)));
+    assert_eq!(sample("0"), Some(Duration::ZERO));
+    assert_eq!(sample("off"), None);
+    insta::assert_snapshot!(refused(&["-p", "1", "--sample", "1ms"]), @"error: --sample 1ms is shorter than 10 ms, which no reading of memory can keep up with; give a longer time, 0 for at the start and end alone, or off");
+    insta::assert_snapshot!(refused(&["-p", "1", "--sample", "5"]), @"error: --sample 5: it has no unit; for seconds write 5s; 0 and off are possible, too");
+    insta::assert_snapshot!(refused(&["-p", "1", "--sample", "-1s"]), @"error: --sample -1s is not a time; give one such as 1s, or 0, or off");
+    insta::assert_snapshot!(refused(&["-p", "1", "--sample", "off", "--cache"]), @"error: --cache needs looks at memory; leave out --sample off");
+}
+
+#[test]
+fn quiet_and_verbose_are_not_both_meant() {
+    assert!(parsed(&["-p", "1", "-q"]).trace.quiet);
+    assert!(refused(&["-p", "1", "-q", "-v"]).contains("cannot be used with"));
+    assert!(!parsed(&["-p", "1", "--no-cmdline"]).trace.arguments);
 }

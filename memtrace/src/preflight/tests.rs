@@ -45,6 +45,9 @@ fn trace() -> TraceOptions {
         backend: Backend::Auto,
         unwind: Unwind::FramePointers,
         python: Python::Auto,
+        user: None,
+        arguments: true,
+        quiet: false,
         unchanged: true,
         sample: None,
         cache: false,
@@ -55,6 +58,7 @@ fn output() -> Output {
     Output {
         files: Vec::new(),
         stdout: Format::TEXT,
+        color: crate::report::Color::Auto,
         text: TextOptions {
             by: By::Site,
             top: 20,

@@ -9,13 +9,14 @@ use serde_json::{Map, Value};
 
 use super::sample::{sample, sample_cut, sample_pending, sample_with_losses, sample_with_memory};
 use super::*;
-use crate::report::{By, Format, Output, TextOptions};
+use crate::report::{By, Color, Format, Output, TextOptions};
 
 /// What `format` writes of a profile.
 fn written(profile: &Profile, format: Format, by: By) -> String {
     let output = Output {
         files: Vec::new(),
         stdout: format,
+        color: Color::Auto,
         text: TextOptions { by, top: 20 },
     };
     let mut text = Vec::new();

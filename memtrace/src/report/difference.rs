@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result};
 use clap::ValueEnum;
 
 use super::text::{self, Screen};
-use super::{Destinations, Refusal, json, to_stdout};
+use super::{Color, Destinations, Refusal, json, to_stdout};
 use crate::diff::Difference;
 
 /// How a comparison is written.
@@ -27,6 +27,8 @@ pub struct DiffOutput {
     pub files: Vec<(PathBuf, DiffFormat)>,
     /// The format on standard output.
     pub stdout: DiffFormat,
+    /// Whether the text on standard output has colours.
+    pub color: Color,
     /// Rows in each table of the text, at least one.
     pub top: usize,
 }
@@ -92,7 +94,7 @@ impl DiffOutput {
             let failed = || format!("cannot write the comparison to '{}'", path.display());
             failure = failure.or(written.with_context(failed).err());
         }
-        let screen = Screen::of_stdout();
+        let screen = Screen::of_stdout(self.color);
         let written = to_stdout(&mut |out| self.stdout.write(difference, self.top, screen, out));
         failure.or(written.err()).map_or(Ok(()), Err)
     }

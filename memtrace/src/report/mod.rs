@@ -15,6 +15,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
+use clap::ValueEnum;
 
 use crate::profile::Profile;
 
@@ -44,8 +45,22 @@ pub struct Output {
     pub files: Vec<FileReport>,
     /// The format of the report on standard output.
     pub stdout: Format,
+    /// Whether the text report on standard output has colours.
+    pub color: Color,
     /// How the text report looks.
     pub text: TextOptions,
+}
+
+/// Whether there are colours.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Color {
+    /// Where standard output is a terminal that has them, unless `NO_COLOR` is set.
+    #[default]
+    Auto,
+    /// In any case, also in a pipe.
+    Always,
+    /// In no case.
+    Never,
 }
 
 /// A report written to a file.
@@ -166,7 +181,7 @@ pub fn render(
             beside.push(file::directory_of(path));
         }
     }
-    let report = (output.stdout.make)(output, text::Screen::of_stdout());
+    let report = (output.stdout.make)(output, text::Screen::of_stdout(output.color));
     failures.extend(to_stdout(&mut |out| report.write(profile, out)).err());
     if failures.is_empty() {
         return Ok(());
@@ -245,6 +260,7 @@ mod tests {
         let output = Output {
             files: Vec::new(),
             stdout: Format::TEXT,
+            color: Color::Auto,
             text: TextOptions {
                 by: By::Site,
                 top: 20,

@@ -10,7 +10,7 @@ use memtrace_common::process::MAX_PROCESSES;
 use crate::clock;
 use crate::command::Held;
 use crate::interpreter;
-use crate::options::Target;
+use crate::options::{Target, TraceOptions};
 use crate::plan::Plan;
 use crate::probe::Found;
 use crate::process::pidfd::PidFd;
@@ -41,11 +41,12 @@ impl Prepared {
     ///
     /// # Errors
     /// When COMMAND cannot be started, and when a signal has arrived.
-    pub fn of(target: &Target, plan: &Plan) -> Result<Self> {
+    pub fn of(options: &TraceOptions, plan: &Plan) -> Result<Self> {
+        let user = options.user.as_ref();
         let wanted = interpreter::wanted(&plan.loaders()).and(unwind::wanted());
         let mut processes = Processes::looking_for(wanted);
         let mut library = Library::new(plan.unwind.value);
-        let (pids, command) = match target {
+        let (pids, command) = match &options.target {
             Target::Attach { pids, load } => {
                 for &pid in pids {
                     if let Some(space) = processes.space_of(pid) {
@@ -54,10 +55,12 @@ impl Prepared {
                 }
                 library.wait(PREPARATION);
                 signals::check()?;
-                (pids.clone(), load.as_deref().map(Held::spawn).transpose()?)
+                let load = load.as_deref();
+                let held = load.map(|load| Held::spawn(load, user)).transpose()?;
+                (pids.clone(), held)
             }
             Target::Launch { command } => {
-                let held = Held::spawn(command)?;
+                let held = Held::spawn(command, user)?;
                 library.await_exec(held.pid());
                 (vec![held.pid()], Some(held))
             }

@@ -99,7 +99,7 @@ impl Session<Attached> {
             library,
             pids,
             command,
-        } = Prepared::of(&options.target, plan)?;
+        } = Prepared::of(options, plan)?;
         let alive = watched(&pids)?;
         // Only errors of attaching are explained: a missing COMMAND is not the kernel's fault.
         let settings = plan.settings(options, library.rows_wanted());
@@ -134,7 +134,9 @@ impl Session<Attached> {
         session.catch_up();
         // From here on a signal ends the trace, with a report.
         signals::check()?;
-        announce(&pids, found.processes);
+        if !options.quiet {
+            announce(&pids, found.processes);
+        }
         say_how_long(start);
         if let Some(command) = command {
             let ends = matches!(options.target, Target::Attach { .. });
@@ -151,10 +153,11 @@ impl Session<Attached> {
 fn run(options: &TraceOptions, plan: &Plan, notes: Vec<String>) -> Run {
     Run {
         host: host::describe(plan),
-        command: host::command_line(&options.target),
+        command: host::command_line(&options.target, options.arguments),
         started_at: clock::now_rfc3339(),
         started_ns: clock::monotonic_ns(),
         sees_splits: plan.backend.value.sees().split,
+        arguments: options.arguments,
         notes,
     }
 }

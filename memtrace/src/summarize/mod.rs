@@ -65,6 +65,8 @@ pub struct Run {
     pub started_at: String,
     /// The same moment, in nanoseconds of `CLOCK_MONOTONIC`.
     pub started_ns: u64,
+    /// Whether arguments of processes are in the report.
+    pub arguments: bool,
     /// Whether the backend sees writes that split a huge mapping.
     pub sees_splits: bool,
     /// What limits the report and was known before the trace.

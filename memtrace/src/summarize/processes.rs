@@ -83,7 +83,11 @@ fn process(facts: &ProcessFacts, by_cause: ByCause, run: &Run) -> Process {
         ppid: facts.ppid,
         comm: escaped(&facts.name.comm),
         before: facts.name.before.iter().map(|name| escaped(name)).collect(),
-        cmdline: facts.name.cmdline.iter().map(|arg| escaped(arg)).collect(),
+        cmdline: if run.arguments {
+            facts.name.cmdline.iter().map(|arg| escaped(arg)).collect()
+        } else {
+            Vec::new()
+        },
         forked_at_s: facts.times.forked_ns.map(since_start),
         exited_at_s: facts.times.exited_ns.map(since_start),
         copied_pages,

@@ -44,7 +44,7 @@ pub fn roles(gathered: &Gathered, run: &Run, processes: &[Process]) -> Roles {
     let mut members: BTreeMap<Key, Vec<usize>> = BTreeMap::new();
     for (at, (id, facts)) in gathered.processes.iter().enumerate() {
         let kind = family.kind(*id);
-        let name = name(facts);
+        let name = name(facts, run.arguments);
         members.entry(Key { kind, name }).or_default().push(at);
     }
     let mut found: Vec<(Role, Vec<usize>)> = members
@@ -223,9 +223,9 @@ impl<'a> Family<'a> {
 
 /// What a process is called among others of its kind: the beginning of the title that it has set, or
 /// the name that the kernel has.
-fn name(facts: &ProcessFacts) -> String {
+fn name(facts: &ProcessFacts, arguments: bool) -> String {
     let title = match &facts.name.cmdline[..] {
-        [only] => title(&String::from_utf8_lossy(only)),
+        [only] if arguments => title(&String::from_utf8_lossy(only)),
         _ => None,
     };
     let name = title.unwrap_or_else(|| String::from_utf8_lossy(&facts.name.comm).into_owned());

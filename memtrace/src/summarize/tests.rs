@@ -89,6 +89,7 @@ fn splits_are_counted_only_where_they_are_seen() {
     let profile = kernel.profile(&kernel.intake(), &over());
     assert_eq!(profile.totals.not_copied.split, None);
     let run = Run {
+        arguments: true,
         sees_splits: true,
         ..crate::made_up::run()
     };

@@ -188,3 +188,42 @@ fn a_killed_memtrace_leaves_nothing_attached() {
     trace.ended();
     held.are_freed();
 }
+
+#[test]
+fn command_runs_as_a_user_and_its_status_is_passed_on() {
+    requires!(privileged());
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let everybody: std::fs::Permissions = std::os::unix::fs::PermissionsExt::from_mode(0o777);
+    std::fs::set_permissions(folder.path(), everybody).expect("it is the test's");
+    let mark = folder.path().join("who");
+    let script = format!("id -un > {}; exit 7", mark.display());
+    let report = folder.path().join("report.json").display().to_string();
+    let mut command = Command::new(trace::path());
+    trace::as_on_a_terminal(&mut command);
+    let output = command
+        .args([
+            "-q",
+            "--user",
+            "nobody",
+            "--exit-code",
+            "command",
+            "--no-cmdline",
+        ])
+        .args(["-o", &report, "--", "sh", "-c", &script])
+        .output()
+        .expect("it runs");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(7), "{errors}");
+    assert_eq!(errors, "", "nothing is said");
+    assert_eq!(std::fs::read_to_string(mark).expect("it ran"), "nobody\n");
+    let report = Report::read(&std::fs::read_to_string(report).expect("a report"));
+    assert_eq!(report.0.command, ["sh"]);
+    assert!(
+        report
+            .0
+            .processes
+            .iter()
+            .all(|process| process.cmdline.is_empty())
+    );
+    assert_eq!(report.0.command_exit.and_then(|exit| exit.status), Some(7));
+}

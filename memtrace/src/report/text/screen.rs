@@ -5,6 +5,8 @@ use std::io::IsTerminal as _;
 use anstyle::{AnsiColor, Style};
 use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
 
+use crate::report::Color;
+
 /// Width of prose and bars where there is no terminal.
 const PAPER: usize = 100;
 
@@ -33,12 +35,16 @@ impl Screen {
         }
     }
 
-    /// This process's standard output: as a file when it is not a terminal.
+    /// This process's standard output: as a file when it is not a terminal, but for colours that are
+    /// asked for.
     #[must_use]
-    pub fn of_stdout() -> Self {
+    pub fn of_stdout(color: Color) -> Self {
         let stdout = std::io::stdout();
         if !stdout.is_terminal() {
-            return Self::of_a_file();
+            return Self {
+                color: color == Color::Always,
+                ..Self::of_a_file()
+            };
         }
         let set = |name| std::env::var_os(name).filter(|value| !value.is_empty());
         let dumb = set("TERM").is_none_or(|term| term == "dumb");
@@ -47,7 +53,11 @@ impl Screen {
         Self {
             width: width.max(NARROWEST),
             shorten: true,
-            color: set("NO_COLOR").is_none() && !dumb,
+            color: match color {
+                Color::Auto => set("NO_COLOR").is_none() && !dumb,
+                Color::Always => true,
+                Color::Never => false,
+            },
         }
     }
 
