@@ -3,7 +3,7 @@
 use std::io::{BufRead as _, BufReader};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use crate::support::{Trace, Why, privileged, requires, tool, trace};
 
@@ -83,26 +83,6 @@ fn unique(name: &str) -> String {
     format!("mt-{name}-{}.py", std::process::id())
 }
 
-/// Runs memtrace, which must refuse; returns what it says.
-fn refused(arguments: &[&str]) -> String {
-    let Output {
-        status,
-        stdout,
-        stderr,
-    } = Command::new(trace::path())
-        .args(["--duration", "1s"])
-        .args(arguments)
-        .output()
-        .expect("memtrace runs");
-    let message = String::from_utf8_lossy(&stderr).into_owned();
-    assert_eq!(status.code(), Some(2), "{message}");
-    assert!(
-        stdout.is_empty(),
-        "nothing but reports goes to standard output"
-    );
-    message
-}
-
 /// The pids that a trace with these arguments has in its report.
 fn traced(arguments: &[&str]) -> Vec<u32> {
     let report = Trace::with(arguments).finish();
@@ -175,7 +155,7 @@ fn several_trees_are_listed_until_all_are_wanted() {
     let (_folder, path) = script(&name);
     let one = requires!(Server::start(&path, 1, &[]));
     let two = requires!(Server::start(&path, 2, &[]));
-    let message = refused(&["--name", &name]);
+    let message = trace::refused(&["--name", &name]);
     for words in [
         format!("2 trees of processes are called {name}"),
         format!("{}  started ", one.pid),
@@ -197,7 +177,7 @@ fn several_trees_are_listed_until_all_are_wanted() {
 fn memtrace_does_not_choose_itself_nor_its_command() {
     requires!(privileged());
     let name = unique("own");
-    let message = refused(&["--name", &name, "--", "sleep", "1"]);
+    let message = trace::refused(&["--name", &name, "--", "sleep", "1"]);
     assert!(
         message.contains(&format!("no process is called {name}")),
         "{message}"
@@ -231,7 +211,7 @@ fn a_control_group_of_either_version_is_traced() {
             assert_eq!(pids.len(), 4, "{way}: {pids:?}");
             assert!(pids.contains(&inside.pid) && pids.contains(&also.pid));
         }
-        let message = refused(&["--cgroup", &group.name, "--name", &name]);
+        let message = trace::refused(&["--cgroup", &group.name, "--name", &name]);
         assert!(message.contains("2 trees of processes"), "{message}");
     }
 }

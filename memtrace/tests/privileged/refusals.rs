@@ -1,26 +1,12 @@
 //! What cannot be traced is refused at once, with a message, and leaves no file behind.
 
-use std::process::{Command, Output};
+use std::process::Command;
 
 use crate::support::{Fixture, privileged, requires, trace};
 
 /// Runs memtrace, which must refuse with a message that holds each of `words`.
 fn refused(arguments: &[&str], words: &[&str]) -> String {
-    let Output {
-        status,
-        stdout,
-        stderr,
-    } = Command::new(trace::path())
-        .args(["--duration", "1s"])
-        .args(arguments)
-        .output()
-        .expect("memtrace runs");
-    let message = String::from_utf8_lossy(&stderr).into_owned();
-    assert_eq!(status.code(), Some(2), "{message}");
-    assert!(
-        stdout.is_empty(),
-        "nothing but reports goes to standard output"
-    );
+    let message = trace::refused(arguments);
     for word in words {
         assert!(message.contains(word), "{word:?} is not in: {message}");
     }

@@ -112,22 +112,17 @@ server_tests! {
     threads_3_13: || of_the_library("3.13", "threads"), THREADS;
 }
 
-fn uwsgi() -> Result<Server, Why> {
+/// uWSGI with so many workers.
+fn uwsgi_with(workers: &str, arguments: &[&str]) -> Result<Server, Why> {
     let program = tools()?.join("uwsgi");
     Ok(Server::on_free_port(|port| {
         let mut command = std::process::Command::new(program);
         command
             .args(["--http-socket", &format!("127.0.0.1:{port}")])
-            .args([
-                "--master",
-                "--processes",
-                "4",
-                "--need-app",
-                "--die-on-term",
-            ])
-            .args(["--no-orphans", "--disable-logging", "--wsgi-file", "app.py"])
-            .arg("--pythonpath")
-            .arg(workloads());
+            .args(["--master", "--processes", workers, "--need-app"])
+            .args(["--die-on-term", "--disable-logging", "--pythonpath"])
+            .arg(workloads())
+            .args(arguments);
         // The environment whose packages and library it uses.
         if let Some(folder) = tools().ok().as_deref().and_then(std::path::Path::parent) {
             command.arg("--virtualenv").arg(folder);
@@ -136,28 +131,15 @@ fn uwsgi() -> Result<Server, Why> {
     }))
 }
 
+fn uwsgi() -> Result<Server, Why> {
+    uwsgi_with("4", &["--no-orphans", "--wsgi-file", "app.py"])
+}
+
 /// uWSGI with one worker, which it replaces when that has more than 64 MB.
 fn uwsgi_that_replaces() -> Result<Server, Why> {
-    let program = tools()?.join("uwsgi");
-    Ok(Server::on_free_port(|port| {
-        let mut command = std::process::Command::new(program);
-        command
-            .args(["--http-socket", &format!("127.0.0.1:{port}")])
-            .args([
-                "--master",
-                "--processes",
-                "1",
-                "--need-app",
-                "--die-on-term",
-            ])
-            .args(["--reload-on-rss", "64", "--min-worker-lifetime", "0"])
-            .args(["--worker-reload-mercy", "1", "--disable-logging"])
-            .args(["--wsgi-file", "grows.py"]);
-        if let Some(folder) = tools().ok().as_deref().and_then(std::path::Path::parent) {
-            command.arg("--virtualenv").arg(folder);
-        }
-        command
-    }))
+    let limit = ["--reload-on-rss", "64", "--min-worker-lifetime", "0"];
+    let application = ["--worker-reload-mercy", "1", "--wsgi-file", "grows.py"];
+    uwsgi_with("1", &[limit, application].concat())
 }
 
 #[test]

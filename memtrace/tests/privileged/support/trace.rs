@@ -6,7 +6,7 @@ use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
@@ -21,6 +21,26 @@ const ATTACHED: &str = "memtrace: tracing";
 pub fn path() -> PathBuf {
     std::env::var_os("MEMTRACE_BIN")
         .map_or_else(|| env!("CARGO_BIN_EXE_memtrace").into(), PathBuf::from)
+}
+
+/// Runs memtrace, which must refuse at once; returns what it says.
+pub fn refused(arguments: &[&str]) -> String {
+    let Output {
+        status,
+        stdout,
+        stderr,
+    } = Command::new(path())
+        .args(["--duration", "1s"])
+        .args(arguments)
+        .output()
+        .expect("memtrace runs");
+    let message = String::from_utf8_lossy(&stderr).into_owned();
+    assert_eq!(status.code(), Some(2), "{message}");
+    assert!(
+        stdout.is_empty(),
+        "nothing but reports goes to standard output"
+    );
+    message
 }
 
 /// A running memtrace that is attached.
