@@ -19,8 +19,8 @@ use clap::{ArgAction, Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 
 use self::diff::DiffArgs;
 use crate::options::{
-    Backend, By, Choice, Color, FileReport, Format, Limit, Options, Output, Python, Target, Task,
-    TextOptions, TraceOptions, Unwind,
+    Backend, By, Choice, Color, FileReport, Format, Limit, MemoryOptions, Options, Output, Python,
+    Talk, Target, Task, TextOptions, TraceOptions, Unwind,
 };
 
 use crate::user::User;
@@ -163,36 +163,15 @@ struct Trace {
     #[arg(long)]
     no_unchanged: bool,
 
-    /// How often to look at how much memory processes have: 1s, 500ms; 0 for at the start and end, off
-    ///
-    /// Shared and private memory are read from `smaps_rollup`, on a thread of its own that takes at most
-    /// 1% of a processor: with much memory the looks come less often, and the report says how often.
-    #[arg(
-        long,
-        value_name = "TIME",
-        default_value = "1s",
-        allow_hyphen_values = true
-    )]
-    sample: String,
-
-    /// Count how often the processor's last cache is asked and missed, where it has counters for that
-    ///
-    /// Memory that is copied is in no cache. The kernel switches the counters with every thread, so this
-    /// costs the traced processes a little.
-    #[arg(long)]
-    cache: bool,
+    #[command(flatten)]
+    memory: Memory,
 
     /// How copies are seen
     #[arg(long, value_name = "NAME", default_value = "auto")]
     backend: Backend,
 
-    /// Say nothing but warnings and errors beside the report
-    #[arg(short, long, conflicts_with = "verbose")]
-    quiet: bool,
-
-    /// Log progress; -vv also logs the BPF side
-    #[arg(short, long, action = ArgAction::Count)]
-    verbose: u8,
+    #[command(flatten)]
+    said: Said,
 
     /// With --pid, --name or --cgroup: the load, run while tracing. Without: the program to trace
     #[arg(last = true, value_name = "COMMAND")]
@@ -225,6 +204,41 @@ struct Chosen {
     all: bool,
 }
 
+/// The arguments about memory.
+#[derive(Debug, Args)]
+struct Memory {
+    /// How often to look at how much memory processes have: 1s, 500ms; 0 for at the start and end, off
+    ///
+    /// Shared and private memory are read from `smaps_rollup`, on a thread of its own that takes at most
+    /// 1% of a processor: with much memory the looks come less often, and the report says how often.
+    #[arg(
+        long,
+        value_name = "TIME",
+        default_value = "1s",
+        allow_hyphen_values = true
+    )]
+    sample: String,
+
+    /// Count how often the processor's last cache is asked and missed, where it has counters for that
+    ///
+    /// Memory that is copied is in no cache. The kernel switches the counters with every thread, so this
+    /// costs the traced processes a little.
+    #[arg(long)]
+    cache: bool,
+}
+
+/// The arguments that say what is said beside the report.
+#[derive(Debug, Args)]
+struct Said {
+    /// Say nothing but warnings and errors beside the report
+    #[arg(short, long, conflicts_with = "verbose")]
+    quiet: bool,
+
+    /// Log progress; -vv also logs the BPF side
+    #[arg(short, long, action = ArgAction::Count)]
+    verbose: u8,
+}
+
 /// The arguments that say what becomes of a trace.
 #[derive(Debug, Args)]
 struct Reports {
@@ -239,7 +253,7 @@ struct Reports {
     #[arg(long, value_name = "BY", default_value = "site")]
     by: By,
 
-    /// Whether the text report has colours: where standard output is a terminal, unless NO_COLOR is set
+    /// Whether the text report has colours: where standard output is a terminal, unless `NO_COLOR` is set
     #[arg(long, value_name = "WHEN", default_value = "auto")]
     color: Color,
 
@@ -313,7 +327,7 @@ impl TryFrom<Cli> for Task {
 
     fn try_from(cli: Cli) -> Result<Self, String> {
         match cli.other {
-            None => Ok(Self::Trace(cli.trace.try_into()?)),
+            None => Ok(Self::Trace(Box::new(cli.trace.try_into()?))),
             Some(Other::Diff(args)) => Ok(Self::Diff(args.try_into()?)),
         }
     }
@@ -336,9 +350,12 @@ impl TryFrom<Trace> for Options {
                 unchanged: !cli.no_unchanged,
                 user: cli.user,
                 arguments: !cli.no_cmdline,
-                quiet: cli.quiet,
-                sample: sample(&cli.sample)?,
-                cache: cache(cli.cache, &cli.sample)?,
+                talk: if cli.said.quiet {
+                    Talk::Warnings
+                } else {
+                    Talk::Progress
+                },
+                memory: memory(&cli.memory)?,
             },
             output: Output {
                 files: files(cli.reports.output)?,
@@ -353,7 +370,7 @@ impl TryFrom<Trace> for Options {
             gate: cli.fail_over,
             delay: delay(cli.delay, has_target)?,
             exit_as_command: cli.exit_code == ExitCodeOf::Command,
-            verbosity: cli.verbose,
+            verbosity: cli.said.verbose,
         })
     }
 }
@@ -400,12 +417,17 @@ fn target(given: Vec<Pids>, choice: &Choice, command: Vec<OsString>) -> Result<T
     }
 }
 
-/// Whether the last cache is counted, which the thread does that looks at memory.
-fn cache(is_wanted: bool, sample: &str) -> Result<bool, String> {
-    if is_wanted && sample == "off" {
-        return Err("--cache needs looks at memory; leave out --sample off".to_owned());
+/// How memory is looked at; `None` where it is not.
+fn memory(given: &Memory) -> Result<Option<MemoryOptions>, String> {
+    match sample(&given.sample)? {
+        None if given.cache => {
+            Err("--cache needs looks at memory; leave out --sample off".to_owned())
+        }
+        interval => Ok(interval.map(|interval| MemoryOptions {
+            interval,
+            cache: given.cache,
+        })),
     }
-    Ok(is_wanted)
 }
 
 /// Whose exit status memtrace leaves with.

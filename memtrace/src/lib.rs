@@ -53,6 +53,7 @@ mod skipped;
 use anyhow::{Context as _, Result};
 
 use crate::gate::Verdict;
+use crate::options::Talk;
 pub use crate::options::{DiffOptions, Options, Task};
 use crate::plan::Plan;
 use crate::preflight::Facts;
@@ -124,7 +125,7 @@ fn wait(options: &Options) -> Result<()> {
     let Some(delay) = options.delay else {
         return Ok(());
     };
-    if !options.trace.quiet {
+    if options.trace.talk == Talk::Progress {
         let delay = humantime::format_duration(delay);
         let _ = writeln!(std::io::stderr(), "memtrace: tracing begins in {delay}");
     }
@@ -188,7 +189,9 @@ fn trace(options: &Options, plan: &Plan, notes: Vec<String>) -> Result<Snapshot>
             signals::check()?;
         }
         let mut session = started?;
-        let progress = (!options.trace.quiet).then(Progress::on_terminal).flatten();
+        let progress = (options.trace.talk == Talk::Progress)
+            .then(Progress::on_terminal)
+            .flatten();
         let progress = progress.map(|line| Box::new(line) as Box<dyn View>);
         let mut audience = Audience::new(progress.into_iter().collect());
         let ended = loop {

@@ -17,7 +17,7 @@ use crate::user::User;
 #[derive(Clone, Debug)]
 pub enum Task {
     /// To trace, and to report what was seen.
-    Trace(Options),
+    Trace(Box<Options>),
     /// To compare two reports.
     Diff(DiffOptions),
 }
@@ -93,14 +93,30 @@ pub struct TraceOptions {
     pub user: Option<User>,
     /// Whether arguments of processes are in the report.
     pub arguments: bool,
-    /// Whether nothing but warnings and errors is said.
-    pub quiet: bool,
+    /// What is said beside the report.
+    pub talk: Talk,
     /// Whether copied pages are compared with the ancestor's at the end.
     pub unchanged: bool,
-    /// How often memory is looked at; zero for at the start and at the end alone, `None` for never.
-    pub sample: Option<Duration>,
-    /// Whether the use of the last cache is counted; only where memory is looked at.
+    /// How memory is looked at; `None` where it is not.
+    pub memory: Option<MemoryOptions>,
+}
+
+/// How memory is looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemoryOptions {
+    /// How often; zero for at the start and at the end alone.
+    pub interval: Duration,
+    /// Whether the use of the last cache is counted.
     pub cache: bool,
+}
+
+/// What is said beside the report.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Talk {
+    /// Also that tracing has begun, and how far it is.
+    Progress,
+    /// Warnings and errors alone.
+    Warnings,
 }
 
 /// What is traced.

@@ -8,7 +8,7 @@ use crate::options::Task;
 /// What a trace is asked for by these arguments.
 fn asked(arguments: &[&str]) -> Options {
     match parse_from(arguments).unwrap() {
-        Task::Trace(options) => options,
+        Task::Trace(options) => *options,
         other @ Task::Diff(_) => panic!("{other:?}"),
     }
 }

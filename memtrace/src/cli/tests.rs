@@ -3,7 +3,7 @@ use crate::options::{Color, DiffFormat, DiffOptions, DiffOutput};
 
 fn parsed(args: &[&str]) -> Options {
     match parse_from([&["memtrace"], args].concat()).unwrap() {
-        Task::Trace(options) => options,
+        Task::Trace(options) => *options,
         other @ Task::Diff(_) => panic!("{other:?}"),
     }
 }
@@ -421,11 +421,9 @@ fn a_delay_is_for_what_runs_already() {
 
 #[test]
 fn how_often_memory_is_looked_at_is_a_time_or_none() {
-    let sample = |text| parsed(&["-p", "1", "--sample", text]).trace.sample;
-    assert_eq!(
-        parsed(&["-p", "1"]).trace.sample,
-        Some(Duration::from_secs(1))
-    );
+    let every = |options: Options| options.trace.memory.map(|memory| memory.interval);
+    let sample = |text| every(parsed(&["-p", "1", "--sample", text]));
+    assert_eq!(every(parsed(&["-p", "1"])), Some(Duration::from_secs(1)));
     assert_eq!(sample("250ms"), Some(Duration::from_millis(250)));
     assert_eq!(sample("0"), Some(Duration::ZERO));
     assert_eq!(sample("off"), None);
@@ -437,7 +435,7 @@ fn how_often_memory_is_looked_at_is_a_time_or_none() {
 
 #[test]
 fn quiet_and_verbose_are_not_both_meant() {
-    assert!(parsed(&["-p", "1", "-q"]).trace.quiet);
+    assert!(parsed(&["-p", "1", "-q"]).trace.talk == Talk::Warnings);
     assert!(refused(&["-p", "1", "-q", "-v"]).contains("cannot be used with"));
     assert!(!parsed(&["-p", "1", "--no-cmdline"]).trace.arguments);
 }

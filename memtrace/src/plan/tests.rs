@@ -17,10 +17,9 @@ fn options() -> TraceOptions {
         python: Python::Auto,
         user: None,
         arguments: true,
-        quiet: false,
+        talk: options::Talk::Progress,
         unchanged: true,
-        sample: None,
-        cache: false,
+        memory: None,
     }
 }
 

@@ -47,10 +47,9 @@ fn trace() -> TraceOptions {
         python: Python::Auto,
         user: None,
         arguments: true,
-        quiet: false,
+        talk: crate::options::Talk::Progress,
         unchanged: true,
-        sample: None,
-        cache: false,
+        memory: None,
     }
 }
 

@@ -28,7 +28,7 @@ use crate::host;
 use crate::intake::Intake;
 use crate::interpreter::tracker::Tracker;
 use crate::memory::Accountant;
-use crate::options::{Target, TraceOptions};
+use crate::options::{Talk, Target, TraceOptions};
 use crate::plan::Plan;
 use crate::preflight;
 use crate::probe::Probe;
@@ -119,8 +119,8 @@ impl Session<Attached> {
         if let (Target::Launch { .. }, Some(held)) = (&options.target, &command) {
             targets.hold(held.pid());
         }
-        if let Some(interval) = options.sample {
-            let accountant = Accountant::start(table, interval, options.cache);
+        if let Some(memory) = options.memory {
+            let accountant = Accountant::start(table, memory.interval, memory.cache);
             targets.account(accountant.context("cannot start the thread that looks at memory")?);
         }
         let mut run = run(options, plan, notes);
@@ -134,7 +134,7 @@ impl Session<Attached> {
         session.catch_up();
         // From here on a signal ends the trace, with a report.
         signals::check()?;
-        if !options.quiet {
+        if options.talk == Talk::Progress {
             announce(&pids, found.processes);
         }
         say_how_long(start);
