@@ -50,7 +50,7 @@ mod skipped;
 use anyhow::{Context as _, Result};
 
 use crate::gate::Verdict;
-pub use crate::options::{DiffOptions, Options, Task};
+pub use crate::options::{DiffOptions, Options, ReportOptions, Task};
 use crate::plan::Plan;
 use crate::preflight::Facts;
 pub use crate::process::opener;
@@ -99,7 +99,10 @@ pub fn run(options: &Options) -> Result<ExitCode> {
 /// When one of them cannot be read, or the comparison cannot be written; each error says what to do.
 pub fn compare(options: &DiffOptions) -> Result<ExitCode> {
     let owns_all = Facts::gather(&[]).owns_all();
-    let destinations = preflight::destinations(options.output.open(owns_all))?;
+    let destinations = preflight::destinations(
+        options.output.open(owns_all),
+        "the comparison would be lost",
+    )?;
     let [base, new] = [&options.base, &options.new].map(|path| read(path));
     let (base, new) = (base?, new?);
     signals::check()?;
@@ -108,6 +111,20 @@ pub fn compare(options: &DiffOptions) -> Result<ExitCode> {
     options.output.write(&difference, &destinations)?;
     let verdict = options.gate.map(|growth| growth.check(&difference));
     Ok(exit_code(verdict))
+}
+
+/// Shows a saved report as `options` say.
+///
+/// # Errors
+/// When it cannot be read, or shown; each error says what to do.
+pub fn show(options: &ReportOptions) -> Result<()> {
+    let owns_all = Facts::gather(&[]).owns_all();
+    let destinations = Destinations::open(&options.output, owns_all);
+    let destinations = preflight::destinations(destinations, "nothing is written")?;
+    let profile = read(&options.file)?;
+    signals::check()?;
+    report::render_again(&profile, &options.output, &destinations)?;
+    Ok(())
 }
 
 /// Reads a saved report.

@@ -10,7 +10,7 @@ pub use crate::gate::{Growth, Limit};
 use crate::profile::BackendName;
 pub use crate::profile::{Python, Unwind};
 pub use crate::report::difference::{DiffFormat, DiffOutput};
-pub use crate::report::{By, FileReport, Format, Output, TextOptions};
+pub use crate::report::{By, FileReport, Format, Frames, Output, TextOptions};
 
 /// What memtrace is asked to do, validated. Nothing after this looks at flags.
 #[derive(Clone, Debug)]
@@ -19,6 +19,17 @@ pub enum Task {
     Trace(Options),
     /// To compare two reports.
     Diff(DiffOptions),
+    /// To show a saved report, in any format.
+    Report(ReportOptions),
+}
+
+/// A saved report that is shown, and what becomes of that.
+#[derive(Clone, Debug)]
+pub struct ReportOptions {
+    /// The saved report.
+    pub file: PathBuf,
+    /// Which reports are written.
+    pub output: Output,
 }
 
 /// Two reports that are compared, and what becomes of that.

@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 
 use super::sample::{sample, sample_cut, sample_pending, sample_with_losses, sample_with_memory};
 use super::*;
-use crate::report::{By, Format, Output, TextOptions};
+use crate::report::{By, Format, Frames, Output, TextOptions};
 
 /// What `format` writes of a profile.
 fn written(profile: &Profile, format: Format, by: By) -> String {
@@ -17,6 +17,7 @@ fn written(profile: &Profile, format: Format, by: By) -> String {
         files: Vec::new(),
         stdout: format,
         text: TextOptions { by, top: 20 },
+        frames: Frames::default(),
     };
     let mut text = Vec::new();
     let report = format.report(&output);
