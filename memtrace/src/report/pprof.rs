@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Write;
+use std::rc::Rc;
 use std::time::UNIX_EPOCH;
 
 use flate2::Compression;
@@ -75,29 +76,36 @@ impl Weight {
     }
 }
 
-type Row<'a> = (Vec<Step<'a>>, Labels<'a>, Weight);
+type Row<'a> = (Rc<[Step<'a>]>, Labels<'a>, Weight);
 
 /// Samples of equal stacks and labels added up, the largest first, and the smallest as `[other]`.
 fn rows(profile: &Profile, frames: Frames) -> Vec<Row<'_>> {
-    let mut merged: HashMap<(Vec<Step<'_>>, Labels<'_>), Weight> = HashMap::default();
+    // Stacks by number, since very many processes may have one stack.
+    let mut stacks: HashMap<Rc<[Step<'_>]>, usize> = HashMap::default();
+    let mut merged: HashMap<(usize, Labels<'_>), Weight> = HashMap::default();
     for sample in samples(profile, frames) {
-        let labels = Labels {
-            cause: sample.cause(),
-            origin: Some(sample.origin()),
-            object_type: sample.object_type(),
-            pid: sample.pid,
-        };
-        let weight = Weight {
-            bytes: sample.bytes,
-            pages: sample.pages,
-        };
-        merged
-            .entry((sample.steps, labels))
-            .or_default()
-            .add(weight);
+        let next = stacks.len();
+        let stack = *stacks.entry(sample.steps.as_slice().into()).or_insert(next);
+        for part in sample.by_process() {
+            let labels = Labels {
+                cause: sample.cause(),
+                origin: Some(sample.origin()),
+                object_type: sample.object_type(),
+                pid: part.pid,
+            };
+            merged.entry((stack, labels)).or_default().add(Weight {
+                bytes: part.bytes,
+                pages: part.pages,
+            });
+        }
     }
+    let mut by_number: Vec<(usize, Rc<[Step<'_>]>)> = stacks
+        .into_iter()
+        .map(|(steps, number)| (number, steps))
+        .collect();
+    by_number.sort_unstable_by_key(|(number, _)| *number);
     let mut rows: Vec<Row<'_>> = (merged.into_iter())
-        .map(|((steps, labels), weight)| (steps, labels, weight))
+        .map(|((stack, labels), weight)| (Rc::clone(&by_number[stack].1), labels, weight))
         .filter(|(.., weight)| *weight != Weight::default())
         .collect();
     // Of equal ones by name, so that one profile makes one file.
@@ -113,25 +121,30 @@ fn rows(profile: &Profile, frames: Frames) -> Vec<Row<'_>> {
             object_type: None,
             pid: None,
         };
-        (vec![Step::ours("[other]")], labels, weight)
+        ([Step::ours("[other]")].into(), labels, weight)
     }));
     rows
 }
 
 fn converted(profile: &Profile, frames: Frames) -> proto::Profile {
     let rows = rows(profile, frames);
-    let mut tables = Tables::default();
+    let mut tables = Tables {
+        build_ids: (profile.modules.iter())
+            .filter_map(|module| Some((&*module.path, module.build_id.as_deref()?)))
+            .collect(),
+        ..Tables::default()
+    };
     // The empty string is the first, as the format wants it.
     tables.string("");
     let pages = tables.value_type("pages", "count");
     let bytes = tables.value_type("bytes", "bytes");
     // The first mapping is what tools show as the name of the program.
-    tables.mapping(&program(profile), profile);
+    tables.mapping(&program(profile));
     let sample = rows
         .iter()
         .map(|(steps, labels, weight)| proto::Sample {
             location_id: (steps.iter().rev())
-                .map(|step| tables.location(step, profile))
+                .map(|step| tables.location(step))
                 .collect(),
             value: vec![number(weight.pages), number(weight.bytes)],
             label: tables.labels(labels),
@@ -209,6 +222,8 @@ fn number(count: u64) -> i64 {
 /// What samples refer to: everything has a number, from 1 on, strings from 0.
 #[derive(Default)]
 struct Tables<'a> {
+    /// By path.
+    build_ids: HashMap<&'a str, &'a str>,
     strings: Vec<String>,
     by_string: HashMap<String, i64>,
     mappings: Vec<proto::Mapping>,
@@ -237,12 +252,11 @@ impl<'a> Tables<'a> {
         }
     }
 
-    fn mapping(&mut self, path: &str, profile: &Profile) -> u64 {
+    fn mapping(&mut self, path: &str) -> u64 {
         if let Some(&known) = self.by_path.get(path) {
             return known;
         }
-        let module = profile.modules.iter().find(|module| &*module.path == path);
-        let build_id = module.and_then(|module| module.build_id.as_deref());
+        let build_id = self.build_ids.get(path).copied();
         let id = self.mappings.len() as u64 + 1;
         let mapping = proto::Mapping {
             id,
@@ -277,12 +291,12 @@ impl<'a> Tables<'a> {
         id
     }
 
-    fn location(&mut self, step: &Step<'a>, profile: &Profile) -> u64 {
+    fn location(&mut self, step: &Step<'a>) -> u64 {
         if let Some(&known) = self.by_step.get(step) {
             return known;
         }
         // What no file has, as a Python function, belongs to the program.
-        let mapping_id = step.module.map_or(1, |path| self.mapping(path, profile));
+        let mapping_id = step.module.map_or(1, |path| self.mapping(path));
         let line = proto::Line {
             function_id: self.function(step),
             line: step.line.map_or(0, i64::from),

@@ -1,4 +1,5 @@
-//! Prometheus' text format: for node_exporter's textfile collector, a pushgateway, or a check in CI.
+//! Prometheus' text format: for `node_exporter`'s textfile collector, a pushgateway, or a check in
+//! CI.
 //!
 //! Labels are names of memtrace's own, causes and origins and kinds of processes. A function, a file
 //! or a pid would make a series of each, and more with every trace.
@@ -7,8 +8,10 @@ use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::io::{self, Write};
 
+use foldhash::HashMap;
+
 use super::{Format, Report};
-use crate::profile::{Process, Profile};
+use crate::profile::{Process, Profile, RoleKind};
 
 pub(super) const FORMAT: Format = Format {
     name: "prom",
@@ -244,15 +247,17 @@ fn memory(profile: &Profile, out: &mut dyn Write) -> io::Result<()> {
     let Some(last) = (0..timeline.bins()).rev().find(looked) else {
         return Ok(());
     };
+    let kinds = profile.roles.iter().map(|role| (&*role.id, role.kind));
+    let kinds: HashMap<&str, RoleKind> = kinds.collect();
     let mut sums: BTreeMap<(&str, &str), u64> = BTreeMap::new();
     for row in &timeline.by_role {
-        let Some(role) = profile.roles.iter().find(|role| role.id == row.role) else {
+        let Some(role) = kinds.get(&*row.role) else {
             continue;
         };
         for (kind, bins) in [("shared", &row.shared), ("private", &row.private)] {
             if let Some(Some(bytes)) = bins.get(last) {
                 // Of kinds there are few; a role's id has a number.
-                let sum = sums.entry((role.kind.name(), kind)).or_default();
+                let sum = sums.entry((role.name(), kind)).or_default();
                 *sum = sum.saturating_add(*bytes);
             }
         }

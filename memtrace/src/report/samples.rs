@@ -127,8 +127,13 @@ pub(super) struct Sample<'a> {
     pub steps: Vec<Step<'a>>,
     /// Where they belong.
     pub site: &'a CallSite,
-    /// The process, where it is known for this stack: a call site of several stacks and several
-    /// processes does not say which process took which stack.
+    pub pages: u64,
+    pub bytes: u64,
+}
+
+/// What one process copied of a [`Sample`].
+pub(super) struct Part {
+    /// `None` where the profile does not say it.
     pub pid: Option<u32>,
     pub pages: u64,
     pub bytes: u64,
@@ -146,6 +151,33 @@ impl<'a> Sample<'a> {
     pub fn object_type(&self) -> Option<&'a str> {
         self.site.object_type.as_deref()
     }
+
+    /// What each process copied, where that is known: a call site of several stacks and several
+    /// processes does not say which process took which stack.
+    pub fn by_process(&self) -> Vec<Part> {
+        let processes = &self.site.processes;
+        let whole = |pid| Part {
+            pid,
+            pages: self.pages,
+            bytes: self.bytes,
+        };
+        if let (Some((&pid, _)), 1) = (processes.first_key_value(), processes.len()) {
+            return vec![whole(Some(pid))];
+        }
+        if self.site.stacks.len() != 1 || processes.is_empty() {
+            return vec![whole(None)];
+        }
+        let pages: Vec<u64> = processes.values().copied().collect();
+        let bytes = words::apportion(self.bytes, &pages);
+        let parts = processes.iter().zip(bytes);
+        parts
+            .map(|((&pid, &pages), bytes)| Part {
+                pid: Some(pid),
+                pages,
+                bytes,
+            })
+            .collect()
+    }
 }
 
 /// What stands for the cause as the last frame of a stack, in formats that know nothing but frames.
@@ -161,32 +193,12 @@ pub(super) fn samples(profile: &Profile, frames: Frames) -> Vec<Sample<'_>> {
         // All pages of a call site are of one size, since they have one origin.
         let bytes = words::apportion(site.bytes, &pages);
         for (stack, bytes) in site.stacks.iter().zip(bytes) {
-            let steps = steps(site, &stack.frames, frames);
-            let pids: Vec<(u32, u64)> = site.processes.iter().map(|(&p, &n)| (p, n)).collect();
-            if site.stacks.len() > 1 && pids.len() > 1 {
-                samples.push(Sample {
-                    steps,
-                    site,
-                    pid: None,
-                    pages: stack.pages,
-                    bytes,
-                });
-                continue;
-            }
-            let by_pid: Vec<u64> = match &pids[..] {
-                [_] => vec![stack.pages],
-                all => all.iter().map(|(_, pages)| *pages).collect(),
-            };
-            let bytes = words::apportion(bytes, &by_pid);
-            for (((pid, _), pages), bytes) in pids.iter().zip(by_pid).zip(bytes) {
-                samples.push(Sample {
-                    steps: steps.clone(),
-                    site,
-                    pid: Some(*pid),
-                    pages,
-                    bytes,
-                });
-            }
+            samples.push(Sample {
+                steps: steps(site, &stack.frames, frames),
+                site,
+                pages: stack.pages,
+                bytes,
+            });
         }
     }
     samples
@@ -254,6 +266,9 @@ pub(super) mod tests {
                 let bytes: u64 = samples.iter().map(|sample| sample.bytes).sum();
                 assert_eq!(pages, profile.totals.copied_pages, "{name}, {frames:?}");
                 assert_eq!(bytes, profile.totals.copied_bytes, "{name}, {frames:?}");
+                let parts = samples.iter().flat_map(Sample::by_process);
+                let parts = parts.fold((0, 0), |sum, it| (sum.0 + it.pages, sum.1 + it.bytes));
+                assert_eq!(parts, (pages, bytes), "{name}, {frames:?}");
                 assert!(samples.iter().all(|sample| !sample.steps.is_empty()));
             }
         }
@@ -301,8 +316,9 @@ pub(super) mod tests {
             let samples = samples(profile, Frames::Site);
             let first = samples
                 .iter()
-                .filter(|it| std::ptr::eq(it.site, &profile.call_sites[0]));
-            first.map(|it| (it.pid, it.pages)).collect()
+                .filter(|it| std::ptr::eq(it.site, &raw const profile.call_sites[0]));
+            let parts = first.flat_map(Sample::by_process);
+            parts.map(|part| (part.pid, part.pages)).collect()
         };
         let one_stack = pids(&profile);
         assert_eq!(
@@ -316,6 +332,8 @@ pub(super) mod tests {
         assert_eq!(pids(&profile), [(None, 2_000), (None, 500)]);
         profile.call_sites[0].processes = [(7, 2_500)].into();
         assert_eq!(pids(&profile), [(Some(7), 2_000), (Some(7), 500)]);
+        profile.call_sites[0].processes.clear();
+        assert_eq!(pids(&profile), [(None, 2_000), (None, 500)]);
     }
 
     #[test]
@@ -339,7 +357,7 @@ pub(super) mod tests {
         assert_eq!(steps[MOST_STEPS - 1].function, "f0");
         let bare = samples
             .iter()
-            .find(|it| std::ptr::eq(it.site, &profile.call_sites[1]));
+            .find(|it| std::ptr::eq(it.site, &raw const profile.call_sites[1]));
         assert_eq!(bare.unwrap().steps.len(), 1);
     }
 

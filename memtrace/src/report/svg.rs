@@ -198,17 +198,16 @@ impl Report for Svg {
 /// The first line: how much, and in which time.
 fn title(profile: &Profile, tree: &Tree<'_>) -> String {
     let Node { pages, bytes, .. } = tree.root();
-    let mut title = format!(
-        "{} copied on write: {} in {}",
+    let lost = match profile.totals.lost.faults {
+        0 => String::new(),
+        lost => format!("; {} without a record", words::count(lost)),
+    };
+    format!(
+        "{} copied on write: {} in {}{lost}",
         words::size(*bytes),
         words::counted(*pages, "page", "pages"),
         words::seconds(profile.duration_s)
-    );
-    let lost = &profile.totals.lost;
-    if lost.faults > 0 {
-        title += &format!("; {} without a record", words::count(lost.faults));
-    }
-    title
+    )
 }
 
 fn in_legend(cause: CauseName, pages: u64, total: u64) -> String {

@@ -51,7 +51,7 @@ fn sizes(shared: u64, private: u64) -> MemorySizes {
         shared: Some(shared),
         private: Some(private),
         swap: Some(0),
-        anonymous: Some((shared + private) / 2),
+        anonymous: Some(u64::midpoint(shared, private)),
         why: None,
     }
 }

@@ -69,6 +69,10 @@ pub(super) struct Label {
 
 /// A program or library. Where it was mapped differs between processes, and is left out.
 #[derive(Clone, Copy, PartialEq, prost::Message)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "the format has a field for each"
+)]
 pub(super) struct Mapping {
     #[prost(uint64, tag = "1")]
     pub id: u64,
