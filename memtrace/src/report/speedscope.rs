@@ -104,7 +104,8 @@ impl Key<'_> {
     fn frame(&self) -> Frame {
         match self {
             Self::Step(step) => Frame {
-                name: name_of(step.function),
+                // With the line, since a box shows nothing but its name.
+                name: step.name(),
                 file: step.file.or(step.module).map(path_of),
                 line: step.line,
             },
@@ -238,7 +239,7 @@ mod tests {
               {
                 "file": "/srv/shop/app/catalog.py",
                 "line": 212,
-                "name": "Catalog.render"
+                "name": "Catalog.render (catalog.py:212)"
               },
               {
                 "name": "[refcount]"
