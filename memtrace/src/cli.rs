@@ -9,8 +9,6 @@
 //! [`preflight`]: crate::preflight
 
 use std::ffi::OsString;
-use std::io::{self, IsTerminal as _};
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::builder::StyledStr;
@@ -18,14 +16,18 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{ArgAction, Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 
 use self::diff::DiffArgs;
+use self::report::ReportArgs;
+use self::reports::{Reports, parse_rows};
 use crate::options::{
-    Backend, By, Choice, Color, FileReport, Format, Limit, MemoryOptions, Options, Output, Python,
-    Talk, Target, Task, TextOptions, TraceOptions, Unwind,
+    Backend, Choice, Limit, MemoryOptions, Options, Python, Talk, Target, Task, TraceOptions,
+    Unwind,
 };
 
 use crate::user::User;
 
 mod diff;
+mod report;
+mod reports;
 
 /// The shortest time between two looks at memory.
 const SHORTEST_SAMPLE: Duration = Duration::from_millis(10);
@@ -54,6 +56,9 @@ Examples:
   Which source files copy, the 50 largest:
     sudo memtrace -p 4242 -d 10s --by file --top 50
 
+  A saved report as a flame graph, and for go tool pprof:
+    memtrace report profile.json -o profile.svg -o profile.pb.gz
+
   What a change has done to it, of two reports:
     memtrace diff before.json.gz after.json.gz
 
@@ -69,7 +74,7 @@ began.";
     about = "Shows which code paths turn the shared memory of a prefork server private",
     long_about = LONG_ABOUT,
     after_help = EXAMPLES,
-    override_usage = "memtrace [OPTIONS] --pid PID [-- COMMAND...]\n       memtrace [OPTIONS] --name NAME [-- COMMAND...]\n       memtrace [OPTIONS] -- COMMAND...\n       memtrace diff [OPTIONS] BASE NEW",
+    override_usage = "memtrace [OPTIONS] --pid PID [-- COMMAND...]\n       memtrace [OPTIONS] --name NAME [-- COMMAND...]\n       memtrace [OPTIONS] -- COMMAND...\n       memtrace report [OPTIONS] FILE\n       memtrace diff [OPTIONS] BASE NEW",
     max_term_width = 100,
     args_conflicts_with_subcommands = true
 )]
@@ -84,6 +89,7 @@ pub struct Cli {
 /// Tasks other than to trace.
 #[derive(Debug, Subcommand)]
 enum Other {
+    Report(ReportArgs),
     Diff(DiffArgs),
 }
 
@@ -239,43 +245,6 @@ struct Said {
     verbose: u8,
 }
 
-/// The arguments that say what becomes of a trace.
-#[derive(Debug, Args)]
-struct Reports {
-    #[arg(short, long, value_name = "FILE", help = output_help(), long_help = output_long_help())]
-    output: Vec<PathBuf>,
-
-    /// Format of the report on standard output
-    #[arg(short, long, value_name = "FORMAT", default_value = "text")]
-    format: Format,
-
-    /// What the rows of the text report's main table are
-    #[arg(long, value_name = "BY", default_value = "site")]
-    by: By,
-
-    /// Whether the text report has colours: where standard output is a terminal, unless `NO_COLOR` is set
-    #[arg(long, value_name = "WHEN", default_value = "auto")]
-    color: Color,
-
-    /// Rows in each table of the text report
-    #[arg(long, value_name = "N", default_value = "20", value_parser = parse_rows, allow_hyphen_values = true)]
-    top: u32,
-}
-
-fn output_help() -> String {
-    let extensions = Format::extensions("or", Format::with_dot);
-    format!("Also write a report to FILE; its name says the format: {extensions}")
-}
-
-fn output_long_help() -> String {
-    format!(
-        "{}\n\nMay be given several times. FILE appears when the report is complete, and replaces \
-         what was there. Standard output gets a report in any case, in the format that --format \
-         says; naming it as - is allowed and changes nothing.",
-        output_help()
-    )
-}
-
 /// What one `--pid` named.
 #[derive(Clone, Debug)]
 struct Pids(Vec<u32>);
@@ -312,8 +281,8 @@ fn with_hint(mut error: clap::Error) -> clap::Error {
     let is_number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
     let hint = match found.as_deref() {
         Some(pid) if is_number(pid) => format!("to trace process {pid}, use --pid {pid}"),
-        Some("diff") => {
-            "'diff' comes first, and its options behind it: memtrace diff --help".into()
+        Some(task @ ("diff" | "report")) => {
+            format!("'{task}' comes first, and its options behind it: memtrace {task} --help")
         }
         _ => return error,
     };
@@ -329,6 +298,7 @@ impl TryFrom<Cli> for Task {
         match cli.other {
             None => Ok(Self::Trace(Box::new(cli.trace.try_into()?))),
             Some(Other::Diff(args)) => Ok(Self::Diff(args.try_into()?)),
+            Some(Other::Report(args)) => Ok(Self::Report(args.try_into()?)),
         }
     }
 }
@@ -357,15 +327,7 @@ impl TryFrom<Trace> for Options {
                 },
                 memory: memory(&cli.memory)?,
             },
-            output: Output {
-                files: files(cli.reports.output)?,
-                stdout: stdout(cli.reports.format, io::stdout().is_terminal())?,
-                color: cli.reports.color,
-                text: TextOptions {
-                    by: cli.reports.by,
-                    top: cli.reports.top as usize,
-                },
-            },
+            output: cli.reports.try_into()?,
             choice,
             gate: cli.fail_over,
             delay: delay(cli.delay, has_target)?,
@@ -473,17 +435,6 @@ fn sample(text: &str) -> Result<Option<Duration>, String> {
     }
 }
 
-fn files(paths: Vec<PathBuf>) -> Result<Vec<FileReport>, String> {
-    let mut files: Vec<FileReport> = Vec::new();
-    for path in paths.into_iter().filter(|path| path != Path::new("-")) {
-        let format = Format::of_file(&path)?;
-        if files.iter().all(|file| file.path != path) {
-            files.push(FileReport { path, format });
-        }
-    }
-    Ok(files)
-}
-
 fn backend(backend: Backend) -> Result<Backend, String> {
     let missing = match backend {
         Backend::Auto | Backend::Tracepoint => return Ok(backend),
@@ -494,18 +445,6 @@ fn backend(backend: Backend) -> Result<Backend, String> {
         "this version of memtrace has no {missing} backend; use --backend tracepoint, or auto, \
          which takes the best there is"
     ))
-}
-
-/// Binary reports are for files and pipes.
-fn stdout(format: Format, is_terminal: bool) -> Result<Format, String> {
-    if format.is_binary && is_terminal {
-        return Err(format!(
-            "a {} report is not text, so a terminal cannot show it; redirect standard output to a \
-             file, or name one: -o FILE.{}",
-            format.name, format.extension
-        ));
-    }
-    Ok(format)
 }
 
 fn parse_pids(text: &str) -> Result<Pids, String> {
@@ -529,14 +468,6 @@ fn parse_pid(text: &str) -> Result<u32, String> {
             "'{}' is not a process id, a number such as 4242",
             text.escape_debug()
         )),
-    }
-}
-
-fn parse_rows(text: &str) -> Result<u32, String> {
-    match text.parse() {
-        Ok(0) => Err("a table has at least one row; give 1 or more".to_owned()),
-        Ok(rows) => Ok(rows),
-        Err(_) => Err("it is not a number of rows, such as 50".to_owned()),
     }
 }
 

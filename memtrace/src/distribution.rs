@@ -124,6 +124,18 @@ impl Distribution {
         summarise(&self.buckets())
     }
 
+    /// All counts: base64 of the HdrHistogram V2 compressed encoding; `None` when nothing was counted.
+    ///
+    /// # Errors
+    ///
+    /// When the crates that encode refuse, which they have no cause to.
+    pub fn encoded(&self) -> anyhow::Result<Option<String>> {
+        let buckets = self.buckets();
+        (!buckets.is_empty())
+            .then(|| encoding::encode(&buckets))
+            .transpose()
+    }
+
     /// The same counts as a real HdrHistogram, which grows when a larger value is recorded.
     #[must_use]
     pub fn histogram(&self) -> Histogram<u64> {

@@ -54,7 +54,7 @@ use anyhow::{Context as _, Result};
 
 use crate::gate::Verdict;
 use crate::options::Talk;
-pub use crate::options::{DiffOptions, Options, Task};
+pub use crate::options::{DiffOptions, Options, ReportOptions, Task};
 use crate::plan::Plan;
 use crate::preflight::Facts;
 pub use crate::process::opener;
@@ -143,7 +143,10 @@ fn wait(options: &Options) -> Result<()> {
 /// When one of them cannot be read, or the comparison cannot be written; each error says what to do.
 pub fn compare(options: &DiffOptions) -> Result<ExitCode> {
     let owns_all = Facts::gather(&[]).owns_all();
-    let destinations = preflight::destinations(options.output.open(owns_all))?;
+    let destinations = preflight::destinations(
+        options.output.open(owns_all),
+        "the comparison would be lost",
+    )?;
     let [base, new] = [&options.base, &options.new].map(|path| read(path));
     let (base, new) = (base?, new?);
     signals::check()?;
@@ -152,6 +155,20 @@ pub fn compare(options: &DiffOptions) -> Result<ExitCode> {
     options.output.write(&difference, &destinations)?;
     let verdict = options.gate.map(|growth| growth.check(&difference));
     Ok(exit_code(verdict))
+}
+
+/// Shows a saved report as `options` say.
+///
+/// # Errors
+/// When it cannot be read, or shown; each error says what to do.
+pub fn show(options: &ReportOptions) -> Result<()> {
+    let owns_all = Facts::gather(&[]).owns_all();
+    let destinations = Destinations::open(&options.output, owns_all);
+    let destinations = preflight::destinations(destinations, "nothing is written")?;
+    let profile = read(&options.file)?;
+    signals::check()?;
+    report::render_again(&profile, &options.output, &destinations)?;
+    Ok(())
 }
 
 /// Reads a saved report.
@@ -219,7 +236,7 @@ mod tests {
     use crate::profile::Profile;
     use crate::profile::sample::sample;
     use crate::report::difference::{DiffFormat, DiffOutput};
-    use crate::report::{By, Color, Format, Output, TextOptions};
+    use crate::report::{By, Color, Format, Frames, Output, TextOptions};
 
     /// Writes a profile as the report that its name asks for.
     fn write(profile: &Profile, path: &Path) {
@@ -231,6 +248,7 @@ mod tests {
                 by: By::Site,
                 top: 20,
             },
+            frames: Frames::default(),
         };
         let report = Format::of_file(path).unwrap().report(&output);
         report

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use log::LevelFilter;
 use memtrace::signals::Interrupted;
-use memtrace::{Task, cli, compare, hear_signals, inspection, opener, run, signals};
+use memtrace::{Task, cli, compare, hear_signals, inspection, opener, run, show, signals};
 
 fn main() -> ExitCode {
     // Foreign files are looked into in processes of their own, which are this program again.
@@ -32,7 +32,7 @@ fn main() -> ExitCode {
     };
     let verbosity = match &task {
         Task::Trace(options) => options.verbosity,
-        Task::Diff(_) => 0,
+        Task::Diff(_) | Task::Report(_) => 0,
     };
     let level = match verbosity {
         0 => LevelFilter::Warn,
@@ -48,6 +48,7 @@ fn main() -> ExitCode {
     let done = match &task {
         Task::Trace(options) => run(options),
         Task::Diff(options) => compare(options),
+        Task::Report(options) => show(options).map(|()| ExitCode::SUCCESS),
     };
     match done {
         Ok(code) => code,

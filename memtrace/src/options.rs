@@ -10,7 +10,7 @@ pub use crate::gate::{Growth, Limit};
 use crate::profile::BackendName;
 pub use crate::profile::{Python, Unwind};
 pub use crate::report::difference::{DiffFormat, DiffOutput};
-pub use crate::report::{By, Color, FileReport, Format, Output, TextOptions};
+pub use crate::report::{By, Color, FileReport, Format, Frames, Output, TextOptions};
 use crate::user::User;
 
 /// What memtrace is asked to do, validated. Nothing after this looks at flags.
@@ -20,6 +20,17 @@ pub enum Task {
     Trace(Box<Options>),
     /// To compare two reports.
     Diff(DiffOptions),
+    /// To show a saved report, in any format.
+    Report(ReportOptions),
+}
+
+/// A saved report that is shown, and what becomes of that.
+#[derive(Clone, Debug)]
+pub struct ReportOptions {
+    /// The saved report.
+    pub file: PathBuf,
+    /// Which reports are written.
+    pub output: Output,
 }
 
 /// Two reports that are compared, and what becomes of that.

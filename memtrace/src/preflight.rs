@@ -72,19 +72,19 @@ pub fn of_machine() -> Vec<Problem> {
     machine_problems(&Facts::gather(&[]))
 }
 
-/// Where reports go, when nothing is traced for them.
+/// Where reports go, when nothing is traced for them. `effect` is that of one that cannot be written.
 ///
 /// # Errors
 ///
 /// Where one cannot be written, and why.
 pub fn destinations(
     opened: Result<Destinations, Vec<(Option<PathBuf>, Refusal)>>,
+    effect: &'static str,
 ) -> Result<Destinations, Problems> {
     opened.map_err(|refused| {
         let refused = refused.iter();
-        let problems = refused.map(|(path, why)| {
-            outputs::output_problem(path.as_ref(), why, "the comparison would be lost")
-        });
+        let problems =
+            refused.map(|(path, why)| outputs::output_problem(path.as_ref(), why, effect));
         Problems(problems.collect())
     })
 }

@@ -9,7 +9,7 @@ use crate::options::Task;
 fn asked(arguments: &[&str]) -> Options {
     match parse_from(arguments).unwrap() {
         Task::Trace(options) => *options,
-        other @ Task::Diff(_) => panic!("{other:?}"),
+        other => panic!("{other:?}"),
     }
 }
 

@@ -1,10 +1,16 @@
+use std::path::Path;
+
+use super::reports::stdout;
 use super::*;
-use crate::options::{Color, DiffFormat, DiffOptions, DiffOutput};
+use crate::options::{
+    By, Color, DiffFormat, DiffOptions, DiffOutput, FileReport, Format, Frames, ReportOptions,
+    TextOptions,
+};
 
 fn parsed(args: &[&str]) -> Options {
     match parse_from([&["memtrace"], args].concat()).unwrap() {
         Task::Trace(options) => *options,
-        other @ Task::Diff(_) => panic!("{other:?}"),
+        other => panic!("{other:?}"),
     }
 }
 
@@ -191,8 +197,8 @@ fn what_is_wrong_is_said_with_what_to_do() {
     insta::assert_snapshot!(refused(&["-p1", "-d", "30"]), @"error: invalid value '30' for '--duration <TIME>': it has no unit; for seconds write 30s");
     insta::assert_snapshot!(refused(&["-p1", "-d", "soon"]), @r#"error: invalid value 'soon' for '--duration <TIME>': it is not a time such as 500ms, 30s, 5m or "1m 30s""#);
     insta::assert_snapshot!(refused(&["-p1", "-d", "2y"]), @"error: invalid value '2y' for '--duration <TIME>': a trace lasts a year at most");
-    insta::assert_snapshot!(refused(&["-p1", "-o", "out"]), @"error: cannot write a report to 'out': its name has no extension, which says the report's format; supported are .json (schema memtrace/1), .json.gz (the same, compressed by gzip) and .txt");
-    insta::assert_snapshot!(refused(&["-p1", "-o", "flame.svg"]), @"error: cannot write a report to 'flame.svg': '.svg' is not a report format of this version; supported are .json (schema memtrace/1), .json.gz (the same, compressed by gzip) and .txt");
+    insta::assert_snapshot!(refused(&["-p1", "-o", "out"]), @"error: cannot write a report to 'out': its name has no extension, which says the report's format; supported are .folded (a stack a line, and its pages), .hlog (latencies and ages by cause), .json (schema memtrace/1), .json.gz (the same, compressed by gzip), .pb.gz (pprof, compressed by gzip), .prom (totals, in the text format), .speedscope.json (stacks by bytes and by pages), .svg (a flame graph by cause) and .txt");
+    insta::assert_snapshot!(refused(&["-p1", "-o", "flame.png"]), @"error: cannot write a report to 'flame.png': '.png' is not a report format of this version; supported are .folded (a stack a line, and its pages), .hlog (latencies and ages by cause), .json (schema memtrace/1), .json.gz (the same, compressed by gzip), .pb.gz (pprof, compressed by gzip), .prom (totals, in the text format), .speedscope.json (stacks by bytes and by pages), .svg (a flame graph by cause) and .txt");
     insta::assert_snapshot!(refused(&["-p1", "--top", "0"]), @"error: invalid value '0' for '--top <N>': a table has at least one row; give 1 or more");
     insta::assert_snapshot!(refused(&["-p1", "--top", "-1"]), @"error: invalid value '-1' for '--top <N>': it is not a number of rows, such as 50");
     insta::assert_snapshot!(refused(&["-p1", "--top", "many"]), @"error: invalid value 'many' for '--top <N>': it is not a number of rows, such as 50");
@@ -231,8 +237,9 @@ fn help_names_every_value_and_what_it_means() {
     }
     for part in [
         "-o, --output <FILE>",
-        "the format: .json, .json.gz or .txt",
-        "- json:    For programs: schema memtrace/1",
+        "- svg:        For a picture: a flame graph by cause",
+        "--frames <FRAMES>",
+        "- json:       For programs: schema memtrace/1",
         "--by <BY>",
         "- file:     The source file, or the program or library",
         "--unwind <MODE>",
@@ -265,7 +272,7 @@ fn help_teaches_by_example() {
 fn compared(args: &[&str]) -> DiffOptions {
     match parse_from([&["memtrace", "diff"], args].concat()).unwrap() {
         Task::Diff(options) => options,
-        other @ Task::Trace(_) => panic!("{other:?}"),
+        other => panic!("{other:?}"),
     }
 }
 
@@ -321,7 +328,7 @@ fn diff_compares_two_reports() {
 
 #[test]
 fn a_command_may_be_called_like_a_task() {
-    for command in ["diff", "help"] {
+    for command in ["diff", "report", "help"] {
         let options = parsed(&["--", command, "a", "b"]);
         let command = words(&[command, "a", "b"]);
         assert_eq!(options.trace.target, Target::Launch { command });
@@ -334,6 +341,34 @@ fn a_command_may_be_called_like_a_task() {
             load: Some(words(&["diff"]))
         }
     );
+}
+
+#[test]
+fn a_saved_report_is_shown_as_a_trace_is() {
+    let shown = |args: &[&str]| -> ReportOptions {
+        match parse_from([&["memtrace", "report"], args].concat()).unwrap() {
+            Task::Report(options) => options,
+            other => panic!("{other:?}"),
+        }
+    };
+    let options = shown(&["a.json.gz"]);
+    assert_eq!(options.file, Path::new("a.json.gz"));
+    assert_eq!(options.output, parsed(&["-p1"]).output);
+    assert_eq!(options.output.frames, Frames::Python);
+    let options = shown(&["-f", "folded", "a.json", "--frames", "mixed", "-o", "b.svg"]);
+    assert_eq!(options.output.stdout.name, "folded");
+    assert_eq!(options.output.frames, Frames::Mixed);
+    assert_eq!(options.output.files[0].format.name, "svg");
+    insta::assert_snapshot!(refused(&["report"]), @r"
+    error: the following required arguments were not provided:
+      <FILE>...
+    ");
+    insta::assert_snapshot!(refused(&["report", "a.json", "b.json"]), @"error: 2 reports cannot be shown as one: this version of memtrace does not merge reports yet; give one FILE, or compare two with memtrace diff");
+    insta::assert_snapshot!(refused(&["report", "a.json", "--frames", "all"]), @r"
+    error: invalid value 'all' for '--frames <FRAMES>'
+      [possible values: mixed, python, site]
+    ");
+    insta::assert_snapshot!(refused(&["report", "a.json", "-p1"]), @"error: unexpected argument '-p' found");
 }
 
 #[test]
@@ -383,6 +418,7 @@ fn help_lists_the_tasks_and_each_has_its_own() {
     for part in [
         "Compare two saved reports",
         "memtrace diff [OPTIONS] BASE NEW",
+        "memtrace report [OPTIONS] FILE",
         "1 over the limit",
     ] {
         assert!(all.contains(part), "no {part:?} in {all}");

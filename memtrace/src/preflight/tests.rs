@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use super::facts::Own;
 use super::*;
 use crate::options::{
-    Backend, By, FileReport, Format, Output, Python, Target, TextOptions, Unwind,
+    Backend, By, FileReport, Format, Frames, Output, Python, Target, TextOptions, Unwind,
 };
 use crate::probe::backend::Backend as _;
 use crate::probe::backend::tracepoint::Tracepoint;
@@ -62,6 +62,7 @@ fn output() -> Output {
             by: By::Site,
             top: 20,
         },
+        frames: Frames::default(),
     }
 }
 

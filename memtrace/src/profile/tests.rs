@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 
 use super::sample::{sample, sample_cut, sample_pending, sample_with_losses, sample_with_memory};
 use super::*;
-use crate::report::{By, Color, Format, Output, TextOptions};
+use crate::report::{By, Color, Format, Frames, Output, TextOptions};
 
 /// What `format` writes of a profile.
 fn written(profile: &Profile, format: Format, by: By) -> String {
@@ -18,6 +18,7 @@ fn written(profile: &Profile, format: Format, by: By) -> String {
         stdout: format,
         color: Color::Auto,
         text: TextOptions { by, top: 20 },
+        frames: Frames::default(),
     };
     let mut text = Vec::new();
     let report = format.report(&output);

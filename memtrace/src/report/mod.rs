@@ -8,7 +8,8 @@
 //! [`difference`] writes two profiles compared, in formats of its own.
 //!
 //! [`format`] lists the formats. [`group`], [`frames`] and [`words`] are what those share that are
-//! read by people.
+//! read by people; [`samples`] and, in pictures, [`tree`] and [`palette`] what those share that have
+//! stacks.
 
 use std::fmt;
 use std::io::{self, Write};
@@ -23,20 +24,31 @@ mod claims;
 mod destination;
 pub mod difference;
 mod file;
+pub mod folded;
 pub mod format;
 mod frames;
 mod group;
+pub mod hlog;
 pub mod json;
 pub mod json_gz;
+mod palette;
+pub mod pprof;
+pub mod prom;
 mod rescue;
+mod samples;
+pub mod speedscope;
+pub mod svg;
 pub mod text;
+mod tree;
 pub(crate) mod words;
+mod xml;
 
 pub use destination::Refusal;
 use destination::{Destination, check_stdout};
 pub use file::remove_unfinished;
 pub use format::Format;
 pub use group::By;
+pub use samples::Frames;
 
 /// Which reports are written, and how they look.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,6 +61,8 @@ pub struct Output {
     pub color: Color,
     /// How the text report looks.
     pub text: TextOptions,
+    /// Which frames pictures show, and files for other tools have.
+    pub frames: Frames,
 }
 
 /// Whether there are colours.
@@ -138,18 +152,21 @@ impl Destinations {
 pub struct NotWritten {
     /// Which, and why; at least one.
     failures: Vec<anyhow::Error>,
-    /// Where the profile was saved instead, or why not even that could be done.
-    saved: anyhow::Result<PathBuf>,
+    /// Where the profile was saved instead, or why not even that could be done; `None` where it has
+    /// been read from a file, which is still there.
+    saved: Option<anyhow::Result<PathBuf>>,
 }
 
 impl fmt::Display for NotWritten {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for failure in &self.failures {
-            writeln!(f, "{failure:#}")?;
+        for (at, failure) in self.failures.iter().enumerate() {
+            let line_break = if at > 0 { "\n" } else { "" };
+            write!(f, "{line_break}{failure:#}")?;
         }
         match &self.saved {
-            Ok(path) => write!(f, "  saved:  the whole profile, as {}", path.display()),
-            Err(why) => write!(f, "  lost:   it could not be saved elsewhere: {why:#}"),
+            None => Ok(()),
+            Some(Ok(path)) => write!(f, "\n  saved:  the whole profile, as {}", path.display()),
+            Some(Err(why)) => write!(f, "\n  lost:   it could not be saved elsewhere: {why:#}"),
         }
     }
 }
@@ -169,8 +186,41 @@ pub fn render(
     output: &Output,
     destinations: &Destinations,
 ) -> Result<(), NotWritten> {
-    let (mut failures, temporary) = (Vec::new(), std::env::temp_dir());
-    let mut beside = Vec::new();
+    let Err((failures, mut beside)) = write_all(profile, output, destinations) else {
+        return Ok(());
+    };
+    let temporary = std::env::temp_dir();
+    beside.extend([Path::new("."), &temporary]);
+    let saved = Some(rescue::save(profile, &beside));
+    Err(NotWritten { failures, saved })
+}
+
+/// [`render`], of a profile that was read from a file: nothing is lost when it cannot be written.
+///
+/// # Errors
+///
+/// When a report cannot be written. The others are still attempted.
+pub fn render_again(
+    profile: &Profile,
+    output: &Output,
+    destinations: &Destinations,
+) -> Result<(), NotWritten> {
+    let written = write_all(profile, output, destinations);
+    written.map_err(|(failures, _)| NotWritten {
+        failures,
+        saved: None,
+    })
+}
+
+/// Why reports could not be written, and the directories that files were meant for.
+type Failures<'a> = (Vec<anyhow::Error>, Vec<&'a Path>);
+
+fn write_all<'a>(
+    profile: &Profile,
+    output: &'a Output,
+    destinations: &Destinations,
+) -> Result<(), Failures<'a>> {
+    let (mut failures, mut beside) = (Vec::new(), Vec::new());
     for (wanted, destination) in output.files.iter().zip(&destinations.files) {
         let report = wanted.format.report(output);
         let written = destination.write(&mut |out| report.write(profile, out));
@@ -184,11 +234,10 @@ pub fn render(
     let report = (output.stdout.make)(output, text::Screen::of_stdout(output.color));
     failures.extend(to_stdout(&mut |out| report.write(profile, out)).err());
     if failures.is_empty() {
-        return Ok(());
+        Ok(())
+    } else {
+        Err((failures, beside))
     }
-    beside.extend([Path::new("."), &temporary]);
-    let saved = rescue::save(profile, &beside);
-    Err(NotWritten { failures, saved })
 }
 
 fn to_stdout(fill: file::Fill<'_>) -> anyhow::Result<()> {
@@ -217,8 +266,24 @@ fn unless_closed(result: anyhow::Result<()>) -> anyhow::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::{Duration, Instant};
+
     use super::*;
     use crate::profile::sample::sample;
+    use crate::profile::{Frame, StackPages};
+
+    fn output() -> Output {
+        Output {
+            files: Vec::new(),
+            stdout: Format::TEXT,
+            color: Color::Auto,
+            text: TextOptions {
+                by: By::Site,
+                top: 20,
+            },
+            frames: Frames::default(),
+        }
+    }
 
     struct Full(io::ErrorKind);
 
@@ -240,7 +305,7 @@ mod tests {
         };
         let mut error = NotWritten {
             failures: vec![failure("a.json"), failure("b.txt")],
-            saved: Ok("/tmp/memtrace-7.json.gz".into()),
+            saved: Some(Ok("/tmp/memtrace-7.json.gz".into())),
         };
         insta::assert_snapshot!(error, @"
         cannot write the report to 'a.json': No space left on device (os error 28)
@@ -248,29 +313,90 @@ mod tests {
           saved:  the whole profile, as /tmp/memtrace-7.json.gz
         ");
         error.failures.pop();
-        error.saved = Err(failure("/tmp"));
+        error.saved = Some(Err(failure("/tmp")));
         insta::assert_snapshot!(error, @"
         cannot write the report to 'a.json': No space left on device (os error 28)
           lost:   it could not be saved elsewhere: cannot write the report to '/tmp': No space left on device (os error 28)
         ");
+        error.saved = None;
+        insta::assert_snapshot!(error, @"cannot write the report to 'a.json': No space left on device (os error 28)");
     }
 
     #[test]
     fn a_closed_pipe_is_no_error_and_a_full_disk_is_one() {
-        let output = Output {
-            files: Vec::new(),
-            stdout: Format::TEXT,
-            color: Color::Auto,
-            text: TextOptions {
-                by: By::Site,
-                top: 20,
-            },
-        };
+        let output = output();
         for format in Format::ALL {
             let report = format.report(&output);
             let write = |kind| unless_closed(report.write(&sample(), &mut Full(kind)));
             write(io::ErrorKind::BrokenPipe).unwrap();
             write(io::ErrorKind::StorageFull).unwrap_err();
         }
+    }
+
+    /// A profile of so many stacks, all of them different.
+    fn of_many_stacks(stacks: u64) -> Profile {
+        let mut profile = sample();
+        let site = profile.call_sites[0].clone();
+        let pages = |n: u64| 1 + n % 7;
+        profile.call_sites = (0..stacks / 10)
+            .map(|of| {
+                let mut site = site.clone();
+                site.stacks = (of * 10..of * 10 + 10)
+                    .map(|n| {
+                        let mut frames = site.stacks[0].frames.to_vec();
+                        for (at, frame) in frames.iter_mut().enumerate() {
+                            let mut other = Frame::clone(frame);
+                            let differs = n >> at.min(60) & 1;
+                            other.function = format!("{}_{differs}", frame.function).into();
+                            *frame = other.into();
+                        }
+                        StackPages {
+                            pages: pages(n),
+                            frames: frames.into(),
+                            ..site.stacks[0].clone()
+                        }
+                    })
+                    .collect();
+                site.pages = site.stacks.iter().map(|stack| stack.pages).sum();
+                site.bytes = site.pages * 4096;
+                site
+            })
+            .collect();
+        profile
+    }
+
+    /// How long each format takes, slowest first, and whether it wrote anything.
+    fn timed(profile: &Profile) -> Vec<(Duration, &'static str, usize)> {
+        let output = Output {
+            frames: Frames::Mixed,
+            ..output()
+        };
+        let mut times: Vec<_> = (Format::ALL.iter())
+            .map(|format| {
+                let (mut bytes, start) = (Vec::new(), Instant::now());
+                format.report(&output).write(profile, &mut bytes).unwrap();
+                (start.elapsed(), format.name, bytes.len())
+            })
+            .collect();
+        times.sort_unstable_by(|a, b| b.cmp(a));
+        times
+    }
+
+    #[test]
+    fn every_format_takes_many_stacks() {
+        for (_, name, bytes) in timed(&of_many_stacks(1_000)) {
+            assert!(bytes > 500, "{name}: {bytes}");
+        }
+    }
+
+    /// `cargo test --release -p memtrace --lib ten_thousand -- --ignored --nocapture`
+    #[test]
+    #[ignore = "it measures, and only a release build says anything"]
+    fn ten_thousand_stacks_are_written_in_two_seconds() {
+        let times = timed(&of_many_stacks(10_000));
+        for (time, name, bytes) in &times {
+            println!("{name:>12} {time:>12.1?} {bytes:>10} bytes");
+        }
+        assert!(times[0].0 < Duration::from_secs(2), "{:?}", times[0]);
     }
 }
