@@ -223,7 +223,7 @@ mod tests {
 
     #[test]
     fn each_server_has_its_own_way() {
-        insta::assert_snapshot!(said("gunicorn", &[]), @"");
+        insta::assert_snapshot!(said("gunicorn", &[]), @"To see them from their first fault: `kill -TTIN 4242` makes gunicorn fork one more worker, which is traced (`kill -TTOU 4242` makes it one fewer again).");
         insta::assert_snapshot!(said("uwsgi", &[]), @"To see them from their first fault: `kill -HUP 4243` ends one worker after its request, and uWSGI's master forks another, which is traced.");
         insta::assert_snapshot!(said("celery", &[]), @"To see them from their first fault: `kill -TERM 4243` ends one process of celery's pool, with the task that it has, and celery forks another, which is traced.");
         insta::assert_snapshot!(said("php-fpm", &[]), @"To see them from their first fault: `kill -QUIT 4243` ends one worker after its request, and PHP-FPM's master forks another, which is traced.");
