@@ -11,15 +11,15 @@ use std::io::Write;
 use super::{By, Format, Report, TextOptions};
 use crate::profile::Profile;
 
-mod compared;
+pub(super) mod compared;
 mod copies;
 pub(super) mod difference;
-mod memory;
+pub(super) mod memory;
 mod processes;
 mod restarts;
 mod screen;
 mod stack;
-mod summary;
+pub(super) mod summary;
 mod table;
 mod totals;
 mod verdict;
