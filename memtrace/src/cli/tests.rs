@@ -231,7 +231,7 @@ fn help_names_every_value_and_what_it_means() {
     }
     for part in [
         "-o, --output <FILE>",
-        "the format: .json, .json.gz or .txt",
+        "the format: .html, .json, .json.gz or .txt",
         "- json:    For programs: schema memtrace/1",
         "--by <BY>",
         "- file:     The source file, or the program or library",

@@ -5,7 +5,7 @@ use std::path::Path;
 use clap::ValueEnum;
 use clap::builder::PossibleValue;
 
-use super::{Output, Report, json, json_gz, text};
+use super::{Output, Report, html, json, json_gz, text};
 
 /// A report format. To add one, write its file and add a line to [`Format::ALL`]: options, help and
 /// errors follow.
@@ -27,7 +27,7 @@ pub struct Format {
 
 impl Format {
     /// Every format, the default first.
-    pub const ALL: &[Self] = &[text::FORMAT, json::FORMAT, json_gz::FORMAT];
+    pub const ALL: &[Self] = &[text::FORMAT, json::FORMAT, json_gz::FORMAT, html::FORMAT];
     /// For people.
     pub const TEXT: Self = text::FORMAT;
     /// Schema `memtrace/1`.
@@ -161,7 +161,7 @@ mod tests {
         assert_eq!(Format::ALL[0], Format::TEXT);
         assert_eq!(
             Format::extensions("or", Format::with_dot),
-            ".json, .json.gz or .txt"
+            ".html, .json, .json.gz or .txt"
         );
     }
 }

@@ -25,6 +25,7 @@ mod file;
 pub mod format;
 mod frames;
 mod group;
+pub mod html;
 pub mod json;
 pub mod json_gz;
 mod rescue;
