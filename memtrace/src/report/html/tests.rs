@@ -324,6 +324,7 @@ fn a_role_of_a_later_version_is_named() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "the report is as long as that")]
 fn the_page_of_the_sample_without_styles_script_and_data() {
     insta::assert_snapshot!(body(&sample()), @r##"
     <header>
