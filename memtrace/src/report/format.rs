@@ -5,7 +5,9 @@ use std::path::Path;
 use clap::ValueEnum;
 use clap::builder::PossibleValue;
 
-use super::{Output, Report, folded, hlog, json, json_gz, pprof, prom, speedscope, svg, text};
+use super::{
+    Output, Report, folded, hlog, html, json, json_gz, pprof, prom, speedscope, svg, text,
+};
 
 /// A report format. To add one, write its file and add a line to [`Format::ALL`]: options, help and
 /// errors follow.
@@ -31,6 +33,7 @@ impl Format {
         text::FORMAT,
         json::FORMAT,
         json_gz::FORMAT,
+        html::FORMAT,
         svg::FORMAT,
         folded::FORMAT,
         speedscope::FORMAT,
@@ -171,7 +174,7 @@ mod tests {
         assert_eq!(Format::ALL[0], Format::TEXT);
         assert_eq!(
             Format::extensions("or", Format::with_dot),
-            ".folded, .hlog, .json, .json.gz, .pb.gz, .prom, .speedscope.json, .svg or .txt"
+            ".folded, .hlog, .html, .json, .json.gz, .pb.gz, .prom, .speedscope.json, .svg or .txt"
         );
     }
 }

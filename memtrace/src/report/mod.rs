@@ -29,6 +29,7 @@ pub mod format;
 mod frames;
 mod group;
 pub mod hlog;
+pub mod html;
 pub mod json;
 pub mod json_gz;
 mod palette;

@@ -12,15 +12,15 @@ use super::{By, Format, Report, TextOptions};
 use crate::profile::Profile;
 
 mod advice;
-mod compared;
+pub(super) mod compared;
 mod copies;
 pub(super) mod difference;
-mod memory;
+pub(super) mod memory;
 mod processes;
 mod restarts;
 mod screen;
 mod stack;
-mod summary;
+pub(super) mod summary;
 mod table;
 mod totals;
 mod verdict;

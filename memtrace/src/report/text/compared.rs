@@ -46,7 +46,7 @@ pub(super) fn sentence(unchanged: Unchanged) -> Option<String> {
 }
 
 /// With whose pages those were compared of which `with_child` were with a child's.
-pub(super) fn whose(with_child: u64, compared: u64) -> &'static str {
+pub(in crate::report) fn whose(with_child: u64, compared: u64) -> &'static str {
     match with_child {
         0 => "the parent's",
         _ if with_child < compared => "the parent's or a child's",

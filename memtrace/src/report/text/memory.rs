@@ -38,8 +38,8 @@ pub(super) fn roles(profile: &Profile, screen: Screen, out: &mut dyn Write) -> i
     sampled(profile, screen, out)
 }
 
-/// `uwsgi worker`, `master: nginx`.
-pub(super) fn called(role: &Role) -> String {
+/// `uwsgi worker`, `master: nginx`; escaped.
+pub(in crate::report) fn called(role: &Role) -> String {
     let name = escape(&role.name);
     match role.kind {
         // The title says it.
@@ -189,7 +189,7 @@ fn growth(profile: &Profile, screen: Screen, out: &mut dyn Write) -> io::Result<
 }
 
 /// `private memory +12.0 MiB: +10.1 MiB copied, +1.9 MiB new, nothing unexplained`.
-fn growth_in_words(growth: &PrivateGrowth) -> String {
+pub(in crate::report) fn growth_in_words(growth: &PrivateGrowth) -> String {
     let parts = [
         (growth.copied, "copied"),
         (growth.new, "new memory"),

@@ -14,7 +14,7 @@ const MUCH_NEW_MEMORY: u64 = 1 << 20;
 
 /// Sentences that say what the kernel side had to drop and what that means; none when it dropped
 /// nothing.
-pub(super) fn loss_sentences(totals: &Totals) -> Vec<String> {
+pub(in crate::report) fn loss_sentences(totals: &Totals) -> Vec<String> {
     let lost = totals.lost;
     let mut sentences = Vec::new();
     if lost.faults > 0 {
@@ -50,14 +50,10 @@ pub(super) fn loss_sentences(totals: &Totals) -> Vec<String> {
 /// Losses and warnings, before anything else.
 pub(super) fn losses(profile: &Profile, screen: Screen, out: &mut dyn Write) -> io::Result<()> {
     let losses = loss_sentences(&profile.totals);
-    // Whoever made the profile may have said the same for readers of the JSON report.
-    let warnings = profile
-        .warnings
-        .iter()
-        .filter(|warning| !losses.contains(warning));
-    let marked = losses.iter().map(|text| ("lost:", LOSS, text));
+    let marked = losses.iter().map(|text| ("lost:", LOSS, &**text));
+    let warnings = warnings(profile, &losses).map(|text| ("warning:", WARNING, text));
     let mut any = false;
-    for (mark, style, text) in marked.chain(warnings.map(|text| ("warning:", WARNING, text))) {
+    for (mark, style, text) in marked.chain(warnings) {
         any = true;
         let lines = screen.wrap(0, &format!("{mark} {}", escape(text)));
         for (at, line) in lines.iter().enumerate() {
@@ -70,9 +66,33 @@ pub(super) fn losses(profile: &Profile, screen: Screen, out: &mut dyn Write) -> 
     if any { writeln!(out) } else { Ok(()) }
 }
 
+/// The warnings that say something else than the sentences on what was lost: whoever made the profile
+/// may have said the same for readers of the JSON report.
+pub(in crate::report) fn warnings<'a>(
+    profile: &'a Profile,
+    losses: &[String],
+) -> impl Iterator<Item = &'a str> {
+    let others = profile.warnings.iter().map(String::as_str);
+    others.filter(|warning| !losses.iter().any(|loss| loss == warning))
+}
+
 /// What was copied, in sentences.
 pub(super) fn summary(profile: &Profile, screen: Screen, out: &mut dyn Write) -> io::Result<()> {
     writeln!(out, "{}", screen.paint(TITLE, &headline(profile)))?;
+    for line in sentences(profile, screen)
+        .iter()
+        .flat_map(|sentence| screen.wrap(2, sentence))
+    {
+        writeln!(out, "{line}")?;
+    }
+    for line in screen.wrap(2, &how(profile)) {
+        writeln!(out, "{}", screen.paint(DIM, &line))?;
+    }
+    Ok(())
+}
+
+/// The sentences below the headline, escaped; what matters most comes first.
+pub(in crate::report) fn sentences(profile: &Profile, screen: Screen) -> Vec<String> {
     // What is more than all copies comes first.
     let mut sentences: Vec<String> = new_memory(profile).into_iter().collect();
     sentences.extend(verdict::sentences(profile, screen));
@@ -94,19 +114,11 @@ pub(super) fn summary(profile: &Profile, screen: Screen, out: &mut dyn Write) ->
     if loss_sentences(&profile.totals).is_empty() {
         sentences.push("Nothing was lost.".to_owned());
     }
-    for line in sentences
-        .iter()
-        .flat_map(|sentence| screen.wrap(2, sentence))
-    {
-        writeln!(out, "{line}")?;
-    }
-    for line in screen.wrap(2, &how(profile)) {
-        writeln!(out, "{}", screen.paint(DIM, &line))?;
-    }
-    Ok(())
+    sentences
 }
 
-fn headline(profile: &Profile) -> String {
+/// What was copied, in a line.
+pub(in crate::report) fn headline(profile: &Profile) -> String {
     let (totals, duration) = (&profile.totals, profile.duration_s);
     let time = seconds(duration);
     if totals.copied_pages == 0 {
@@ -213,8 +225,8 @@ fn command(profile: &Profile) -> Option<String> {
     Some(format!("The command '{}' {ended}.", escape(program)))
 }
 
-/// How it was seen: backend, stacks, kernel, time.
-fn how(profile: &Profile) -> String {
+/// How it was seen: backend, stacks, kernel, time; escaped.
+pub(in crate::report) fn how(profile: &Profile) -> String {
     let host = &profile.host;
     let stacks = match host.unwind {
         OrOther::This(Unwind::FramePointers) => "stacks by frame pointer".to_owned(),
