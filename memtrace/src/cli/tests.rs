@@ -191,8 +191,8 @@ fn what_is_wrong_is_said_with_what_to_do() {
     insta::assert_snapshot!(refused(&["-p1", "-d", "30"]), @"error: invalid value '30' for '--duration <TIME>': it has no unit; for seconds write 30s");
     insta::assert_snapshot!(refused(&["-p1", "-d", "soon"]), @r#"error: invalid value 'soon' for '--duration <TIME>': it is not a time such as 500ms, 30s, 5m or "1m 30s""#);
     insta::assert_snapshot!(refused(&["-p1", "-d", "2y"]), @"error: invalid value '2y' for '--duration <TIME>': a trace lasts a year at most");
-    insta::assert_snapshot!(refused(&["-p1", "-o", "out"]), @"error: cannot write a report to 'out': its name has no extension, which says the report's format; supported are .json (schema memtrace/1), .json.gz (the same, compressed by gzip) and .txt");
-    insta::assert_snapshot!(refused(&["-p1", "-o", "flame.svg"]), @"error: cannot write a report to 'flame.svg': '.svg' is not a report format of this version; supported are .json (schema memtrace/1), .json.gz (the same, compressed by gzip) and .txt");
+    insta::assert_snapshot!(refused(&["-p1", "-o", "out"]), @"error: cannot write a report to 'out': its name has no extension, which says the report's format; supported are .html (one page for a browser, with a flame graph), .json (schema memtrace/1), .json.gz (the same, compressed by gzip) and .txt");
+    insta::assert_snapshot!(refused(&["-p1", "-o", "flame.svg"]), @"error: cannot write a report to 'flame.svg': '.svg' is not a report format of this version; supported are .html (one page for a browser, with a flame graph), .json (schema memtrace/1), .json.gz (the same, compressed by gzip) and .txt");
     insta::assert_snapshot!(refused(&["-p1", "--top", "0"]), @"error: invalid value '0' for '--top <N>': a table has at least one row; give 1 or more");
     insta::assert_snapshot!(refused(&["-p1", "--top", "-1"]), @"error: invalid value '-1' for '--top <N>': it is not a number of rows, such as 50");
     insta::assert_snapshot!(refused(&["-p1", "--top", "many"]), @"error: invalid value 'many' for '--top <N>': it is not a number of rows, such as 50");
