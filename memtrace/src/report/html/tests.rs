@@ -355,7 +355,6 @@ fn the_page_of_the_sample_without_styles_script_and_data() {
     <li>Of a sample of 5,000 of 6,000 copied pages, 4,117 (82%) still equal the parent&#39;s: they were copied for nothing. 698 pages could not be compared: their process had ended.</li>
     <li>The kernel copied 6,962 pages of 4.0 KiB for 5 of 6 processes.</li>
     <li>2 processes had been forked before the trace began: what they had copied until then is not in these figures.</li>
-    <li>To see them from their first fault: <code>kill -TTIN 4242</code> makes gunicorn fork one more worker, which is traced (<code>kill -TTOU 4242</code> makes it one fewer again).</li>
     <li>The command &#39;wrk&#39; exited with status 0.</li>
     <li>Nothing was lost.</li>
     </ul>
