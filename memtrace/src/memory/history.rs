@@ -111,6 +111,11 @@ impl History {
         self.last = look;
     }
 
+    /// Nothing will be added any more.
+    pub fn ended(&mut self) {
+        self.samples.shrink_to_fit();
+    }
+
     /// What is kept, by time, the last look included.
     pub fn looks(&self) -> impl Iterator<Item = &Look> {
         let is_there = self.samples.last().map(|look| look.at_ns) == Some(self.last.at_ns);

@@ -32,7 +32,7 @@ use crate::profile::CacheUse;
 /// The part of one processor that repeated looks take, at most.
 const SHARE: f64 = 0.01;
 /// The part that first looks take, beyond [`ALLOWANCE`].
-const FIRST_SHARE: f64 = 0.05;
+const FIRST_SHARE: f64 = 0.02;
 /// Time that first looks may take in one go.
 const ALLOWANCE: Duration = Duration::from_millis(100);
 /// Time that looks by kind of mapping may take at the start, and again at the end.
@@ -48,7 +48,7 @@ const FEW_SAMPLES: usize = 8;
 #[derive(Clone, Debug, Default)]
 pub struct Accounts {
     /// By process.
-    pub histories: HashMap<ProcessId, History>,
+    pub histories: HashMap<ProcessId, Box<History>>,
     /// Time that was asked for between two looks.
     pub interval: Duration,
     /// Time that reading took.
@@ -221,6 +221,9 @@ impl Worker {
                     caches.end(process);
                 }
                 self.watched.remove(&process);
+                if let Some(history) = lock(&self.accounts).histories.get_mut(&process) {
+                    history.ended();
+                }
             }
             Order::Forget(processes) => {
                 if let Some(caches) = &mut self.caches {
@@ -282,7 +285,7 @@ impl Worker {
             let history = accounts.histories.entry(process);
             let history = history
                 .and_modify(|history| history.add(look.clone(), most))
-                .or_insert_with(|| History::new(look));
+                .or_insert_with(|| Box::new(History::new(look)));
             if history.cpu_ns[0].is_none() {
                 history.cpu_ns[0] = cpu_ns;
             }

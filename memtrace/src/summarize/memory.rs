@@ -27,7 +27,7 @@ pub fn exit_sizes(resident: [u64; 4], run: &Run) -> ExitSizes {
 /// How memory was looked at.
 pub fn sampling(accounts: &Accounts) -> Sampling {
     let intervals = accounts.histories.values();
-    let intervals = intervals.filter_map(History::interval_s);
+    let intervals = intervals.filter_map(|history| history.interval_s());
     let (time, looks) = intervals.fold((0.0, 0), |(time, all), (seconds, looks)| {
         (time + seconds * looks as f64, all + looks)
     });
