@@ -165,7 +165,8 @@ impl<'a> Judge<'a> {
             Sample::of(copied.map(|(_, &bytes)| bytes), self.workers[side].count())
         });
         let lives = [0, 1].map(|side| self.workers[side].seconds);
-        let workers = self.case(Unit::Worker, samples, true, stretch(lives));
+        let cut = self.workers.iter().map(|workers| workers.cut).sum();
+        let workers = self.case(Unit::Worker, samples, true, self.stretch(lives, cut));
         [workers, rest(&|side, pid| !is_worker(side, pid))]
     }
 
@@ -183,7 +184,20 @@ impl<'a> Judge<'a> {
             let members = &members[side];
             members.seconds / members.count.max(1) as f64
         });
-        self.case(Unit::Process, samples, are_single, stretch(lives))
+        let cut = members[0].cut.saturating_add(members[1].cut);
+        self.case(Unit::Process, samples, are_single, self.stretch(lives, cut))
+    }
+
+    /// How many times as long the new ones were traced as the others. Where none was `cut` short by the
+    /// trace, how long they lived may be what the change has done, and how long the trace was is not: of
+    /// the two, what is nearer to the same.
+    fn stretch(&self, lives: [f64; 2], cut: u64) -> f64 {
+        let (of_lives, of_traces) = (stretch(lives), stretch(self.seconds));
+        if cut == 0 && of_traces.ln().abs() < of_lives.ln().abs() {
+            of_traces
+        } else {
+            of_lives
+        }
     }
 
     /// What the processes that are no workers copied, or where there are none, all.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::What;
-use super::workers::{Workers, life};
+use super::workers::{Workers, is_whole, life};
 use crate::profile::{CallSite, CauseName, Profile};
 
 /// What one profile copied of one thing.
@@ -49,6 +49,8 @@ pub(super) struct Members {
     pub count: u64,
     /// How long they were traced, together.
     pub seconds: f64,
+    /// Those whose whole life was not seen.
+    pub cut: u64,
 }
 
 /// Everything but what must be matched.
@@ -138,6 +140,9 @@ fn roles(both: [&Profile; 2]) -> Vec<Pair> {
             *sum = sum.saturating_add(process.copied_bytes);
             members.count = members.count.saturating_add(process.count());
             members.seconds += life(process, profile) * process.count() as f64;
+            if !is_whole(process) {
+                members.cut = members.cut.saturating_add(process.count());
+            }
         }
     }
     let pairs = roles.into_iter().map(|((kind, name), [base, new])| Pair {

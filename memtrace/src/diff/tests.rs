@@ -248,6 +248,34 @@ fn what_each_worker_copies_once_is_not_less_in_a_longer_run_and_what_goes_on_not
 }
 
 #[test]
+fn workers_that_ended_by_themselves_were_not_cut_short_by_the_trace() {
+    let mut random = Random::new(11);
+    let mut run = |lived: f64, bytes: f64| {
+        let bytes = random.near(8, bytes * MIB, 0.03);
+        let run = Run::new(8).site("walk", CauseName::Refcount, &bytes);
+        let mut profile = run.profile();
+        for worker in profile.processes.iter_mut().skip(1) {
+            worker.forked_at_s = Some(1.0);
+            worker.exited_at_s = Some(1.0 + lived);
+        }
+        profile
+    };
+    let (slow, fast) = (run(2.0, 4.0), run(1.0, 2.0));
+    let difference = compare((&slow, "base.json"), (&fast, "new.json"));
+    assert_eq!(kinds(&difference), [("walk", Kind::Shrank)]);
+    // Of those that were there at the end, more may have come later.
+    let alive = |mut profile: Profile| {
+        for worker in profile.processes.iter_mut().skip(1) {
+            worker.forked_at_s = worker.exited_at_s.map(|lived| 11.0 - lived);
+            worker.exited_at_s = None;
+        }
+        profile
+    };
+    let difference = compare((&alive(slow), "base.json"), (&alive(fast), "new.json"));
+    assert_eq!(kinds(&difference), []);
+}
+
+#[test]
 fn one_worker_on_a_side_has_no_spread_and_must_differ_much() {
     let run = |workers: usize, size: f64| {
         Run::new(workers).site("walk", CauseName::Refcount, &vec![size * MIB; workers])

@@ -11,6 +11,8 @@ pub struct Workers {
     pub pids: BTreeSet<u32>,
     /// How long they were traced, on average, in seconds.
     pub seconds: f64,
+    /// Processes whose whole life was not seen: found, or alive at the end.
+    pub cut: u64,
 }
 
 impl Workers {
@@ -41,6 +43,7 @@ impl Workers {
         let lives = workers.iter().map(|process| life(process, profile));
         Self {
             seconds: lives.sum::<f64>() / workers.len().max(1) as f64,
+            cut: workers.iter().filter(|process| !is_whole(process)).count() as u64,
             pids: workers.iter().map(|process| process.pid).collect(),
         }
     }
@@ -64,6 +67,11 @@ pub fn forks(profile: &Profile) -> u64 {
     let forked = profile.processes.iter();
     let forked = forked.filter(|process| process.forked_at_s.is_some());
     forked.map(Process::count).fold(0, u64::saturating_add)
+}
+
+/// Whether a process was seen from its fork to its end.
+pub(super) fn is_whole(process: &Process) -> bool {
+    process.forked_at_s.is_some() && process.exited_at_s.is_some()
 }
 
 /// For how many seconds a process was traced.
