@@ -58,7 +58,7 @@ fn a_file_that_must_be_built_is_put_back_while_others_wait() {
     let mut modules = Modules::looking_for(sections::wanted());
     let files = [of_size(1 << 20), of_size(1 << 20)];
     let [first, second] = files.each_ref().map(|file| seen(&mut modules, file));
-    let mut worker = Worker::new();
+    let mut worker = Worker::without_cache();
     let Outcome::Read(read) = worker.work(Task::Look(first), true) else {
         panic!("it is not put back");
     };

@@ -95,6 +95,15 @@ pub(super) struct Worker {
 }
 
 impl Worker {
+    /// One that keeps nothing on disk: what a test has made must not be there for the next one.
+    #[cfg(test)]
+    pub(super) fn without_cache() -> Self {
+        Self {
+            cache: OnceCell::from(None),
+            ..Self::new()
+        }
+    }
+
     /// Nothing was done yet. Files are looked into by a process of this same program.
     pub(super) fn new() -> Self {
         let mut inspector = Inspector::of(&maker::INSPECTOR, || maker::answerers().into());
