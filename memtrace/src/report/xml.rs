@@ -1,13 +1,16 @@
-//! Foreign text in XML, for SVG.
-
-use std::borrow::Cow;
+//! Text in markup: XML, for SVG, and HTML.
 
 use crate::foreign::escape;
 
-/// `text` as the content of an element, or the value of an attribute in either kind of quotes. What
-/// no XML may hold is spelled out, or replaced.
+/// Foreign `text` as the content of an element of XML, or the value of an attribute in either kind of
+/// quotes. What no XML may hold is spelled out, or replaced.
 pub(super) fn escaped(text: &str) -> String {
-    let text: Cow<'_, str> = escape(text);
+    let replacement = char::REPLACEMENT_CHARACTER.to_string();
+    markup(&escape(text).replace(['\u{fffe}', '\u{ffff}'], &replacement))
+}
+
+/// `text` with what begins or ends elements, entities and quoted values written as entities.
+pub(super) fn markup(text: &str) -> String {
     let mut safe = String::with_capacity(text.len() + 16);
     for c in text.chars() {
         match c {
@@ -16,7 +19,6 @@ pub(super) fn escaped(text: &str) -> String {
             '>' => safe.push_str("&gt;"),
             '"' => safe.push_str("&quot;"),
             '\'' => safe.push_str("&#39;"),
-            '\u{fffe}' | '\u{ffff}' => safe.push(char::REPLACEMENT_CHARACTER),
             other => safe.push(other),
         }
     }

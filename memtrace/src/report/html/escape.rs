@@ -7,23 +7,12 @@
 use serde::Serialize;
 
 use crate::foreign;
+use crate::report::xml::markup;
 
 /// `text` for the page, between tags or within quotes; what acts on a reader or hides from one is
 /// spelled out, as in every report.
 pub(super) fn html(text: &str) -> String {
-    let text = foreign::escape(text);
-    let mut safe = String::with_capacity(text.len() + 16);
-    for c in text.chars() {
-        match c {
-            '&' => safe.push_str("&amp;"),
-            '<' => safe.push_str("&lt;"),
-            '>' => safe.push_str("&gt;"),
-            '"' => safe.push_str("&quot;"),
-            '\'' => safe.push_str("&#39;"),
-            c => safe.push(c),
-        }
-    }
-    safe
+    markup(&foreign::escape(text))
 }
 
 /// [`html`] of a sentence, with what stands between backticks as code.

@@ -414,13 +414,16 @@ fn median(values: impl Iterator<Item = u64>) -> Option<u64> {
     values.get(values.len() / 2).copied()
 }
 
-/// How soon workers copy, and how much of what they share they could still lose.
+/// Of the roles of workers, the one that copied most.
+fn main_workers(profile: &Profile) -> Option<&Role> {
+    let workers = profile.roles.iter();
+    let workers = workers.filter(|role| role.kind == RoleKind::Worker);
+    workers.max_by_key(|role| role.copied_pages)
+}
+
+/// How soon workers copy.
 pub(super) fn pace(profile: &Profile) -> Option<String> {
-    let workers = profile
-        .roles
-        .iter()
-        .filter(|role| role.kind == RoleKind::Worker);
-    let role = workers.max_by_key(|role| role.copied_pages)?;
+    let role = main_workers(profile)?;
     let pace = role.pace?;
     let after = |ms: u64| match ms {
         0 => "millisecond".to_owned(),
@@ -435,11 +438,7 @@ pub(super) fn pace(profile: &Profile) -> Option<String> {
 
 /// How many workers came and went, and what each cost.
 pub(super) fn churn(profile: &Profile) -> Option<String> {
-    let workers = profile
-        .roles
-        .iter()
-        .filter(|role| role.kind == RoleKind::Worker);
-    let role = workers.max_by_key(|role| role.copied_pages)?;
+    let role = main_workers(profile)?;
     if role.generations < 2 || role.forked == 0 || role.median_bytes == 0 {
         return None;
     }
