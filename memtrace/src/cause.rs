@@ -116,17 +116,8 @@ impl Area {
             MappingKind::Stack => Self::Stack,
             MappingKind::File(_) | MappingKind::Vdso(_) => Self::FileData,
             MappingKind::Special(_) => Self::Special,
-            MappingKind::Anonymous => {
-                // The rest of a file's data is anonymous and lies directly behind it.
-                let before = mapping.start.checked_sub(1).and_then(|at| space.find(at));
-                let follows_file =
-                    before.is_some_and(|before| matches!(before.kind, MappingKind::File(_)));
-                if follows_file && !mapping.executable {
-                    Self::FileData
-                } else {
-                    Self::Anonymous
-                }
-            }
+            MappingKind::Anonymous if space.file_at(address).is_some() => Self::FileData,
+            MappingKind::Anonymous => Self::Anonymous,
         }
     }
 }

@@ -140,17 +140,23 @@ impl Intake {
         let Targets {
             processes, tracker, ..
         } = &self.targets;
+        let space = || {
+            let space = processes.space_ref(process);
+            space.filter(|_| processes.execs(process) == fault.execs)
+        };
         let object_type = fault.object_type.and_then(|address| {
             let interpreter = tracker.of(process)?;
-            self.naming.names.type_at(interpreter, address, || {
+            let names = &mut self.naming.names;
+            let found = names.type_at(interpreter, address, || {
                 Box::new(RelativesMemory::new(processes.relatives(process)))
-            })
+            })?;
+            // Types of CPython itself lie where the type of all types does.
+            let is_compiled_in =
+                || space().is_some_and(|space| space.are_of_one_file(fault.address, address));
+            Some(names.with_static_types(found, is_compiled_in))
         });
-        let area = (fault.cause == Cause::Unknown).then(|| {
-            let space = processes.space_ref(process);
-            let space = space.filter(|_| processes.execs(process) == fault.execs);
-            space.map_or(Area::Gone, |space| Area::of(space, fault.address))
-        });
+        let area = (fault.cause == Cause::Unknown)
+            .then(|| space().map_or(Area::Gone, |space| Area::of(space, fault.address)));
         Observation {
             cause: fault.cause,
             evidence: fault.evidence,

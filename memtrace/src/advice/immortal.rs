@@ -1,17 +1,23 @@
 //! A newer Python: from 3.12 on some objects are immortal, and nobody counts references to them.
 //!
 //! Of those only `None`, `True`, `False` and their like can be told by their types, and the types
-//! that are compiled into CPython by where they are, in its file. Small integers and interned texts
-//! are immortal, too, and look like all others.
+//! that are compiled into CPython by where they are. Small integers and interned texts are immortal,
+//! too, and look like all others.
 
 use super::found::{Found, is_running, lines, minor_version, types_in_words};
-use crate::profile::{Advice, CallSite, CauseName, Confidence, OriginName, Process};
+use crate::profile::{Advice, CallSite, CauseName, Confidence, Process, STATIC_TYPE};
 
 /// The first version with immortal objects.
 const FIRST: u32 = 12;
 
 /// Types of which every object is immortal there.
-const SINGLETONS: [&str; 4] = ["NoneType", "bool", "ellipsis", "NotImplementedType"];
+const IMMORTAL: [&str; 5] = [
+    "NoneType",
+    "bool",
+    "ellipsis",
+    "NotImplementedType",
+    STATIC_TYPE,
+];
 
 pub(super) fn advise(found: &Found<'_>) -> Option<Advice> {
     let is_older = |process: &Process| {
@@ -43,11 +49,7 @@ pub(super) fn advise(found: &Found<'_>) -> Option<Advice> {
 
 fn is_immortal(site: &CallSite) -> bool {
     let name = site.object_type.as_deref().unwrap_or_default();
-    // A type that a program makes is on the heap, and counted.
-    let is_static_type = name == "type" && site.origin == OriginName::File;
-    site.cause == CauseName::Refcount
-        && (SINGLETONS.contains(&name) || is_static_type)
-        && is_running(site)
+    site.cause == CauseName::Refcount && IMMORTAL.contains(&name) && is_running(site)
 }
 
 #[cfg(test)]
@@ -79,8 +81,7 @@ mod tests {
             advice.evidence[1],
             "of the types `NoneType` 67%, `bool` 33%"
         );
-        // A type in CPython's own file is one of its own.
-        profile.call_sites[1].origin = OriginName::File;
+        profile.call_sites[1].object_type = Some(STATIC_TYPE.into());
         made::settle(&mut profile);
         assert_eq!(advised(&profile).unwrap().saves_bytes, 900 * 4096);
     }

@@ -9,7 +9,7 @@ use super::entries::InstanceId;
 use super::{Function, Interpreter, ScriptCall};
 use crate::collect::{TakenFrame, TakenFunction};
 use crate::process::memory::ReadMemory;
-use crate::profile::{Frame, Unknown};
+use crate::profile::{Frame, STATIC_TYPE, Unknown};
 
 /// Number of a type's name: types of one name have the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -113,6 +113,20 @@ impl Names {
         found
     }
 
+    /// The type of an object, where types that are compiled into the interpreter are told from those
+    /// that a program makes, see [`STATIC_TYPE`].
+    pub fn with_static_types(
+        &mut self,
+        object_type: TypeId,
+        is_compiled_in: impl FnOnce() -> bool,
+    ) -> TypeId {
+        if &*self.by_number[object_type.index()] == "type" && is_compiled_in() {
+            self.number(STATIC_TYPE)
+        } else {
+            object_type
+        }
+    }
+
     /// The names of types, by [`TypeId::index`].
     #[must_use]
     pub fn type_names(&self) -> &[Arc<str>] {
@@ -168,6 +182,20 @@ mod tests {
             fingerprint,
             is_entry: true,
         }
+    }
+
+    #[test]
+    fn types_that_are_compiled_in_are_told_from_others() {
+        let [interpreter, _] = interpreters();
+        let mut names = Names::default();
+        let mut found = |address, name, is_compiled_in| {
+            let found = names.type_at(&interpreter, address, || Box::new(type_at(address, name)));
+            let told = names.with_static_types(found.unwrap(), || is_compiled_in);
+            names.type_names()[told.index()].to_string()
+        };
+        assert_eq!(found(0x7000, "type", true), STATIC_TYPE);
+        assert_eq!(found(0x7000, "type", false), "type");
+        assert_eq!(found(0x8000, "str", true), "str");
     }
 
     #[test]

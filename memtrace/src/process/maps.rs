@@ -266,6 +266,27 @@ impl AddressSpace {
             .last()
             .filter(|mapping| address < mapping.end)
     }
+
+    /// The mapping of the file whose data is at `address`: that of the file itself, or the one before
+    /// where the rest of a file's data is, which is anonymous and lies directly behind it.
+    #[must_use]
+    pub fn file_at(&self, address: u64) -> Option<&Mapping> {
+        let mapping = self.find(address)?;
+        let of_file = match mapping.kind {
+            MappingKind::Anonymous if !mapping.executable => {
+                self.find(mapping.start.checked_sub(1)?)?
+            }
+            _ => mapping,
+        };
+        matches!(of_file.kind, MappingKind::File(_)).then_some(of_file)
+    }
+
+    /// Whether two addresses are in the data of one file.
+    #[must_use]
+    pub fn are_of_one_file(&self, one: u64, other: u64) -> bool {
+        let module = |address| Some(self.file_at(address)?.module()?.id());
+        module(one).is_some_and(|one| module(other) == Some(one))
+    }
 }
 
 #[cfg(test)]

@@ -41,7 +41,7 @@ pub use process::{
 pub use read::{LARGEST_REPORT, read};
 pub use role::{Pace, Role, RoleKind};
 pub use runtimes::{UnreadRuntime, unread_runtimes};
-pub use site::{CallSite, CauseEvidence, Site, TypeRow, Unrecorded, type_rows};
+pub use site::{CallSite, CauseEvidence, STATIC_TYPE, Site, TypeRow, Unrecorded, type_rows};
 pub use stack::{Frame, Language, ModuleUnwind, StackPages, Truncated, Unknown, UnwoundBy};
 pub use timeline::{MOST_BINS, RoleTimeline, Timeline};
 pub use unchanged::{NotCompared, Reason, SampleUnchanged, Unchanged};

@@ -11,6 +11,10 @@ use super::{
 };
 use crate::distribution::Distribution;
 
+/// What stands for the type of types that are compiled into the interpreter, CPython's own: "static
+/// types" as its manual calls them. Those that a program or a module makes are of the type `type`.
+pub const STATIC_TYPE: &str = "type (static)";
+
 /// Copies of one place in the code, of one cause, phase, origin and object type.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct CallSite {
@@ -38,7 +42,8 @@ pub struct CallSite {
     pub phase: Phase,
     /// What the pages were before.
     pub origin: OriginName,
-    /// Qualified name of the type of the object written to.
+    /// Qualified name of the type of the object written to. For a type that is compiled into the
+    /// interpreter it is `type (static)`, for one that a program or a module makes `type`.
     pub object_type: Option<Arc<str>>,
     /// With the cause `object`: bytes from the start of the object to the field.
     #[serde(default)]

@@ -2,7 +2,7 @@
 //!
 //! Each workload is traced twice, as it is and with the remedy that the first report proposes.
 
-use memtrace::profile::{Advice, Confidence};
+use memtrace::profile::{Advice, CauseName, Confidence};
 
 use crate::claims::traced;
 use crate::support::{Python, Report, Trace, Why, privileged, requires, skip, tool};
@@ -129,6 +129,52 @@ fn a_walk_over_all_objects_is_saved_by_freezing() {
     assert!(
         promise.title.contains("`look`, remedies.py:"),
         "{promise:?}"
+    );
+}
+
+#[test]
+fn borrowed_references_save_what_an_extension_module_counts() {
+    requires!(tool("gcc"));
+    let [before, after] = requires!(in_python("3.12", "extension"));
+    holds("extension", &before, &after);
+    let promise = advice(&before, "extension");
+    assert!(promise.title.contains("`reader.so`"), "{promise:?}");
+    let function = |line: &String| line.contains("its function `longest`");
+    assert!(promise.evidence.iter().any(function), "{promise:?}");
+}
+
+#[test]
+fn a_newer_python_saves_counts_of_what_is_immortal_there() {
+    requires!(privileged());
+    let python = |name| Python::find(name);
+    let arguments = ["immortal", "--workers", "20"];
+    let before = requires!(workers(&requires!(python("3.11")), &arguments));
+    let after = requires!(workers(&requires!(python("3.13")), &arguments));
+    // Two versions differ in much else, so that all that is saved is more than what was promised:
+    // what vanishes is what was promised.
+    let promise = advice(&before, "immortal");
+    let promised = promise.saves_bytes as f64;
+    let immortal = |report: &Report| {
+        let types = ["NoneType", "bool", "type (static)"].map(Some);
+        let sites = report.0.call_sites.iter().filter(|site| {
+            site.cause == CauseName::Refcount && types.contains(&site.object_type.as_deref())
+        });
+        let children = sites.flat_map(|site| &site.processes);
+        let of_children = children.filter(|(pid, _)| report.process(**pid).forked_at_s.is_some());
+        4096.0 * of_children.map(|(_, pages)| *pages as f64).sum::<f64>()
+    };
+    let vanished = immortal(&before) - immortal(&after);
+    let copied = |report: &Report| report.0.totals.copied_bytes as f64;
+    let saved = copied(&before) - copied(&after);
+    eprintln!("immortal: {promised} bytes promised, {vanished} vanished, {saved} saved in all");
+    assert!(
+        (vanished - promised).abs() <= OFF * promised,
+        "{promise:#?}"
+    );
+    assert!(saved >= (1.0 - OFF) * promised, "{promise:#?}");
+    assert!(
+        promise.evidence[1].contains("`type (static)`"),
+        "{promise:#?}"
     );
 }
 

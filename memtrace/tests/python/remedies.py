@@ -8,8 +8,13 @@ What a report promises of the first is what the second must save.
 import argparse
 import array
 import gc
+import importlib.machinery
+import importlib.util
 import os
+import subprocess
 import sys
+import sysconfig
+import tempfile
 import time
 
 import graph
@@ -92,6 +97,50 @@ def fill(table):
         table[index] = True
 
 
+class Extension:
+    """A module in C reads many texts, and counts references to them or borrows them."""
+
+    def __init__(self, remedied):
+        self.texts = ["text %d" % n for n in range(200000)]
+        self.folder = tempfile.TemporaryDirectory()
+        options = ["-DREMEDIED"] if remedied else []
+        self.reader = built("reader", self.folder.name, options)
+
+    def work(self):
+        self.reader.longest(self.texts)
+
+
+def built(name, folder, options):
+    """An extension module, from its source beside this file."""
+    source = os.path.join(os.path.dirname(os.path.abspath(__file__)), name + ".c")
+    library = os.path.join(folder, name + ".so")
+    command = ["gcc", "-O2", "-shared", "-fPIC", source, "-o", library]
+    command += ["-I", sysconfig.get_paths()["include"]]
+    subprocess.run(command + options, check=True)
+    loader = importlib.machinery.ExtensionFileLoader(name, library)
+    module = importlib.util.module_from_spec(importlib.util.spec_from_loader(name, loader))
+    loader.exec_module(module)
+    return module
+
+
+class Immortal:
+    """Each worker uses what is immortal in newer versions, in functions of its own."""
+
+    def __init__(self, remedied):
+        pass
+
+    def work(self):
+        uses()
+
+
+def uses():
+    kept = [None, True, False, Ellipsis, NotImplemented]
+    kept += [int, str, bytes, list, dict, tuple, set, frozenset, float, complex, object, type]
+    kept += [bytearray, memoryview, range, slice, property, super, enumerate, zip, map, filter]
+    kept += [ValueError, KeyError, TypeError, IndexError, OSError, StopIteration, RuntimeError]
+    return kept
+
+
 class GcWalk:
     """Each worker looks at all objects, which a freeze hides."""
 
@@ -112,7 +161,9 @@ WAYS = {
     "gc-freeze": GcFreeze,
     "data-structures": DataStructures,
     "exit": Exit,
+    "extension": Extension,
     "gc-walk": GcWalk,
+    "immortal": Immortal,
     "warm-up": WarmUp,
 }
 

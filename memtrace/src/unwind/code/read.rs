@@ -53,9 +53,14 @@ impl Code {
         let covered = covered(input, budget)?;
         let mut parts = gaps(&code(headers, sections), &covered);
         let notable = parts.iter().map(|part| part.2);
-        let notable: u64 = notable.filter(|&size| size >= LEAST_WITHOUT_SYMBOL).sum();
+        let notable = notable.filter(|&size| size >= LEAST_WITHOUT_SYMBOL);
+        // A damaged file may say that its code is as large as all memory, and more than once.
+        let notable = notable.fold(0, u64::saturating_add);
+        if notable > MAX_CODE {
+            return None;
+        }
         let most = LEAST_SYMBOLS + SYMBOLS_PER_BYTE * notable;
-        if notable > MAX_CODE || 2 * (notable + 2 * most) > file.left() {
+        if 2 * (notable + 2 * most) > file.left() {
             return None;
         }
         let mut code = Self {
@@ -109,7 +114,7 @@ fn gaps(code: &[Part], covered: &[(u64, u64)]) -> Vec<Part> {
         };
         let mut add = |from: u64, to: u64| {
             if to.saturating_sub(from) >= LEAST {
-                gaps.push((from, offset + (from - address), to - from));
+                gaps.push((from, offset.saturating_add(from - address), to - from));
             }
         };
         from = address.max(from);
