@@ -1,8 +1,8 @@
 //! What memtrace's developers run: `cargo xtask ...`.
 //!
 //! Each command is a module: [`ebpf`] builds the committed BPF object, [`test`] runs every test,
-//! [`pythons`] gets what its tests of Python run, [`demo`] shows memtrace at work, [`bench`]
-//! measures it. They share [`host`] (this machine), [`setup`] (what tests need of it), [`install`],
+//! [`pythons`] gets what its tests of Python run, [`demo`] shows memtrace at work, [`story`]
+//! mends a service with it, [`bench`] measures it. They share [`host`] (this machine), [`setup`] (what tests need of it), [`install`],
 //! [`tools`] and [`progress`] (what long work shows).
 
 mod bench;
@@ -14,6 +14,7 @@ mod progress;
 mod pythons;
 mod schema;
 mod setup;
+mod story;
 mod test;
 mod tools;
 
@@ -39,6 +40,8 @@ enum Task {
     Pythons(pythons::Args),
     /// Trace a small prefork server of our own and show the report
     Demo(demo::Args),
+    /// Find and mend copy-on-read in a service of uWSGI and Django, step by step
+    Story(story::Args),
     /// Write docs/report-schema.md from the comments on the report's types
     Schema(schema::Args),
     /// Measure what tracing costs
@@ -54,6 +57,7 @@ fn main() -> ExitCode {
         Task::Test(args) => test::run(&args),
         Task::Pythons(args) => pythons::run(&args),
         Task::Demo(args) => demo::run(&args),
+        Task::Story(args) => story::run(&args),
         Task::Schema(args) => schema::run(&args),
         Task::Bench(args) => bench::run(&args),
         Task::DemoServer(args) => demo::native::run(&args),

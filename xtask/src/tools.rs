@@ -16,9 +16,10 @@ pub const REMEDY: &str = "`cargo xtask pythons` gets it";
 const FOLDER: &str = "python-tools";
 
 /// What is installed. uWSGI is built from source: it embeds the interpreter.
-const PACKAGES: [&str; 6] = [
+const PACKAGES: [&str; 7] = [
     "uwsgi==2.0.31",
     "gunicorn==23.0.0",
+    "django==4.2.17",
     "greenlet==3.2.4",
     "numpy>=1.26,<3",
     "pyahocorasick==2.2.0",
@@ -157,7 +158,7 @@ mod tests {
     fn what_is_installed_is_told_without_versions() {
         assert_eq!(
             names(),
-            "uwsgi, gunicorn, greenlet, numpy, pyahocorasick, py-spy"
+            "uwsgi, gunicorn, django, greenlet, numpy, pyahocorasick, py-spy"
         );
     }
 }

@@ -1,0 +1,1 @@
+"""A small shop, for the story in docs/story.md."""
