@@ -22,8 +22,13 @@ pub trait View: Send {
     /// The least time between two profiles that it wants.
     fn interval(&self) -> Duration;
 
+    /// How long it waits for a moment when few records come; `None` for ever.
+    fn patience(&self) -> Option<Duration> {
+        None
+    }
+
     /// Shows the trace so far.
-    fn show(&mut self, profile: &Profile);
+    fn show(&mut self, profile: &Arc<Profile>);
 
     /// Removes what it has shown: the trace is over.
     fn clear(&mut self);
@@ -38,6 +43,7 @@ pub struct Audience {
     /// `None` when nobody watches.
     stage: Option<Stage>,
     interval: Duration,
+    patience: Option<Duration>,
     due: Instant,
 }
 
@@ -54,6 +60,7 @@ impl Audience {
     pub fn new(views: Vec<Box<dyn View>>) -> Self {
         let interval = views.iter().map(|view| view.interval()).min();
         Self {
+            patience: views.iter().filter_map(|view| view.patience()).min(),
             stage: interval.and_then(|_| Stage::start(views)),
             interval: interval.unwrap_or_default(),
             due: Instant::now(),
@@ -61,12 +68,17 @@ impl Audience {
     }
 
     /// Whether it is time for a snapshot: somebody watches, has not just been shown one, and is not
-    /// still looking at it.
+    /// still looking at it; and few records come, or somebody has waited for that too long.
     #[must_use]
-    pub fn is_waiting(&self) -> bool {
+    pub fn is_waiting(&self, is_calm: bool) -> bool {
+        let patience = match (is_calm, self.patience) {
+            (true, _) => Duration::ZERO,
+            (false, Some(patience)) => patience,
+            (false, None) => return false,
+        };
         let stage = self.stage.as_ref();
         stage.is_some_and(|stage| !stage.is_busy.load(Ordering::Acquire))
-            && Instant::now() >= self.due
+            && Instant::now() >= self.due + patience
     }
 
     /// Shows a snapshot, which `take` takes.
@@ -122,7 +134,7 @@ impl Stage {
 
 fn perform(arriving: &Receiver<Snapshot>, mut views: Vec<Box<dyn View>>, busy: &AtomicBool) {
     while let Ok(snapshot) = arriving.recv() {
-        let profile = snapshot.profile();
+        let profile = Arc::new(snapshot.profile());
         for view in &mut views {
             view.show(&profile);
         }

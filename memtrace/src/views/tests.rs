@@ -15,7 +15,7 @@ impl View for Noting {
         self.interval
     }
 
-    fn show(&mut self, profile: &Profile) {
+    fn show(&mut self, profile: &Arc<Profile>) {
         let text = format!("{} s", profile.duration_s);
         self.seen.lock().unwrap().push(text);
     }
@@ -49,7 +49,7 @@ fn audience(interval: Duration) -> (Audience, Arc<Mutex<Vec<String>>>) {
 #[test]
 fn without_views_no_snapshot_is_taken() {
     let mut audience = Audience::new(Vec::new());
-    assert!(!audience.is_waiting());
+    assert!(!audience.is_waiting(true));
     audience.show(|| panic!("nobody watches"));
     audience.leave();
 }
@@ -58,7 +58,7 @@ fn without_views_no_snapshot_is_taken() {
 fn views_are_shown_each_profile_and_cleared_at_the_end() {
     let (mut audience, seen) = audience(Duration::ZERO);
     for seconds in 1..=2 {
-        while !audience.is_waiting() {
+        while !audience.is_waiting(true) {
             std::thread::sleep(Duration::from_millis(1));
         }
         audience.show(|| snapshot(seconds));
@@ -70,9 +70,9 @@ fn views_are_shown_each_profile_and_cleared_at_the_end() {
 #[test]
 fn a_view_is_not_shown_more_often_than_it_wants() {
     let (mut audience, _) = audience(Duration::from_secs(1000));
-    assert!(audience.is_waiting(), "the first one is due at once");
+    assert!(audience.is_waiting(true), "the first one is due at once");
     audience.show(|| snapshot(1));
     std::thread::sleep(Duration::from_millis(20));
-    assert!(!audience.is_waiting());
+    assert!(!audience.is_waiting(true));
     audience.leave();
 }
