@@ -234,7 +234,9 @@ fn trace(
             }
         };
         audience.leave();
-        session.finish(ended?).await
+        let finished = session.finish(ended?).await;
+        notices::say_output();
+        finished
     })
 }
 

@@ -2,13 +2,18 @@
 //!
 //! A line in the middle of a picture would destroy it, and be gone with the next one. So what is
 //! logged meanwhile is kept, the latest shown by the view, and all of it said when the screen is as it
-//! was before.
+//! was before. What COMMAND would write on the terminal goes into a file without a name until then.
 
+use std::fs::File;
 use std::io::{self, Write};
+use std::os::unix::fs::FileExt as _;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Bytes that are kept, at most: of more, the beginning.
 const MOST: usize = 64 << 10;
+
+/// What COMMAND writes meanwhile; `None` where that goes where it always does.
+static OUTPUT: Mutex<Option<File>> = Mutex::new(None);
 
 /// What is held back; `None` while nothing is.
 static HELD: Mutex<Option<Held>> = Mutex::new(None);
@@ -45,6 +50,33 @@ pub fn release() {
             out,
             "memtrace: {left_out} bytes more of messages were left out"
         );
+    }
+}
+
+/// A file for what COMMAND writes, which [`say_output`] says.
+///
+/// # Errors
+/// When no file can be made.
+pub fn output_file() -> io::Result<File> {
+    let file = tempfile::tempfile()?;
+    let its = file.try_clone()?;
+    *OUTPUT.lock().unwrap_or_else(PoisonError::into_inner) = Some(file);
+    Ok(its)
+}
+
+/// Says on standard error what COMMAND has written into [`output_file`] until now.
+pub fn say_output() {
+    let Some(file) = OUTPUT.lock().unwrap_or_else(PoisonError::into_inner).take() else {
+        return;
+    };
+    let mut out = io::stderr().lock();
+    let (mut bytes, mut at) = (vec![0; 64 << 10], 0);
+    // COMMAND may still write, from where it is.
+    while let Ok(read @ 1..) = file.read_at(&mut bytes, at) {
+        if out.write_all(&bytes[..read]).is_err() {
+            return;
+        }
+        at += read as u64;
     }
 }
 

@@ -10,8 +10,8 @@ use crate::profile::{Process, Profile};
 use crate::report::text::screen::{shorten, width};
 use crate::report::words::{count, size};
 
-/// Columns of what a line is called.
-const NAME: usize = 20;
+/// Columns of what a line is called, at least and at most.
+const NAME: (usize, usize) = (20, 36);
 /// Columns of how old a process is.
 const AGE: usize = 6;
 /// Columns of the figures.
@@ -81,15 +81,16 @@ impl Sharing {
         rule.put(" █ shared ░ private, MiB ──", QUIET);
         let whole = |line: &Line| line.shared.saturating_add(line.private);
         let widest = self.lines.iter().map(whole).max().unwrap_or(0).max(1);
+        let name = usize::from(area.width / 4).clamp(NAME.0, NAME.1);
         for (line, at) in self.lines.iter().zip(from + 1..) {
             let mut pen = Pen::new(buffer, area, at);
-            let room = pen.room().saturating_sub(NAME + AGE + FIGURES + 2);
+            let room = pen.room().saturating_sub(name + AGE + FIGURES + 2);
             let columns =
                 |bytes: u64| (bytes as f64 / widest as f64 * room as f64).round() as usize;
             let shared = columns(line.shared);
             let private = columns(whole(line)).saturating_sub(shared);
             let age = line.age_s.map_or(String::new(), age);
-            pen.put(&format!(" {}", padded(&line.name, NAME - 1)), Style::new());
+            pen.put(&format!(" {}", padded(&line.name, name - 1)), Style::new());
             pen.put(&format!("{age:>AGE$} "), QUIET);
             pen.put(&"█".repeat(shared), SHARED);
             pen.put(&"░".repeat(private), PRIVATE);

@@ -48,6 +48,7 @@ impl Format {
     /// Schema `memtrace/1`, compressed.
     pub const JSON_GZ: Self = json_gz::FORMAT;
     /// For a browser.
+    #[cfg(feature = "live")]
     pub const HTML: Self = html::FORMAT;
 
     /// What writes it to a file.

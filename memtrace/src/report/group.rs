@@ -2,11 +2,13 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+#[cfg(feature = "live")]
 use std::hash::BuildHasher as _;
 use std::sync::Arc;
 
 use clap::ValueEnum;
 use foldhash::HashMap;
+#[cfg(feature = "live")]
 use foldhash::fast::FixedState;
 
 use super::words;
@@ -39,6 +41,7 @@ pub enum By {
 /// One row.
 pub(crate) struct Group<'a> {
     /// The same for the same row of a later profile, as long as memtrace runs.
+    #[cfg(feature = "live")]
     pub id: u64,
     /// Its name; not escaped yet.
     pub name: Cow<'a, str>,
@@ -145,9 +148,11 @@ struct Groups<'a> {
 
 impl<'a> Groups<'a> {
     fn row(&mut self, key: Key<'a>, name: impl FnOnce() -> Cow<'a, str>) -> &mut Group<'a> {
+        #[cfg(feature = "live")]
         let id = FixedState::default().hash_one(&key);
         let at = *self.index.entry(key).or_insert_with(|| {
             self.rows.push(Group {
+                #[cfg(feature = "live")]
                 id,
                 name: name(),
                 pages: 0,

@@ -49,10 +49,12 @@ use destination::{Destination, check_stdout};
 pub use file::remove_unfinished;
 pub use format::Format;
 pub use group::By;
+#[cfg(feature = "live")]
 pub(crate) use group::{Group, regroup};
 pub use samples::Frames;
 
 /// Pages of copies that were only read, as far as that may be claimed.
+#[cfg(feature = "live")]
 pub(crate) fn only_read(profile: &Profile) -> u64 {
     claims::Claims::of(profile).pages(claims::Claim::Read)
 }
@@ -107,6 +109,7 @@ pub struct TextOptions {
 /// # Errors
 ///
 /// When it cannot be written. Then what was at `path` is as before.
+#[cfg(feature = "live")]
 pub(crate) fn write_file(
     profile: &Profile,
     path: &Path,

@@ -27,6 +27,7 @@ const OUTLINE: Extent = Extent {
     outline: true,
 };
 /// All of it: more than a stack may have.
+#[cfg(feature = "live")]
 const WHOLE: Extent = Extent {
     most: 1 << 16,
     outline: false,
@@ -132,6 +133,7 @@ pub(super) fn cells(pages: u64, bytes: u64, total: u64, name: &str) -> Vec<Cell>
 }
 
 /// All that is known of a row, and the whole of its heaviest stack.
+#[cfg(feature = "live")]
 pub(crate) fn whole(group: &Group<'_>, by: By, screen: Screen) -> Vec<String> {
     let mut details = Details {
         screen,
