@@ -316,12 +316,30 @@ extern "C" fn on_job(signal: c_int) {
         if is_own {
             run_hook(before);
         }
-        // Unlike the signal that came, this one stops whoever handles it.
-        // SAFETY: takes no pointers; returns when the process goes on.
-        unsafe { libc::kill(libc::getpid(), libc::SIGSTOP) };
+        stop();
     }
     // SAFETY: as above.
     unsafe { *errno = was };
+}
+
+/// Stops this process as Ctrl-Z does, and returns when it goes on: the signal comes once more, without
+/// a handler, since a shell tells it from others.
+#[cfg(feature = "live")]
+fn stop() {
+    // SAFETY: all of it may be done in a handler, and the sets are valid ones.
+    unsafe {
+        libc::signal(libc::SIGTSTP, libc::SIG_DFL);
+        libc::kill(libc::getpid(), libc::SIGTSTP);
+        let mut signal: libc::sigset_t = std::mem::zeroed();
+        let mut before: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut signal);
+        libc::sigaddset(&raw mut signal, libc::SIGTSTP);
+        // It is delivered here.
+        libc::pthread_sigmask(libc::SIG_UNBLOCK, &raw const signal, &raw mut before);
+        libc::pthread_sigmask(libc::SIG_SETMASK, &raw const before, ptr::null_mut());
+    }
+    let handler = on_job as extern "C" fn(c_int) as usize;
+    let _ = handle(libc::SIGTSTP, handler, libc::SA_RESTART);
 }
 
 /// Calls what a place holds, if it holds anything.
