@@ -109,7 +109,7 @@ impl Live {
                 let drawn = Performance::new(terminal, has_colour, state, writer, its);
                 if let Ok(mut performance) = drawn {
                     performance.go_on();
-                    performance.ratatui.backend_mut().terminal.leave();
+                    restore();
                 }
             });
         match thread {

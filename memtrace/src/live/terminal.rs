@@ -128,11 +128,6 @@ impl Terminal {
         self.write(ENTER)
     }
 
-    /// Leaves the screen as it was before.
-    pub fn leave(&mut self) {
-        restore();
-    }
-
     /// Who has the screen.
     #[must_use]
     pub fn screen() -> Screen {
