@@ -80,14 +80,19 @@ pub fn say_output() {
     }
 }
 
-/// The last line of what was held back since this was last called; `None` without any.
+/// The last warning or error among what was held back since this was last called, without what the log
+/// has before it; `None` without any.
 #[must_use]
 pub fn latest() -> Option<String> {
     let mut held = held();
     let held = held.as_mut()?;
     let new = &held.text[held.seen..];
     let line = String::from_utf8_lossy(new);
-    let line = line.lines().last().map(str::to_owned);
+    let weighty = |line: &&str| line.contains(" WARN ") || line.contains(" ERROR ");
+    let line = line.lines().rfind(weighty).map(|line| {
+        let text = line.split_once("] ").map_or(line, |(_, text)| text);
+        text.to_owned()
+    });
     held.seen = held.text.len();
     line
 }
@@ -122,13 +127,14 @@ mod tests {
     #[test]
     fn what_is_held_back_is_bounded_and_its_last_line_told_once() {
         hold();
-        Notices.write_all(b"one\ntwo\n").unwrap();
+        let log = "[T WARN  memtrace] one\n[T WARN  memtrace] two\n[T INFO  memtrace] three\n";
+        Notices.write_all(log.as_bytes()).unwrap();
         assert_eq!(latest().as_deref(), Some("two"));
         assert_eq!(latest(), None);
         Notices.write_all(&vec![b'x'; MOST]).unwrap();
         Notices.write_all(b"more").unwrap();
         let kept = held().as_ref().map(|held| (held.text.len(), held.left_out));
-        assert_eq!(kept, Some((8, MOST + 4)));
+        assert_eq!(kept, Some((log.len(), MOST + 4)));
         *held() = None;
         assert_eq!(latest(), None);
     }

@@ -11,7 +11,7 @@ use crate::report::Output;
 use crate::views::View;
 
 /// A terminal that is never there.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Terminal(Infallible);
 
 /// A view that is never there.

@@ -292,7 +292,10 @@ impl Performance {
                 Asked::Nothing => {}
                 Asked::Finish => {
                     self.state.say("finishing".to_owned(), Instant::now());
-                    signals::ask_to_end();
+                    // Asked twice, it would leave without a report.
+                    if signals::check().is_ok() {
+                        signals::ask_to_end();
+                    }
                 }
                 Asked::Leave => signals::leave_at_once(),
                 Asked::Write(profile) => {

@@ -8,11 +8,16 @@ use crate::summarize::{Gathered, Moment, Progress};
 struct Noting {
     seen: Arc<Mutex<Vec<String>>>,
     interval: Duration,
+    patience: Option<Duration>,
 }
 
 impl View for Noting {
     fn interval(&self) -> Duration {
         self.interval
+    }
+
+    fn patience(&self) -> Option<Duration> {
+        self.patience
     }
 
     fn show(&mut self, profile: &Arc<Profile>) {
@@ -38,10 +43,18 @@ fn snapshot(seconds: u64) -> Snapshot {
 }
 
 fn audience(interval: Duration) -> (Audience, Arc<Mutex<Vec<String>>>) {
+    audience_of(interval, None)
+}
+
+fn audience_of(
+    interval: Duration,
+    patience: Option<Duration>,
+) -> (Audience, Arc<Mutex<Vec<String>>>) {
     let seen: Arc<Mutex<Vec<String>>> = Arc::default();
     let view = Noting {
         seen: Arc::clone(&seen),
         interval,
+        patience,
     };
     (Audience::new(vec![Box::new(view)]), seen)
 }
@@ -75,4 +88,16 @@ fn a_view_is_not_shown_more_often_than_it_wants() {
     std::thread::sleep(Duration::from_millis(20));
     assert!(!audience.is_waiting(true));
     audience.leave();
+}
+
+#[test]
+fn a_storm_is_shown_to_those_alone_whose_patience_ends() {
+    let (patient, _) = audience(Duration::ZERO);
+    let (impatient, _) = audience_of(Duration::ZERO, Some(Duration::from_millis(20)));
+    assert!(patient.is_waiting(true) && impatient.is_waiting(true));
+    assert!(!impatient.is_waiting(false), "not yet");
+    std::thread::sleep(Duration::from_millis(30));
+    assert!(impatient.is_waiting(false) && !patient.is_waiting(false));
+    patient.leave();
+    impatient.leave();
 }
