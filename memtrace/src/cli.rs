@@ -236,6 +236,14 @@ struct Memory {
 /// The arguments that say what is said beside the report.
 #[derive(Debug, Args)]
 struct Said {
+    /// Watch the trace on the terminal while it runs: who copies, where, and how fast
+    ///
+    /// Keys sort, group and filter the table, open a row's stack, freeze the picture, and write a report
+    /// without an end of the trace; ? lists them. It is drawn on the terminal itself, so standard output
+    /// may be redirected. --by says what it begins with.
+    #[arg(long)]
+    live: bool,
+
     /// Say nothing but warnings and errors beside the report
     #[arg(short, long, conflicts_with = "verbose")]
     quiet: bool,
@@ -320,10 +328,10 @@ impl TryFrom<Trace> for Options {
                 unchanged: !cli.no_unchanged,
                 user: cli.user,
                 arguments: !cli.no_cmdline,
-                talk: if cli.said.quiet {
-                    Talk::Warnings
-                } else {
-                    Talk::Progress
+                talk: match &cli.said {
+                    Said { live: true, .. } => Talk::View,
+                    Said { quiet: true, .. } => Talk::Warnings,
+                    Said { .. } => Talk::Progress,
                 },
                 memory: memory(&cli.memory)?,
             },

@@ -5,12 +5,12 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, IsTerminal as _, Read as _, Write as _};
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command};
+use std::process::{Child, Command, Stdio};
 use std::thread::JoinHandle;
 
 use anyhow::{Context as _, Result, anyhow, bail};
@@ -47,11 +47,16 @@ pub struct Running {
 
 impl Held {
     /// Starts `command`, program first, up to the gate, as `user` if that is somebody else. That the
-    /// program can be run has been [checked](check).
+    /// program can be run has been [checked](check). With `instead`, it has that for the terminal, which
+    /// somebody else needs: it writes there what it would write on it, and reads nothing from it.
     ///
     /// # Errors
     /// When no process can be made.
-    pub fn spawn(command: &[OsString], user: Option<&User>) -> Result<Self> {
+    pub fn spawn(
+        command: &[OsString],
+        user: Option<&User>,
+        instead: Option<&File>,
+    ) -> Result<Self> {
         let (program, args) = command.split_first().context("COMMAND is empty")?;
         let name = program.to_string_lossy().into_owned();
         let (at_gate, gate) = pipe()?;
@@ -60,6 +65,9 @@ impl Held {
         starter.args(args);
         if let Some(user) = user.filter(|user| !user.is_own()) {
             user.runs(&mut starter);
+        }
+        if let Some(file) = instead {
+            off_the_terminal(&mut starter, file)?;
         }
         let ends = [at_gate.as_raw_fd(), gate.as_raw_fd(), said.as_raw_fd()];
         // SAFETY: only system calls that may be made between fork and exec.
@@ -133,6 +141,20 @@ impl Running {
             signal: status.signal(),
         })
     }
+}
+
+/// Has a program read nothing from the terminal, and write into `file` what it would write on it.
+fn off_the_terminal(starter: &mut Command, file: &File) -> Result<()> {
+    if io::stdin().is_terminal() {
+        starter.stdin(Stdio::null());
+    }
+    if io::stdout().is_terminal() {
+        starter.stdout(file.try_clone()?);
+    }
+    if io::stderr().is_terminal() {
+        starter.stderr(file.try_clone()?);
+    }
+    Ok(())
 }
 
 /// The exit status of a child that was never let go.
@@ -270,7 +292,7 @@ mod tests {
     fn a_command_does_not_run_before_its_release() {
         let folder = tempfile::tempdir().unwrap();
         let mark = folder.path().join("mark");
-        let held = Held::spawn(&command(&["touch", mark.to_str().unwrap()]), None).unwrap();
+        let held = Held::spawn(&command(&["touch", mark.to_str().unwrap()]), None, None).unwrap();
         assert!(Path::new(&format!("/proc/{}", held.pid())).exists());
         std::thread::sleep(Duration::from_millis(50));
         assert!(!mark.exists());
@@ -286,7 +308,8 @@ mod tests {
 
     #[test]
     fn its_exit_status_and_signal_are_told() {
-        let exit = |script| exit_of(Held::spawn(&command(&["sh", "-c", script]), None).unwrap());
+        let exit =
+            |script| exit_of(Held::spawn(&command(&["sh", "-c", script]), None, None).unwrap());
         assert_eq!(
             exit("exit 3"),
             CommandExit {
@@ -350,7 +373,7 @@ mod tests {
 
     #[test]
     fn a_command_that_is_not_released_goes_with_the_gate() {
-        let held = Held::spawn(&command(&["sleep", "1000"]), None).unwrap();
+        let held = Held::spawn(&command(&["sleep", "1000"]), None, None).unwrap();
         let pid = held.pid();
         let Held { gate, starting, .. } = held;
         drop(gate);
@@ -370,7 +393,7 @@ mod tests {
         let Ok(mark) = std::env::var("MEMTRACE_TEST_MARK") else {
             return;
         };
-        let held = Held::spawn(&command(&["touch", &mark]), None).unwrap();
+        let held = Held::spawn(&command(&["touch", &mark]), None, None).unwrap();
         println!("\nheld {}", held.pid());
         // SAFETY: no pointers are passed; the process is this one.
         unsafe { libc::kill(libc::getpid(), libc::SIGKILL) };
@@ -384,7 +407,7 @@ mod tests {
             return;
         };
         signals::install(|| ()).unwrap();
-        let held = Held::spawn(&command(&["cp", "/proc/self/status", &mark]), None).unwrap();
+        let held = Held::spawn(&command(&["cp", "/proc/self/status", &mark]), None, None).unwrap();
         let status = std::fs::read_to_string(format!("/proc/{}/status", held.pid())).unwrap();
         std::fs::write(format!("{mark}.held"), status).unwrap();
         exit_of(held);
@@ -400,7 +423,7 @@ mod tests {
             .args(["--ignored", "--exact"])
             .arg("command::tests::holder_that_listens")
             .env("MEMTRACE_TEST_MARK", &mark)
-            .stdout(std::process::Stdio::null())
+            .stdout(Stdio::null())
             .status()
             .unwrap();
         assert!(status.success());

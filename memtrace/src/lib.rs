@@ -20,9 +20,12 @@ pub mod inspection;
 mod intake;
 mod interpreter;
 mod keeper;
+#[cfg_attr(not(feature = "live"), path = "live/absent.rs")]
+mod live;
 #[cfg(test)]
 mod made_up;
 mod memory;
+pub mod notices;
 mod options;
 mod plan;
 mod preflight;
@@ -53,6 +56,7 @@ mod skipped;
 use anyhow::{Context as _, Result};
 
 use crate::gate::Verdict;
+use crate::live::{Live, Terminal};
 use crate::options::Talk;
 pub use crate::options::{DiffOptions, Options, ReportOptions, Task};
 use crate::plan::Plan;
@@ -71,7 +75,10 @@ use crate::views::{Audience, View};
 /// # Errors
 /// When the system has no descriptors or no threads left.
 pub fn hear_signals() -> std::io::Result<()> {
-    signals::install(report::remove_unfinished)
+    signals::install(|| {
+        report::remove_unfinished();
+        live::restore();
+    })
 }
 
 /// Traces as `options` say and writes the reports. For the exit code, see `--help`.
@@ -80,6 +87,9 @@ pub fn hear_signals() -> std::io::Result<()> {
 /// When the machine does not permit it, the target is not there, or a report cannot be written;
 /// each error says what to do. [`signals::Interrupted`] when a signal came before tracing began.
 pub fn run(options: &Options) -> Result<ExitCode> {
+    // First, since nothing of it depends on what is traced.
+    let screen = (options.trace.talk == Talk::View).then(Terminal::open);
+    let screen = screen.transpose()?;
     wait(options)?;
     let options = &choice::made(options)?;
     let facts = Facts::gather(options.trace.target.pids());
@@ -91,7 +101,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     let (notes, destinations) = preflight::check(&options.trace, destinations, &facts, &missing)?;
     let plan = plan.context("this machine has nothing that copies can be seen by")?;
     signals::check()?;
-    let profile = trace(options, &plan, notes)?.profile();
+    let profile = trace(options, &plan, notes, screen)?.profile();
     profile::sums::check(&profile)
         .context("memtrace has miscounted, which is a fault of its own")?;
     report::render(&profile, &options.output, &destinations)?;
@@ -125,7 +135,7 @@ fn wait(options: &Options) -> Result<()> {
     let Some(delay) = options.delay else {
         return Ok(());
     };
-    if options.trace.talk == Talk::Progress {
+    if options.trace.talk != Talk::Warnings {
         let delay = humantime::format_duration(delay);
         let _ = writeln!(std::io::stderr(), "memtrace: tracing begins in {delay}");
     }
@@ -194,7 +204,12 @@ fn exit_code(verdict: Option<Verdict>) -> ExitCode {
 }
 
 /// Traces until something ends it.
-fn trace(options: &Options, plan: &Plan, notes: Vec<String>) -> Result<Snapshot> {
+fn trace(
+    options: &Options,
+    plan: &Plan,
+    notes: Vec<String>,
+    screen: Option<Terminal>,
+) -> Result<Snapshot> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -206,15 +221,11 @@ fn trace(options: &Options, plan: &Plan, notes: Vec<String>) -> Result<Snapshot>
             signals::check()?;
         }
         let mut session = started?;
-        let progress = (options.trace.talk == Talk::Progress)
-            .then(Progress::on_terminal)
-            .flatten();
-        let progress = progress.map(|line| Box::new(line) as Box<dyn View>);
-        let mut audience = Audience::new(progress.into_iter().collect());
+        let mut audience = Audience::new(views(options, screen)?);
         let ended = loop {
             match session.next().await {
                 Ok(Step::Tick) => {
-                    if session.is_calm() && audience.is_waiting() {
+                    if audience.is_waiting(session.is_calm()) {
                         audience.show(|| session.snapshot());
                     }
                 }
@@ -223,8 +234,20 @@ fn trace(options: &Options, plan: &Plan, notes: Vec<String>) -> Result<Snapshot>
             }
         };
         audience.leave();
-        session.finish(ended?).await
+        let finished = session.finish(ended?).await;
+        notices::say_output();
+        finished
     })
+}
+
+/// What is shown meanwhile.
+fn views(options: &Options, screen: Option<Terminal>) -> Result<Vec<Box<dyn View>>> {
+    let view: Option<Box<dyn View>> = match (options.trace.talk, screen) {
+        (Talk::View, Some(screen)) => Some(Box::new(Live::start(screen, &options.output)?)),
+        (Talk::Progress, _) => Progress::on_terminal().map(|line| Box::new(line) as _),
+        (Talk::View | Talk::Warnings, _) => None,
+    };
+    Ok(view.into_iter().collect())
 }
 
 #[cfg(test)]

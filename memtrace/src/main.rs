@@ -3,7 +3,9 @@
 use std::io::Write as _;
 use std::process::ExitCode;
 
+use env_logger::Target;
 use log::LevelFilter;
+use memtrace::notices::Notices;
 use memtrace::signals::Interrupted;
 use memtrace::{Task, cli, compare, hear_signals, inspection, opener, run, show, signals};
 
@@ -44,6 +46,8 @@ fn main() -> ExitCode {
         // Libraries log warnings and errors only.
         .filter_level(LevelFilter::Warn)
         .filter_module("memtrace", level)
+        // A view may have the terminal.
+        .target(Target::Pipe(Box::new(Notices)))
         .init();
     let done = match &task {
         Task::Trace(options) => run(options),

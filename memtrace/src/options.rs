@@ -128,6 +128,8 @@ pub enum Talk {
     Progress,
     /// Warnings and errors alone.
     Warnings,
+    /// A view on the terminal shows how far it is.
+    View,
 }
 
 /// What is traced.

@@ -31,6 +31,10 @@ use crate::keeper;
 /// The signals that ask memtrace to end.
 const SIGNALS: [c_int; 3] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP];
 
+/// The signals of job control: they are heard on the same thread as [`SIGNALS`], and do what they
+/// always do unless [`on_stop`] says otherwise.
+const JOBS: [c_int; 2] = [libc::SIGTSTP, libc::SIGCONT];
+
 /// What a shell adds to a signal's number to make an exit status of it.
 const SIGNALLED: c_int = 128;
 
@@ -55,6 +59,11 @@ static OWNER: AtomicI32 = AtomicI32::new(0);
 
 /// A `fn()` that is called before the second signal ends the process; null before [`install`].
 static BEFORE_LEAVING: AtomicPtr<c_void> = AtomicPtr::new(ptr::null_mut());
+
+/// A `fn()` that is called before Ctrl-Z stops the process, and one when it goes on; null before
+/// [`on_stop`].
+#[cfg(feature = "live")]
+static AROUND_STOPS: [AtomicPtr<c_void>; 2] = [const { AtomicPtr::new(ptr::null_mut()) }; 2];
 
 /// A signal asked memtrace to end before it had begun to trace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -119,7 +128,7 @@ fn handle_for_ever() {
     }
 }
 
-/// Blocks or unblocks [`SIGNALS`] on this thread.
+/// Blocks or unblocks [`SIGNALS`] and [`JOBS`] on this thread.
 fn mask(how: c_int) {
     let set = all();
     // SAFETY: the set is initialised and lives through the call.
@@ -140,13 +149,49 @@ pub fn check() -> Result<(), Interrupted> {
 /// Gives the signals back their default actions, and blocks none of them: in a child before exec,
 /// where it may be called since it makes nothing but system calls, or first of all after it.
 pub fn restore() {
-    for signal in SIGNALS {
+    for signal in SIGNALS.into_iter().chain(JOBS) {
         if matches!(is_ignored(signal), Ok(false)) {
             // SAFETY: the default action is a valid one.
             unsafe { libc::signal(signal, libc::SIG_DFL) };
         }
     }
     mask(libc::SIG_UNBLOCK);
+}
+
+/// Has `before` called before Ctrl-Z stops this process, and `after` whenever it goes on. They may do
+/// only what a signal handler may do. Where the signal is ignored, nothing is changed.
+///
+/// # Errors
+/// When the system does not take the handlers.
+#[cfg(feature = "live")]
+pub fn on_stop(before: fn(), after: fn()) -> io::Result<()> {
+    for (place, hook) in AROUND_STOPS.iter().zip([before, after]) {
+        place.store(hook as *mut c_void, Ordering::SeqCst);
+    }
+    for signal in JOBS {
+        if !is_ignored(signal)? {
+            handle(
+                signal,
+                on_job as extern "C" fn(c_int) as usize,
+                libc::SA_RESTART,
+            )?;
+        }
+    }
+    Ok(())
+}
+
+/// Asks memtrace to end, as Ctrl-C does, but no other process.
+#[cfg(feature = "live")]
+pub fn ask_to_end() {
+    // SAFETY: takes no pointers.
+    unsafe { libc::kill(libc::getpid(), libc::SIGINT) };
+}
+
+/// Ends the process at once, as a second Ctrl-C does.
+#[cfg(feature = "live")]
+pub fn leave_at_once() -> ! {
+    run_hook(&BEFORE_LEAVING);
+    leave(libc::SIGINT)
 }
 
 /// Waits for a signal.
@@ -192,12 +237,17 @@ fn is_ignored(signal: c_int) -> io::Result<bool> {
 }
 
 fn listen(signal: c_int) -> io::Result<()> {
+    let handler = on_signal as extern "C" fn(c_int, *mut siginfo_t, *mut c_void) as usize;
+    // No call elsewhere in memtrace must know of signals.
+    handle(signal, handler, libc::SA_SIGINFO | libc::SA_RESTART)
+}
+
+fn handle(signal: c_int, handler: usize, flags: c_int) -> io::Result<()> {
     let action = libc::sigaction {
-        sa_sigaction: on_signal as extern "C" fn(c_int, *mut siginfo_t, *mut c_void) as usize,
+        sa_sigaction: handler,
         // The first is handled whole before the second.
         sa_mask: all(),
-        // No call elsewhere in memtrace must know of signals.
-        sa_flags: libc::SA_SIGINFO | libc::SA_RESTART,
+        sa_flags: flags,
         sa_restorer: None,
     };
     // SAFETY: the handler does only what a handler may do, and the action is valid.
@@ -207,13 +257,13 @@ fn listen(signal: c_int) -> io::Result<()> {
     }
 }
 
-/// The set of all of [`SIGNALS`].
+/// The set of all of [`SIGNALS`] and [`JOBS`].
 fn all() -> libc::sigset_t {
     // SAFETY: all bits zero is a valid set, and both functions are given a valid one.
     unsafe {
         let mut set: libc::sigset_t = std::mem::zeroed();
         libc::sigemptyset(&raw mut set);
-        for signal in SIGNALS {
+        for signal in SIGNALS.into_iter().chain(JOBS) {
             libc::sigaddset(&raw mut set, signal);
         }
         set
@@ -236,12 +286,7 @@ extern "C" fn on_signal(signal: c_int, info: *mut siginfo_t, _: *mut c_void) {
         if signal == libc::SIGHUP || from_process && says_it_twice(sender) {
             return;
         }
-        let hook = BEFORE_LEAVING.load(Ordering::SeqCst);
-        if !hook.is_null() {
-            // SAFETY: only `install` writes it, from a `fn()`.
-            let hook: fn() = unsafe { std::mem::transmute::<*mut c_void, fn()>(hook) };
-            hook();
-        }
+        run_hook(&BEFORE_LEAVING);
         leave(signal);
     }
     let (one, wake) = (1_u64, WAKE.load(Ordering::SeqCst));
@@ -252,6 +297,58 @@ extern "C" fn on_signal(signal: c_int, info: *mut siginfo_t, _: *mut c_void) {
         let before = *errno;
         libc::write(wake, (&raw const one).cast(), size_of_val(&one));
         *errno = before;
+    }
+}
+
+/// The handler of [`JOBS`], of which the same is true.
+#[cfg(feature = "live")]
+extern "C" fn on_job(signal: c_int) {
+    let [before, after] = &AROUND_STOPS;
+    // SAFETY: takes no pointers.
+    let is_own = unsafe { libc::getpid() } == OWNER.load(Ordering::SeqCst);
+    // SAFETY: the place of errno is this thread's own.
+    let errno = unsafe { libc::__errno_location() };
+    // SAFETY: as above.
+    let was = unsafe { *errno };
+    if is_own && signal == libc::SIGCONT {
+        run_hook(after);
+    } else if signal == libc::SIGTSTP {
+        if is_own {
+            run_hook(before);
+        }
+        stop();
+    }
+    // SAFETY: as above.
+    unsafe { *errno = was };
+}
+
+/// Stops this process as Ctrl-Z does, and returns when it goes on: the signal comes once more, without
+/// a handler, since a shell tells it from others.
+#[cfg(feature = "live")]
+fn stop() {
+    // SAFETY: all of it may be done in a handler, and the sets are valid ones.
+    unsafe {
+        libc::signal(libc::SIGTSTP, libc::SIG_DFL);
+        libc::kill(libc::getpid(), libc::SIGTSTP);
+        let mut signal: libc::sigset_t = std::mem::zeroed();
+        let mut before: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut signal);
+        libc::sigaddset(&raw mut signal, libc::SIGTSTP);
+        // It is delivered here.
+        libc::pthread_sigmask(libc::SIG_UNBLOCK, &raw const signal, &raw mut before);
+        libc::pthread_sigmask(libc::SIG_SETMASK, &raw const before, ptr::null_mut());
+    }
+    let handler = on_job as extern "C" fn(c_int) as usize;
+    let _ = handle(libc::SIGTSTP, handler, libc::SA_RESTART);
+}
+
+/// Calls what a place holds, if it holds anything.
+fn run_hook(place: &AtomicPtr<c_void>) {
+    let hook = place.load(Ordering::SeqCst);
+    if !hook.is_null() {
+        // SAFETY: only `fn()`s are ever put into such a place.
+        let hook: fn() = unsafe { std::mem::transmute::<*mut c_void, fn()>(hook) };
+        hook();
     }
 }
 

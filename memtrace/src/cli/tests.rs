@@ -472,6 +472,8 @@ fn how_often_memory_is_looked_at_is_a_time_or_none() {
 #[test]
 fn quiet_and_verbose_are_not_both_meant() {
     assert!(parsed(&["-p", "1", "-q"]).trace.talk == Talk::Warnings);
+    // The view says all there is to say.
+    assert!(parsed(&["-p", "1", "-q", "--live"]).trace.talk == Talk::View);
     assert!(refused(&["-p", "1", "-q", "-v"]).contains("cannot be used with"));
     assert!(!parsed(&["-p", "1", "--no-cmdline"]).trace.arguments);
 }

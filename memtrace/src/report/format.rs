@@ -47,6 +47,9 @@ impl Format {
     pub const JSON: Self = json::FORMAT;
     /// Schema `memtrace/1`, compressed.
     pub const JSON_GZ: Self = json_gz::FORMAT;
+    /// For a browser.
+    #[cfg(feature = "live")]
+    pub const HTML: Self = html::FORMAT;
 
     /// What writes it to a file.
     #[must_use]

@@ -2,10 +2,14 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+#[cfg(feature = "live")]
+use std::hash::BuildHasher as _;
 use std::sync::Arc;
 
 use clap::ValueEnum;
 use foldhash::HashMap;
+#[cfg(feature = "live")]
+use foldhash::fast::FixedState;
 
 use super::words;
 use crate::distribution::Distribution;
@@ -35,7 +39,10 @@ pub enum By {
 }
 
 /// One row.
-pub(super) struct Group<'a> {
+pub(crate) struct Group<'a> {
+    /// The same for the same row of a later profile, as long as memtrace runs.
+    #[cfg(feature = "live")]
+    pub id: u64,
     /// Its name; not escaped yet.
     pub name: Cow<'a, str>,
     pub pages: u64,
@@ -68,7 +75,7 @@ enum Key<'a> {
 }
 
 /// The rows of a table by `by`, the largest first.
-pub(super) fn regroup(profile: &Profile, by: By) -> Vec<Group<'_>> {
+pub(crate) fn regroup(profile: &Profile, by: By) -> Vec<Group<'_>> {
     let mut groups = Groups {
         rows: Vec::new(),
         index: HashMap::default(),
@@ -141,8 +148,12 @@ struct Groups<'a> {
 
 impl<'a> Groups<'a> {
     fn row(&mut self, key: Key<'a>, name: impl FnOnce() -> Cow<'a, str>) -> &mut Group<'a> {
+        #[cfg(feature = "live")]
+        let id = FixedState::default().hash_one(&key);
         let at = *self.index.entry(key).or_insert_with(|| {
             self.rows.push(Group {
+                #[cfg(feature = "live")]
+                id,
                 name: name(),
                 pages: 0,
                 bytes: 0,
@@ -171,7 +182,7 @@ impl<'a> Group<'a> {
     }
 
     /// Distribution of `which` over the row, where it is known.
-    pub(super) fn merged(&self, which: fn(&CallSite) -> &Distribution) -> Distribution {
+    pub(crate) fn merged(&self, which: fn(&CallSite) -> &Distribution) -> Distribution {
         let mut merged = Distribution::new();
         if self.whole {
             self.parts

@@ -49,7 +49,15 @@ use destination::{Destination, check_stdout};
 pub use file::remove_unfinished;
 pub use format::Format;
 pub use group::By;
+#[cfg(feature = "live")]
+pub(crate) use group::{Group, regroup};
 pub use samples::Frames;
+
+/// Pages of copies that were only read, as far as that may be claimed.
+#[cfg(feature = "live")]
+pub(crate) fn only_read(profile: &Profile) -> u64 {
+    claims::Claims::of(profile).pages(claims::Claim::Read)
+}
 
 /// Which reports are written, and how they look.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -94,6 +102,24 @@ pub struct TextOptions {
     pub by: By,
     /// Rows in a table, at least one.
     pub top: usize,
+}
+
+/// Writes one report of `profile` as a new file, or in place of one.
+///
+/// # Errors
+///
+/// When it cannot be written. Then what was at `path` is as before.
+#[cfg(feature = "live")]
+pub(crate) fn write_file(
+    profile: &Profile,
+    path: &Path,
+    format: Format,
+    output: &Output,
+) -> anyhow::Result<()> {
+    let report = format.report(output);
+    file::write(path, file::Existing::Replaced, &mut |out| {
+        report.write(profile, out)
+    })
 }
 
 /// A way to write a profile.

@@ -13,12 +13,12 @@ use crate::profile::Profile;
 
 mod advice;
 pub(super) mod compared;
-mod copies;
+pub(crate) mod copies;
 pub(super) mod difference;
-pub(super) mod memory;
+pub(crate) mod memory;
 mod processes;
 mod restarts;
-mod screen;
+pub(crate) mod screen;
 mod stack;
 pub(super) mod summary;
 mod table;

@@ -68,7 +68,7 @@ pub(super) fn apportion(whole: u64, parts: &[u64]) -> Vec<u64> {
 }
 
 /// `part` of `whole`, 0 to 1; 0 when there is no whole.
-pub(super) fn ratio(part: u64, whole: u64) -> f64 {
+pub(crate) fn ratio(part: u64, whole: u64) -> f64 {
     if whole == 0 {
         0.0
     } else {
@@ -77,7 +77,7 @@ pub(super) fn ratio(part: u64, whole: u64) -> f64 {
 }
 
 /// Three digits: `812 ns`, `2.13 µs`, `48.1 ms`, `1.20 s`; from a minute up `3m 12s`.
-pub(super) fn duration(duration: Duration) -> String {
+pub(crate) fn duration(duration: Duration) -> String {
     let ns = duration.as_nanos() as f64;
     // Half a unit of the third digit below the next unit, so that nothing reads `1000 ns`.
     let (value, unit) = match ns {

@@ -1,16 +1,18 @@
 //! What is done before a trace begins, and what is said then.
 
+use std::ffi::OsString;
 use std::io::{self, Write as _};
 use std::time::{Duration, Instant};
 
-use anyhow::{Error, Result, bail, ensure};
+use anyhow::{Context as _, Error, Result, bail, ensure};
 use log::info;
 use memtrace_common::process::MAX_PROCESSES;
 
 use crate::clock;
 use crate::command::Held;
 use crate::interpreter;
-use crate::options::{Target, TraceOptions};
+use crate::notices;
+use crate::options::{Talk, Target, TraceOptions};
 use crate::plan::Plan;
 use crate::probe::Found;
 use crate::process::pidfd::PidFd;
@@ -46,6 +48,10 @@ impl Prepared {
         let wanted = interpreter::wanted(&plan.loaders()).and(unwind::wanted());
         let mut processes = Processes::looking_for(wanted);
         let mut library = Library::new(plan.unwind.value);
+        let takes_terminal = options.talk == Talk::View && !options.target.command().is_empty();
+        let instead = takes_terminal.then(notices::output_file).transpose();
+        let instead = instead.context("cannot make a file for what COMMAND writes")?;
+        let held = |command: &[OsString]| Held::spawn(command, user, instead.as_ref());
         let (pids, command) = match &options.target {
             Target::Attach { pids, load } => {
                 for &pid in pids {
@@ -56,11 +62,11 @@ impl Prepared {
                 library.wait(PREPARATION);
                 signals::check()?;
                 let load = load.as_deref();
-                let held = load.map(|load| Held::spawn(load, user)).transpose()?;
+                let held = load.map(held).transpose()?;
                 (pids.clone(), held)
             }
             Target::Launch { command } => {
-                let held = Held::spawn(command, user)?;
+                let held = held(command)?;
                 library.await_exec(held.pid());
                 (vec![held.pid()], Some(held))
             }

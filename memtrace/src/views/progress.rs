@@ -1,6 +1,7 @@
 //! One line on a terminal while tracing, rewritten in place and gone at the end.
 
 use std::io::{IsTerminal as _, Write as _};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytesize::ByteSize;
@@ -53,7 +54,7 @@ impl View for Progress {
         INTERVAL
     }
 
-    fn show(&mut self, profile: &Profile) {
+    fn show(&mut self, profile: &Arc<Profile>) {
         let line = format!("{ERASE}{}", self.line(profile));
         // A terminal that has gone does not end the trace.
         let _ = std::io::stderr().write_all(line.as_bytes());

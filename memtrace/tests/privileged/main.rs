@@ -19,6 +19,7 @@ mod crowds;
 mod diff;
 mod lifecycle;
 mod limits;
+mod live;
 mod memory;
 mod past;
 mod python;

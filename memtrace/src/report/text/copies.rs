@@ -21,8 +21,17 @@ use crate::report::{By, TextOptions};
 
 /// Where details begin.
 const DETAIL: usize = 9;
-/// Frames shown of a call site's heaviest stack.
-const FEW_FRAMES: usize = 8;
+/// What is shown of a call site's heaviest stack.
+const OUTLINE: Extent = Extent {
+    most: 8,
+    outline: true,
+};
+/// All of it: more than a stack may have.
+#[cfg(feature = "live")]
+const WHOLE: Extent = Extent {
+    most: 1 << 16,
+    outline: false,
+};
 /// Frames shown where the row is the stack.
 const MANY_FRAMES: usize = 40;
 /// Call sites shown of a row that is none itself.
@@ -123,6 +132,26 @@ pub(super) fn cells(pages: u64, bytes: u64, total: u64, name: &str) -> Vec<Cell>
     ]
 }
 
+/// All that is known of a row, and the whole of its heaviest stack.
+#[cfg(feature = "live")]
+pub(crate) fn whole(group: &Group<'_>, by: By, screen: Screen) -> Vec<String> {
+    let mut details = Details {
+        screen,
+        lines: Vec::new(),
+    };
+    if by != By::Site {
+        details.parts(&group.parts, group.pages);
+    }
+    if let (By::Site, Some((site, _))) = (by, group.parts.first()) {
+        details.around(site);
+        details.place(&site.site, true, reason_of(site));
+    }
+    details.facts(group, by);
+    details.times(group);
+    details.heaviest(group, WHOLE);
+    details.lines
+}
+
 fn details(group: &Group<'_>, by: By, screen: Screen) -> Vec<String> {
     let mut details = Details {
         screen,
@@ -143,7 +172,7 @@ fn details(group: &Group<'_>, by: By, screen: Screen) -> Vec<String> {
     details.facts(group, by);
     details.times(group);
     match (by, group.stack, &group.parts[..]) {
-        (By::Site, ..) => details.heaviest(group),
+        (By::Site, ..) => details.heaviest(group, OUTLINE),
         (By::Stack, Some(stack), _) => {
             let extent = Extent {
                 most: MANY_FRAMES,
@@ -299,7 +328,7 @@ impl Details {
     }
 
     /// The stack that copied most of the row, over all types of objects.
-    fn heaviest(&mut self, group: &Group<'_>) {
+    fn heaviest(&mut self, group: &Group<'_>, extent: Extent) {
         let mut stacks: HashMap<&[Arc<Frame>], (u64, &StackPages)> = HashMap::default();
         for stack in group.parts.iter().flat_map(|(site, _)| &site.stacks) {
             let (pages, _) = stacks.entry(&stack.frames).or_insert((0, stack));
@@ -328,10 +357,6 @@ impl Details {
             ),
         };
         self.quiet(&title);
-        let extent = Extent {
-            most: FEW_FRAMES,
-            outline: true,
-        };
         self.lines
             .extend(stack::stack(stack, DETAIL + 2, extent, self.screen));
     }

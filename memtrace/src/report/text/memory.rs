@@ -39,7 +39,7 @@ pub(super) fn roles(profile: &Profile, screen: Screen, out: &mut dyn Write) -> i
 }
 
 /// `uwsgi worker`, `master: nginx`; escaped.
-pub(in crate::report) fn called(role: &Role) -> String {
+pub(crate) fn called(role: &Role) -> String {
     let name = escape(&role.name);
     match role.kind {
         // The title says it.
@@ -156,7 +156,7 @@ fn fitted(values: &[f64], sums: bool) -> Vec<f64> {
 }
 
 /// `▁▃█▅`: values from `least` to the largest of them; nothing is blank.
-fn spark(values: &[f64], least: f64) -> String {
+pub(crate) fn spark(values: &[f64], least: f64) -> String {
     const HEIGHTS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
     let most = values.iter().copied().fold(least, f64::max);
     let height = |&value: &f64| match (value - least) / (most - least) {

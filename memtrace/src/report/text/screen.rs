@@ -120,12 +120,12 @@ pub(super) const WARNING: Style = AnsiColor::Yellow.on_default().bold();
 pub(super) const LOSS: Style = AnsiColor::Red.on_default().bold();
 
 /// Columns that `text` takes.
-pub(super) fn width(text: &str) -> usize {
+pub(crate) fn width(text: &str) -> usize {
     text.width()
 }
 
 /// `text`, its middle left out when it is wider than `room`.
-pub(super) fn shorten(text: &str, room: usize) -> String {
+pub(crate) fn shorten(text: &str, room: usize) -> String {
     if width(text) <= room {
         return text.to_owned();
     }
@@ -175,7 +175,7 @@ fn take(chars: impl Iterator<Item = char>, room: usize) -> String {
 
 /// A bar for a ratio of 0 to 1, `columns` wide, padded with spaces; an eighth is the least that a
 /// part above 0 gets.
-pub(super) fn bar(ratio: f64, columns: usize) -> String {
+pub(crate) fn bar(ratio: f64, columns: usize) -> String {
     const EIGHTHS: [&str; 8] = ["", "▏", "▎", "▍", "▌", "▋", "▊", "▉"];
     let least = usize::from(ratio > 0.0 && columns > 0);
     let eighths = ((ratio.clamp(0.0, 1.0) * columns as f64 * 8.0).round() as usize).max(least);
