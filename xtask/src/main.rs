@@ -2,11 +2,12 @@
 //!
 //! Each command is a module: [`ebpf`] builds the committed BPF object, [`test`] runs every test,
 //! [`pythons`] gets what its tests of Python run, [`demo`] shows memtrace at work, [`bench`]
-//! measures it. They share [`host`] (this machine), [`setup`] (what tests need of it), [`install`],
+//! measures it, [`dist`] makes what is given to users. They share [`host`] (this machine), [`setup`] (what tests need of it), [`install`],
 //! [`tools`] and [`progress`] (what long work shows).
 
 mod bench;
 mod demo;
+mod dist;
 mod ebpf;
 mod host;
 mod install;
@@ -39,6 +40,8 @@ enum Task {
     Pythons(pythons::Args),
     /// Trace a small prefork server of our own and show the report
     Demo(demo::Args),
+    /// Make completions, the manual, a Debian package and a tarball
+    Dist(dist::Args),
     /// Write docs/report-schema.md from the comments on the report's types
     Schema(schema::Args),
     /// Measure what tracing costs
@@ -54,6 +57,7 @@ fn main() -> ExitCode {
         Task::Test(args) => test::run(&args),
         Task::Pythons(args) => pythons::run(&args),
         Task::Demo(args) => demo::run(&args),
+        Task::Dist(args) => dist::run(&args),
         Task::Schema(args) => schema::run(&args),
         Task::Bench(args) => bench::run(&args),
         Task::DemoServer(args) => demo::native::run(&args),
