@@ -13,11 +13,14 @@ use std::time::Duration;
 
 use clap::builder::StyledStr;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::{ArgAction, Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
+use clap::{
+    ArgAction, Args, Command, CommandFactory as _, Parser, Subcommand, ValueEnum, ValueHint,
+};
 
 use self::diff::DiffArgs;
+use self::help::{Help, LAYOUT, OTHER, REPORTS, TAKE, TRACE};
 use self::report::ReportArgs;
-use self::reports::{Reports, parse_rows};
+use self::reports::Reports;
 use crate::options::{
     Backend, Choice, Limit, MemoryOptions, Options, Python, Talk, Target, Task, TraceOptions,
     Unwind,
@@ -26,6 +29,7 @@ use crate::options::{
 use crate::user::User;
 
 mod diff;
+mod help;
 mod report;
 mod reports;
 
@@ -60,8 +64,9 @@ Examples:
     memtrace report profile.json -o profile.svg -o profile.pb.gz
 
   What a change has done to it, of two reports:
-    memtrace diff before.json.gz after.json.gz
+    memtrace diff before.json.gz after.json.gz";
 
+const ENDS: &str = "\
 Press Ctrl-C once to finish and see the report, twice to leave at once.
 Exit status: 0 done, 1 over the limit of --fail-over, 2 an error, 130 left at once or before tracing
 began.";
@@ -73,7 +78,12 @@ began.";
     version,
     about = "Shows which code paths turn the shared memory of a prefork server private",
     long_about = LONG_ABOUT,
-    after_help = EXAMPLES,
+    before_help = EXAMPLES,
+    after_help = ENDS,
+    help_template = LAYOUT,
+    // Of the tasks, too: each has `Help`.
+    disable_help_flag = true,
+    disable_version_flag = true,
     override_usage = "memtrace [OPTIONS] --pid PID [-- COMMAND...]\n       memtrace [OPTIONS] --name NAME [-- COMMAND...]\n       memtrace [OPTIONS] -- COMMAND...\n       memtrace report [OPTIONS] FILE\n       memtrace diff [OPTIONS] BASE NEW",
     max_term_width = 100,
     args_conflicts_with_subcommands = true
@@ -101,23 +111,23 @@ struct Trace {
     /// May be given several times, and takes several ids separated by commas or white space, such
     /// as the output of pgrep. With COMMAND, tracing lasts while COMMAND runs; else until Ctrl-C,
     /// the end of --duration, or the end of the last process.
-    #[arg(short, long = "pid", value_name = "PID", value_parser = parse_pids, action = ArgAction::Append,
-        allow_negative_numbers = true)]
+    #[arg(help_heading = TRACE, short, long = "pid", value_name = "PID", value_parser = parse_pids, action = ArgAction::Append,
+        allow_negative_numbers = true, value_hint = ValueHint::Other)]
     pids: Vec<Pids>,
 
     #[command(flatten)]
     chosen: Chosen,
 
     /// Trace only the processes that are named, not their descendants
-    #[arg(long)]
+    #[arg(help_heading = TRACE, long)]
     no_follow: bool,
 
     /// Begin to trace only after this time, as when a server has started: 500ms, 30s
-    #[arg(long, value_name = "TIME", value_parser = parse_duration, allow_hyphen_values = true)]
+    #[arg(help_heading = TAKE, long, value_name = "TIME", value_parser = parse_duration, allow_hyphen_values = true)]
     delay: Option<Duration>,
 
     /// Stop after this time: 500ms, 30s, 5m, "1m 30s"
-    #[arg(short, long, value_name = "TIME", value_parser = parse_duration, allow_hyphen_values = true)]
+    #[arg(help_heading = TAKE, short, long, value_name = "TIME", value_parser = parse_duration, allow_hyphen_values = true)]
     duration: Option<Duration>,
 
     #[command(flatten)]
@@ -128,22 +138,22 @@ struct Trace {
     /// The limit is for all processes together, or with /worker for each process that a traced one
     /// has forked and that goes on with its program. With :copy-on-read only what was copied though
     /// it was only read counts. Reports are written in any case.
-    #[arg(long, value_name = "LIMIT", allow_hyphen_values = true)]
+    #[arg(help_heading = REPORTS, long, value_name = "LIMIT", allow_hyphen_values = true)]
     fail_over: Option<Limit>,
 
     /// Run COMMAND as this user, and not as root
-    #[arg(long, value_name = "USER", requires = "command")]
+    #[arg(help_heading = TRACE, long, value_name = "USER", value_hint = ValueHint::Username, requires = "command")]
     user: Option<User>,
 
     /// Which exit status to leave with: that of memtrace, or that of COMMAND
     ///
     /// That of COMMAND is 128 and the signal's number where a signal ended it, and 0 where it was still
     /// running. An error of memtrace, or a limit that was exceeded, comes first.
-    #[arg(long, value_name = "WHOSE", default_value = "memtrace")]
+    #[arg(help_heading = OTHER, long, value_name = "WHOSE", default_value = "memtrace")]
     exit_code: ExitCodeOf,
 
     /// Leave arguments of processes out of the report: they may hold secrets
-    #[arg(long)]
+    #[arg(help_heading = TAKE, long)]
     no_cmdline: bool,
 
     /// How call stacks are found
@@ -152,35 +162,35 @@ struct Trace {
     /// exceptions, and frame pointers through code that has none, such as a JIT's. "dwarf" and
     /// "fp" use one of the two; a stack ends where that leads no further. "off" names the faulting
     /// function only and costs least.
-    #[arg(long, value_name = "MODE", default_value = "auto")]
+    #[arg(help_heading = TAKE, long, value_name = "MODE", default_value = "auto")]
     unwind: Unwind,
 
     /// Whether Python frames are taken, and what Python wrote is looked at
     ///
     /// "auto" does so in every process that runs CPython 3.8 to 3.14. "off" costs less, and leaves
     /// causes to what the faulting instruction tells.
-    #[arg(long, value_name = "MODE", default_value = "auto")]
+    #[arg(help_heading = TAKE, long, value_name = "MODE", default_value = "auto")]
     python: Python,
 
     /// Do not compare copied pages with the ancestor's at the end
     ///
     /// The comparison finds pages that were copied and then not changed. It only reads, and reads
     /// a sample where there are very many.
-    #[arg(long)]
+    #[arg(help_heading = TAKE, long)]
     no_unchanged: bool,
 
     #[command(flatten)]
     memory: Memory,
 
     /// How copies are seen
-    #[arg(long, value_name = "NAME", default_value = "auto")]
+    #[arg(help_heading = TAKE, long, value_name = "NAME", default_value = "auto")]
     backend: Backend,
 
     #[command(flatten)]
     said: Said,
 
     /// With --pid, --name or --cgroup: the load, run while tracing. Without: the program to trace
-    #[arg(last = true, value_name = "COMMAND")]
+    #[arg(help_heading = TRACE, last = true, value_name = "COMMAND", value_hint = ValueHint::CommandWithArguments)]
     command: Vec<OsString>,
 }
 
@@ -193,7 +203,7 @@ struct Chosen {
     /// runs: gunicorn, postgres, worker.py. May be given several times, and beside --pid. Where
     /// several are called so that do not descend from one another, they are listed, and nothing is
     /// traced; name one of them with --pid, or give --all.
-    #[arg(long = "name", value_name = "NAME", action = ArgAction::Append)]
+    #[arg(help_heading = TRACE, long = "name", value_name = "NAME", action = ArgAction::Append)]
     names: Vec<OsString>,
 
     /// Trace all processes of this control group, and those below it
@@ -202,11 +212,11 @@ struct Chosen {
     /// of a unit (gunicorn.service), or the id of a container, whole or shortened. With --name, only
     /// processes of this group are looked at; with --pid too, and PID may be what the container
     /// itself sees.
-    #[arg(long, value_name = "PATH")]
+    #[arg(help_heading = TRACE, long, value_name = "PATH", value_hint = ValueHint::DirPath)]
     cgroup: Option<OsString>,
 
     /// With --name: trace all that are called so
-    #[arg(long, requires = "names")]
+    #[arg(help_heading = TRACE, long, requires = "names")]
     all: bool,
 }
 
@@ -217,7 +227,7 @@ struct Memory {
     ///
     /// Shared and private memory are read from `smaps_rollup`, on a thread of its own that takes at most
     /// 1% of a processor: with much memory the looks come less often, and the report says how often.
-    #[arg(
+    #[arg(help_heading = TAKE,
         long,
         value_name = "TIME",
         default_value = "1s",
@@ -229,7 +239,7 @@ struct Memory {
     ///
     /// Memory that is copied is in no cache. The kernel switches the counters with every thread, so this
     /// costs the traced processes a little.
-    #[arg(long)]
+    #[arg(help_heading = TAKE, long)]
     cache: bool,
 }
 
@@ -245,17 +255,30 @@ struct Said {
     live: bool,
 
     /// Say nothing but warnings and errors beside the report
-    #[arg(short, long, conflicts_with = "verbose")]
+    #[arg(help_heading = OTHER, short, long, conflicts_with = "verbose")]
     quiet: bool,
 
     /// Log progress; -vv also logs the BPF side
-    #[arg(short, long, action = ArgAction::Count)]
+    #[arg(help_heading = OTHER, short, long, action = ArgAction::Count)]
     verbose: u8,
+
+    #[command(flatten)]
+    _help: Help,
+
+    /// Print the version
+    #[arg(id = "version", help_heading = OTHER, short = 'V', long, action = ArgAction::Version)]
+    _version: Option<bool>,
 }
 
 /// What one `--pid` named.
 #[derive(Clone, Debug)]
 struct Pids(Vec<u32>);
+
+/// What can be typed, for what describes it: completions of shells, and pages of the manual.
+#[must_use]
+pub fn command() -> Command {
+    Cli::command()
+}
 
 /// Reads the arguments of this process.
 ///

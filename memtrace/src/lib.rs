@@ -196,7 +196,7 @@ fn exit_code(verdict: Option<Verdict>) -> ExitCode {
         None | Some(Verdict::Kept(None)) => return ExitCode::SUCCESS,
         Some(Verdict::Kept(Some(text))) => (text, ExitCode::SUCCESS),
         Some(Verdict::Broken(text)) => (text, ExitCode::from(1)),
-        Some(Verdict::Unknown(text)) => (text, ExitCode::from(2)),
+        Some(Verdict::Unknown(text)) => (format!("error: {text}"), ExitCode::from(2)),
     };
     // Standard error may be a terminal that has been closed.
     let _ = writeln!(std::io::stderr(), "memtrace: {text}");

@@ -22,7 +22,7 @@ fn main() -> ExitCode {
         return opener::serve();
     }
     if let Err(error) = hear_signals() {
-        say(&format!(
+        complain(&format!(
             "cannot listen for signals, so Ctrl-C would lose the trace: {error}; see whether too \
              many files are open"
         ));
@@ -30,7 +30,13 @@ fn main() -> ExitCode {
     }
     let task = match cli::parse() {
         Ok(task) => task,
-        Err(error) => error.exit(),
+        Err(error) => {
+            // clap begins with "error: ", as everything does that `complain` says.
+            if error.use_stderr() {
+                let _ = write!(std::io::stderr(), "memtrace: ");
+            }
+            error.exit()
+        }
     };
     let verbosity = match &task {
         Task::Trace(options) => options.verbosity,
@@ -57,11 +63,20 @@ fn main() -> ExitCode {
     match done {
         Ok(code) => code,
         Err(error) => {
-            say(&format!("{error:#}"));
-            let interrupted = error.downcast_ref::<Interrupted>();
-            ExitCode::from(interrupted.map_or(2, |signal| signal.exit_status()))
+            if let Some(signal) = error.downcast_ref::<Interrupted>() {
+                // Somebody wanted that.
+                say(&format!("{error:#}"));
+                return ExitCode::from(signal.exit_status());
+            }
+            complain(&format!("{error:#}"));
+            ExitCode::from(2)
         }
     }
+}
+
+/// Says what went wrong.
+fn complain(error: &str) {
+    say(&format!("error: {error}"));
 }
 
 /// Writes to standard error, which may be a terminal that has been closed.

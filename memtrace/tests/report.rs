@@ -74,7 +74,17 @@ fn refused(folder: &Path, args: &[&str]) -> String {
     let said = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(2), "{said}");
     assert_eq!(output.stdout, b"");
+    // What is wrong with arguments is said by clap, the rest by memtrace.
+    assert!(said.starts_with("memtrace: error: "), "{said}");
     said
+}
+
+#[test]
+fn all_errors_begin_alike() {
+    let folder = tempfile::tempdir().unwrap();
+    for args in [&["--nonsense"][..], &["none.json"], &["a.json", "-o", "a"]] {
+        refused(folder.path(), args);
+    }
 }
 
 #[test]

@@ -1,12 +1,14 @@
 //! What memtrace's developers run: `cargo xtask ...`.
 //!
 //! Each command is a module: [`ebpf`] builds the committed BPF object, [`test`] runs every test,
-//! [`pythons`] gets what its tests of Python run, [`demo`] shows memtrace at work, [`story`]
-//! mends a service with it, [`bench`] measures it. They share [`host`] (this machine), [`setup`] (what tests need of it), [`install`],
+//! [`pythons`] gets what its tests of Python run, [`demo`] shows memtrace at work, [`story`] mends a
+//! service with it, [`bench`] measures it, [`dist`] makes what is given to users. They share [`host`]
+//! (this machine), [`setup`] (what tests need of it), [`install`],
 //! [`tools`] and [`progress`] (what long work shows).
 
 mod bench;
 mod demo;
+mod dist;
 mod ebpf;
 mod host;
 mod install;
@@ -42,6 +44,8 @@ enum Task {
     Demo(demo::Args),
     /// Find and mend copy-on-read in a service of uWSGI and Django, step by step
     Story(story::Args),
+    /// Make completions, the manual, a Debian package and a tarball
+    Dist(dist::Args),
     /// Write docs/report-schema.md from the comments on the report's types
     Schema(schema::Args),
     /// Measure what tracing costs
@@ -58,6 +62,7 @@ fn main() -> ExitCode {
         Task::Pythons(args) => pythons::run(&args),
         Task::Demo(args) => demo::run(&args),
         Task::Story(args) => story::run(&args),
+        Task::Dist(args) => dist::run(&args),
         Task::Schema(args) => schema::run(&args),
         Task::Bench(args) => bench::run(&args),
         Task::DemoServer(args) => demo::native::run(&args),

@@ -2,18 +2,19 @@
 
 use std::path::{Path, PathBuf};
 
-use clap::Args;
+use clap::{Args, ValueHint};
 
-use super::parse_rows;
+use super::help::{Help, LAYOUT, REPORTS};
+use super::reports::parse_rows;
 use crate::options::{Color, DiffFormat, DiffOptions, DiffOutput, Growth};
 
 const LONG_ABOUT: &str = "\
 Compares two saved reports, and says what appeared, vanished, grew or shrank.
 
-Figures are by worker process where both reports have workers: processes that another one has forked
-and that go on with its program. A difference counts if workers of one report do not differ as much
-themselves, if it is large enough to matter, and if the length of the traces does not explain it.
-Call sites that moved to other lines, or with their file, are still the same.";
+Figures are by worker process where both reports have workers: processes that another one has \
+forked and that go on with its program. A difference counts if workers of one report do not differ as \
+much themselves, if it is large enough to matter, and if the length of the traces does not explain \
+it. Call sites that moved to other lines, or with their file, are still the same.";
 
 const EXAMPLES: &str = "\
 Examples:
@@ -24,36 +25,41 @@ Examples:
     memtrace diff --fail-over +10% main.json.gz branch.json.gz
 
   Only what was copied though it was only read, and keep the comparison:
-    memtrace diff --fail-over +256KiB:copy-on-read -o diff.txt main.json branch.json
+    memtrace diff --fail-over +256KiB:copy-on-read -o diff.txt main.json branch.json";
 
+const ENDS: &str = "\
 Exit status: 0 done, 1 over the limit of --fail-over, 2 an error.";
 
 /// Compare two saved reports: what appeared, vanished, grew or shrank
 #[derive(Debug, Args)]
-#[command(long_about = LONG_ABOUT, after_help = EXAMPLES)]
+#[command(long_about = LONG_ABOUT, before_help = EXAMPLES, after_help = ENDS, help_template = LAYOUT)]
 pub(super) struct DiffArgs {
     /// The report that is compared with: one that memtrace has written as .json or .json.gz
-    #[arg(value_name = "BASE")]
+    #[arg(value_name = "BASE", value_hint = ValueHint::FilePath)]
     base: PathBuf,
 
     /// The report that is compared
-    #[arg(value_name = "NEW")]
+    #[arg(value_name = "NEW", value_hint = ValueHint::FilePath)]
     new: PathBuf,
 
     /// Also write the comparison to FILE; its name says the format: .json or .txt
-    #[arg(short, long, value_name = "FILE")]
+    #[arg(help_heading = REPORTS, short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     output: Vec<PathBuf>,
 
     /// Format of the comparison on standard output
-    #[arg(short, long, value_name = "FORMAT", default_value = "text")]
+    #[arg(help_heading = REPORTS, short, long, value_name = "FORMAT", default_value = "text")]
     format: DiffFormat,
 
+    /// As other programs call it
+    #[arg(help_heading = REPORTS, long, hide = true, conflicts_with = "format")]
+    json: bool,
+
     /// Whether the text has colours
-    #[arg(long, value_name = "WHEN", default_value = "auto")]
+    #[arg(help_heading = REPORTS, long, value_name = "WHEN", default_value = "auto")]
     color: Color,
 
     /// Rows in each table of the text
-    #[arg(long, value_name = "N", default_value = "20", value_parser = parse_rows, allow_hyphen_values = true)]
+    #[arg(help_heading = REPORTS, long, value_name = "N", default_value = "20", value_parser = parse_rows, allow_hyphen_values = true)]
     top: u32,
 
     /// Exit with status 1 when NEW copied so much more than BASE: +10%, +2MiB, +10%:copy-on-read
@@ -61,8 +67,11 @@ pub(super) struct DiffArgs {
     /// What is compared is the figure of the first lines, by worker where there are workers. Less
     /// than what equal runs may differ by is not held against NEW. With :copy-on-read only what was
     /// copied though it was only read counts.
-    #[arg(long, value_name = "LIMIT", allow_hyphen_values = true)]
+    #[arg(help_heading = REPORTS, long, value_name = "LIMIT", allow_hyphen_values = true)]
     fail_over: Option<Growth>,
+
+    #[command(flatten)]
+    _help: Help,
 }
 
 impl TryFrom<DiffArgs> for DiffOptions {
@@ -85,7 +94,11 @@ impl TryFrom<DiffArgs> for DiffOptions {
             new: args.new,
             output: DiffOutput {
                 files,
-                stdout: args.format,
+                stdout: if args.json {
+                    DiffFormat::Json
+                } else {
+                    args.format
+                },
                 color: args.color,
                 top: args.top as usize,
             },

@@ -2,17 +2,18 @@
 
 use std::path::PathBuf;
 
-use clap::Args;
+use clap::{Args, ValueHint};
 
 use super::Reports;
+use super::help::{Help, LAYOUT};
 use crate::options::ReportOptions;
 
 const LONG_ABOUT: &str = "\
 Shows a saved report again, or writes it in another format.
 
-FILE is a report that memtrace has written as .json or .json.gz; these have everything, and every other
-format is made of them as it is at the end of a trace. Nothing is traced, so no rights are needed but to
-read FILE.";
+FILE is a report that memtrace has written as .json or .json.gz; these have everything, and every \
+other format is made of them as it is at the end of a trace. Nothing is traced, so no rights are \
+needed but to read FILE.";
 
 const EXAMPLES: &str = "\
 Examples:
@@ -23,20 +24,24 @@ Examples:
     memtrace report profile.json.gz -o p.svg -o p.speedscope.json -o p.pb.gz
 
   Stacks with all native frames, for another program:
-    memtrace report profile.json.gz --frames mixed -f folded | flamegraph.pl > p.svg
+    memtrace report profile.json.gz --frames mixed -f folded | flamegraph.pl > p.svg";
 
+const ENDS: &str = "\
 Exit status: 0 done, 2 an error.";
 
 /// Show a saved report, or write it in another format
 #[derive(Debug, Args)]
-#[command(long_about = LONG_ABOUT, after_help = EXAMPLES)]
+#[command(long_about = LONG_ABOUT, before_help = EXAMPLES, after_help = ENDS, help_template = LAYOUT)]
 pub(super) struct ReportArgs {
     /// The report: one that memtrace has written as .json or .json.gz
-    #[arg(value_name = "FILE", required = true, num_args = 1..)]
+    #[arg(value_name = "FILE", required = true, num_args = 1.., value_hint = ValueHint::FilePath)]
     paths: Vec<PathBuf>,
 
     #[command(flatten)]
     reports: Reports,
+
+    #[command(flatten)]
+    _help: Help,
 }
 
 impl TryFrom<ReportArgs> for ReportOptions {

@@ -3,36 +3,41 @@
 use std::io::{self, IsTerminal as _};
 use std::path::{Path, PathBuf};
 
-use clap::Args;
+use clap::{Args, ValueHint};
 
+use super::help::REPORTS;
 use crate::options::{By, Color, FileReport, Format, Frames, Output, TextOptions};
 
 /// The arguments that say what becomes of a profile.
 #[derive(Debug, Args)]
 pub(super) struct Reports {
-    #[arg(short, long, value_name = "FILE", help = output_help(), long_help = output_long_help())]
+    #[arg(help_heading = REPORTS, short, long, value_name = "FILE", value_hint = ValueHint::FilePath, help = output_help(), long_help = output_long_help())]
     output: Vec<PathBuf>,
 
     /// Format of the report on standard output
-    #[arg(short, long, value_name = "FORMAT", default_value = "text")]
+    #[arg(help_heading = REPORTS, short, long, value_name = "FORMAT", default_value = "text")]
     format: Format,
 
+    /// As other programs call it
+    #[arg(help_heading = REPORTS, long, hide = true, conflicts_with = "format")]
+    json: bool,
+
     /// What the rows of the text report's main table are
-    #[arg(long, value_name = "BY", default_value = "site")]
+    #[arg(help_heading = REPORTS, long, value_name = "BY", default_value = "site")]
     by: By,
 
     /// Whether the text report has colours: where standard output is a terminal, unless `NO_COLOR` is set
-    #[arg(long, value_name = "WHEN", default_value = "auto")]
+    #[arg(help_heading = REPORTS, long, value_name = "WHEN", default_value = "auto")]
     color: Color,
 
     /// Rows in each table of the text report
-    #[arg(long, value_name = "N", default_value = "20", value_parser = parse_rows, allow_hyphen_values = true)]
+    #[arg(help_heading = REPORTS, long, value_name = "N", default_value = "20", value_parser = parse_rows, allow_hyphen_values = true)]
     top: u32,
 
     /// Which frames are in pictures, and in files for other tools
     ///
     /// The reports as text and JSON have all of them in any case.
-    #[arg(long, value_name = "FRAMES", default_value = "python")]
+    #[arg(help_heading = REPORTS, long, value_name = "FRAMES", default_value = "python")]
     frames: Frames,
 }
 
@@ -40,9 +45,14 @@ impl TryFrom<Reports> for Output {
     type Error = String;
 
     fn try_from(reports: Reports) -> Result<Self, String> {
+        let format = if reports.json {
+            Format::JSON
+        } else {
+            reports.format
+        };
         Ok(Self {
             files: files(reports.output)?,
-            stdout: stdout(reports.format, io::stdout().is_terminal())?,
+            stdout: stdout(format, io::stdout().is_terminal())?,
             color: reports.color,
             text: TextOptions {
                 by: reports.by,

@@ -477,3 +477,59 @@ fn quiet_and_verbose_are_not_both_meant() {
     assert!(refused(&["-p", "1", "-q", "-v"]).contains("cannot be used with"));
     assert!(!parsed(&["-p", "1", "--no-cmdline"]).trace.arguments);
 }
+
+/// Where each of these begins in the text, in this order.
+fn in_order(text: &str, parts: &[&str]) {
+    let mut from = 0;
+    for part in parts {
+        match text[from..].find(part) {
+            Some(at) => from += at + part.len(),
+            None => panic!("no {part:?} behind the others in {text}"),
+        }
+    }
+}
+
+#[test]
+fn help_has_examples_first_and_options_in_groups() {
+    let groups = ["What to trace:", "What to take:", "Reports:", "Other:"];
+    let own = [&["Usage:", "Examples:"], &groups[..], &["Exit status:"]].concat();
+    let of_task = ["Usage:", "Examples:", "Arguments:", "Reports:", "Other:"];
+    for flag in ["-h", "--help"] {
+        let help = |args: &[&str]| {
+            let args = [&["memtrace"], args, &[flag]].concat();
+            parse_from(args).unwrap_err().to_string()
+        };
+        in_order(&help(&[]), &own);
+        for task in ["report", "diff"] {
+            in_order(&help(&[task]), &of_task);
+        }
+        for text in [help(&[]), help(&["report"]), help(&["diff"])] {
+            // An option without a group has forgotten it.
+            assert!(!text.contains("\nOptions:"), "{text}");
+        }
+    }
+}
+
+#[test]
+fn json_may_be_asked_for_as_of_other_programs() {
+    assert_eq!(parsed(&["-p1", "--json"]).output.stdout, Format::JSON);
+    assert_eq!(
+        compared(&["a", "b", "--json"]).output.stdout,
+        DiffFormat::Json
+    );
+    assert!(refused(&["-p1", "--json", "-f", "text"]).contains("cannot be used with"));
+    for task in [&[][..], &["report"], &["diff"]] {
+        let args = [&["memtrace"], task, &["--help"]].concat();
+        let help = parse_from(args).unwrap_err().to_string();
+        assert!(!help.contains("--json"), "{help}");
+    }
+}
+
+#[test]
+fn every_format_may_go_to_standard_output() {
+    // A terminal is not given the others, and may be what this test writes to.
+    for format in Format::ALL.iter().filter(|format| !format.is_binary) {
+        let options = parsed(&["-p1", "-f", format.name]);
+        assert_eq!(options.output.stdout, *format);
+    }
+}

@@ -10,7 +10,7 @@ use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 
-use rustix::process::{Signal, set_parent_process_death_signal};
+use rustix::process::{Resource, Rlimit, Signal, set_parent_process_death_signal, setrlimit};
 
 /// Processes that were told to end. Those that have are removed when another one is.
 static DISMISSED: Mutex<Vec<Child>> = Mutex::new(Vec::new());
@@ -101,7 +101,7 @@ pub fn begin() -> io::Result<()> {
     set_parent_process_death_signal(Some(Signal::KILL))?;
     close_inherited();
     // What it reads may be secret, and must not be left in a file.
-    limit(libc::RLIMIT_CORE, 0)
+    limit(Resource::Core, 0)
 }
 
 fn close_inherited() {
@@ -114,16 +114,12 @@ fn close_inherited() {
 ///
 /// # Errors
 /// When it is bounded below that already.
-pub fn limit(resource: libc::__rlimit_resource_t, most: u64) -> io::Result<()> {
-    let limit = libc::rlimit {
-        rlim_cur: most,
-        rlim_max: most,
+pub fn limit(resource: Resource, most: u64) -> io::Result<()> {
+    let limit = Rlimit {
+        current: Some(most),
+        maximum: Some(most),
     };
-    // SAFETY: `limit` is a valid rlimit for the whole call, which only reads it.
-    match unsafe { libc::setrlimit(resource, &raw const limit) } {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
-    }
+    Ok(setrlimit(resource, limit)?)
 }
 
 /// Whether this process was started with `argument` alone.

@@ -26,7 +26,7 @@ mod landlock;
 use std::path::Path;
 
 use rustix::process::{
-    DumpableBehavior, Signal, set_dumpable_behavior, set_parent_process_death_signal,
+    DumpableBehavior, Resource, Signal, set_dumpable_behavior, set_parent_process_death_signal,
 };
 use rustix::thread::set_no_new_privs;
 
@@ -77,12 +77,12 @@ fn enter_but_for_calls(limits: Limits) -> Sandbox {
     let ends = set_parent_process_death_signal(Some(Signal::KILL));
     sandbox.note("ending with memtrace", ends);
     for (resource, most) in [
-        (libc::RLIMIT_DATA, limits.data),
-        (libc::RLIMIT_NOFILE, limits.files),
-        (libc::RLIMIT_FSIZE, 0),
-        (libc::RLIMIT_NPROC, 0),
-        (libc::RLIMIT_MSGQUEUE, 0),
-        (libc::RLIMIT_MEMLOCK, 0),
+        (Resource::Data, limits.data),
+        (Resource::Nofile, limits.files),
+        (Resource::Fsize, 0),
+        (Resource::Nproc, 0),
+        (Resource::Msgqueue, 0),
+        (Resource::Memlock, 0),
     ] {
         sandbox.note("resource limits", child::limit(resource, most));
     }

@@ -9,11 +9,17 @@ const NICENESS: libc::c_int = -10;
 /// read too late is lost, and reading it needs a tenth of a CPU at most. Neither processes nor
 /// threads that it starts afterwards inherit that.
 pub fn stay_ahead() {
-    let no_priority = libc::sched_param { sched_priority: 0 };
+    // What the kernel reads: a priority. The call itself, since not every C library makes it.
+    let no_priority: libc::c_int = 0;
     let policy = libc::SCHED_OTHER | libc::SCHED_RESET_ON_FORK;
     // SAFETY: the parameter is valid for reading; no other pointers are passed.
     let done = unsafe {
-        libc::sched_setscheduler(0, policy, &raw const no_priority) == 0
+        libc::syscall(
+            libc::SYS_sched_setscheduler,
+            0,
+            policy,
+            &raw const no_priority,
+        ) == 0
             && libc::setpriority(libc::PRIO_PROCESS, 0, NICENESS) == 0
     };
     if !done {

@@ -795,7 +795,7 @@ fn serves_the_others_without_a_sandbox() {
     let stdin = fs::read_link("/proc/self/fd/0").unwrap();
     if stdin.to_string_lossy().starts_with("socket:") {
         let _ = inspection::serve_in(&helper::INSPECTOR, |limits| {
-            crate::process::child::limit(libc::RLIMIT_DATA, limits.data).unwrap();
+            crate::process::child::limit(rustix::process::Resource::Data, limits.data).unwrap();
             Sandbox {
                 descriptors: Path::new("/proc/self/fd"),
                 missing: Vec::new(),

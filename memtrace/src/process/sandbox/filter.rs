@@ -60,6 +60,13 @@ const ALSO: &[libc::c_long] = &[libc::SYS_alarm, libc::SYS_readlink, libc::SYS_s
 #[cfg(not(target_arch = "x86_64"))]
 const ALSO: &[libc::c_long] = &[];
 
+/// How musl opens files, on this architecture.
+#[cfg(target_arch = "x86_64")]
+const ALSO_WITHOUT: &[(libc::c_long, u8, i32)] =
+    &[(libc::SYS_open, 1, WRITING & !libc::O_DIRECTORY)];
+#[cfg(not(target_arch = "x86_64"))]
+const ALSO_WITHOUT: &[(libc::c_long, u8, i32)] = &[];
+
 /// Flags with which a file is opened to be changed, or made.
 const WRITING: i32 =
     libc::O_WRONLY | libc::O_RDWR | libc::O_CREAT | libc::O_TRUNC | libc::O_TMPFILE;
@@ -84,7 +91,7 @@ fn program() -> Result<BpfProgram, BackendError> {
     for &call in ALWAYS.iter().chain(ALSO) {
         rules.insert(call, Vec::new());
     }
-    for (call, argument, bits) in WITHOUT {
+    for &(call, argument, bits) in WITHOUT.iter().chain(ALSO_WITHOUT) {
         let bits = u64::from(bits.cast_unsigned());
         rules.insert(call, vec![rule(argument, SeccompCmpOp::MaskedEq(bits), 0)?]);
     }

@@ -91,6 +91,20 @@ const ATTEMPTS: &[Attempt] = &[
         expected: Killed,
         without_filter: Fails(&[EACCES, ENOENT]),
     },
+    #[cfg(target_arch = "x86_64")]
+    Attempt {
+        name: "makes a file by the call that musl makes",
+        make: |_| open(c"/tmp/made", libc::O_WRONLY | libc::O_CREAT),
+        expected: Killed,
+        without_filter: Fails(&[EACCES, ENOENT]),
+    },
+    #[cfg(target_arch = "x86_64")]
+    Attempt {
+        name: "reads /etc/passwd by the call that musl makes",
+        make: |_| open(c"/etc/passwd", libc::O_RDONLY),
+        expected: Fails(&[ENOENT]),
+        without_filter: Fails(&[ENOENT]),
+    },
     Attempt {
         name: "reads /etc/shadow",
         make: |_| fs::read("/etc/shadow").map(drop),
@@ -212,6 +226,14 @@ fn call(number: c_long, arguments: [c_long; 3]) -> io::Result<()> {
         -1 => Err(io::Error::last_os_error()),
         _ => Ok(()),
     }
+}
+
+#[cfg(target_arch = "x86_64")]
+fn open(path: &std::ffi::CStr, flags: c_int) -> io::Result<()> {
+    call(
+        libc::SYS_open,
+        [path.as_ptr() as c_long, flags.into(), 0o600],
+    )
 }
 
 fn execute(directory: c_int, path: &std::ffi::CStr) -> io::Result<()> {
