@@ -128,7 +128,7 @@ fn converted(profile: &Profile, frames: Frames) -> File {
     let length = profile.duration_s * 1e3;
     let thread = Thread {
         name: "copied on write",
-        is_main_thread: true,
+        is_main: true,
         process_type: "default",
         process_name: program.clone(),
         process_startup_time: 0.0,

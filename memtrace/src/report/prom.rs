@@ -188,7 +188,7 @@ struct Histogram {
     of: fn(&CallSite) -> &Distribution,
     /// A second, in the unit of the values.
     second: f64,
-    /// In the unit of the values; and in seconds, as OpenMetrics spells them.
+    /// In the unit of the values; and in seconds, as `OpenMetrics` spells them.
     bounds: &'static [(u64, &'static str)],
 }
 

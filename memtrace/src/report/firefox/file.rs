@@ -55,7 +55,8 @@ pub(super) struct Shared {
 #[serde(rename_all = "camelCase")]
 pub(super) struct Thread {
     pub name: &'static str,
-    pub is_main_thread: bool,
+    #[serde(rename = "isMainThread")]
+    pub is_main: bool,
     pub process_type: &'static str,
     pub process_name: String,
     pub process_startup_time: f64,
