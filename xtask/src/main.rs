@@ -2,14 +2,16 @@
 //!
 //! Each command is a module: [`ebpf`] builds the committed BPF object, [`test`] runs every test,
 //! [`pythons`] gets what its tests of Python run, [`demo`] shows memtrace at work, [`story`] mends a
-//! service with it, [`bench`] measures it, [`dist`] makes what is given to users. They share [`host`]
-//! (this machine), [`setup`] (what tests need of it), [`install`],
+//! service with it, [`formats`] opens its reports in the tools that they are for, [`bench`] measures
+//! it, [`dist`] makes what is given to users. They share [`host`] (this machine), [`setup`] (what tests
+//! need of it), [`install`],
 //! [`tools`] and [`progress`] (what long work shows).
 
 mod bench;
 mod demo;
 mod dist;
 mod ebpf;
+mod formats;
 mod host;
 mod install;
 mod progress;
@@ -48,6 +50,8 @@ enum Task {
     Dist(dist::Args),
     /// Write docs/report-schema.md from the comments on the report's types
     Schema(schema::Args),
+    /// Open reports of every format in the tools that they are for
+    Formats(formats::Args),
     /// Measure what tracing costs
     Bench(bench::Args),
     /// What the demo traces where there is no python3
@@ -64,6 +68,7 @@ fn main() -> ExitCode {
         Task::Story(args) => story::run(&args),
         Task::Dist(args) => dist::run(&args),
         Task::Schema(args) => schema::run(&args),
+        Task::Formats(args) => formats::run(&args),
         Task::Bench(args) => bench::run(&args),
         Task::DemoServer(args) => demo::native::run(&args),
     };
