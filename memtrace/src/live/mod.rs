@@ -245,7 +245,8 @@ impl Performance {
         terminal.is_in_foreground() && terminal.enter().is_ok() && self.ratatui.clear().is_ok()
     }
 
-    /// Takes up what others have for the view; returns whether there was anything.
+    /// Takes up what others have for the view; returns whether it must be drawn before the clock's next
+    /// second.
     fn take_up(&mut self, now: Instant) -> bool {
         let profile = self.shared.profile().take();
         let said = {
@@ -257,14 +258,12 @@ impl Performance {
             std::mem::take(&mut *said)
         };
         let warned = notices::latest();
-        let is_new = profile.is_some() || !said.is_empty() || warned.is_some();
-        if let Some(profile) = profile {
-            self.state.update(profile, now);
-        }
+        let is_said = !said.is_empty() || warned.is_some();
+        let is_more = profile.is_some_and(|profile| self.state.update(profile, now));
         for text in said.into_iter().chain(warned) {
             self.state.say(text, now);
         }
-        is_new
+        is_said || is_more
     }
 
     /// Draws the picture; what was not taken is drawn anew the next time.

@@ -142,8 +142,10 @@ impl State {
         }
     }
 
-    /// Takes up a new profile.
-    pub fn update(&mut self, profile: Arc<Profile>, now: Instant) {
+    /// Takes up a new profile; returns whether more was copied than before. If not, the picture need not
+    /// be drawn at once.
+    pub fn update(&mut self, profile: Arc<Profile>, now: Instant) -> bool {
+        let before = self.latest.as_ref().map(|moment| moment.figures.copied);
         let figures = Arc::new(Figures::of(&profile));
         let since = figures.at_s - LATELY;
         // The last one that is old enough stays.
@@ -156,6 +158,7 @@ impl State {
             self.curve.pop_front();
         }
         self.curve.push_back((figures.at_s, figures.copied));
+        let is_more = before != Some(figures.copied);
         self.latest = Some(Moment {
             profile,
             figures,
@@ -165,6 +168,7 @@ impl State {
         if self.frozen.is_none() {
             self.sort();
         }
+        is_more
     }
 
     /// The moment that is shown.
