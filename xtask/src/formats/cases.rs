@@ -278,23 +278,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn made_up_profiles_add_up_and_are_as_large_as_they_say() {
-        let cases = all().unwrap();
-        let of = |name| &cases.iter().find(|case| case.name == name).unwrap().profile;
-        let largest = of(LARGEST);
-        let stacks: usize = largest
-            .call_sites
-            .iter()
-            .map(|site| site.stacks.len())
-            .sum();
-        assert_eq!(stacks as u64, STACKS);
-        assert_eq!(largest.totals.copied_pages, COPIES);
-        assert_eq!(of("0-copies").totals.copied_pages, 0);
-        assert_eq!(of("2000-processes").processes.len(), 2_000);
-        let records = largest
-            .call_sites
-            .iter()
-            .map(|site| site.latency_ns.count());
-        assert_eq!(records.sum::<u64>(), COPIES);
+    fn a_made_up_profile_adds_up_and_is_as_large_as_it_says() {
+        let size = Size {
+            stacks: 95,
+            copies: 1_003,
+            processes: 7,
+        };
+        let profile = case("some", &size, plain).unwrap().profile;
+        let sites = profile.call_sites.iter();
+        let stacks: usize = sites.clone().map(|site| site.stacks.len()).sum();
+        assert_eq!(stacks as u64, size.stacks);
+        assert_eq!(profile.totals.copied_pages, size.copies);
+        assert_eq!(profile.processes.len() as u64, size.processes);
+        let records = sites.map(|site| site.latency_ns.count());
+        assert_eq!(records.sum::<u64>(), size.copies);
+    }
+
+    #[test]
+    fn what_does_not_divide_goes_to_the_first_ones() {
+        let parts: Vec<u64> = (0..4).map(|n| share(10, 4, n)).collect();
+        assert_eq!(parts, [3, 3, 2, 2]);
     }
 }

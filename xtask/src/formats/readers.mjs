@@ -3,7 +3,7 @@
 //     NODE_PATH=DIR/node_modules node readers.mjs FOLDER NAME CHROMIUM
 //
 // Prints what each of them says that was copied, a line each: the tool, what is counted, the sum.
-import { execFileSync } from 'node:child_process';
+import { execFileSync, spawn } from 'node:child_process';
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { createServer } from 'node:http';
 import { createRequire } from 'node:module';
@@ -29,30 +29,46 @@ function hdrHistogram() {
 }
 
 // The reader of the Firefox Profiler, as its command line has it: a process that keeps the profile,
-// and commands that ask it.
-function firefoxProfiler() {
+// and commands that ask it. The process is started here: its own command gives up after half a second.
+async function firefoxProfiler() {
   const home = modules.resolve('@firefox-devtools/profiler-cli/package.json');
   const program = join(dirname(home), 'dist', 'profiler-cli.js');
   const sessions = mkdtempSync(join(tmpdir(), 'firefox-profiler-'));
   const env = { ...process.env, PROFILER_CLI_SESSION_DIR: sessions, PROFILER_CLI_NO_SYMBOLICATE: '1' };
-  const ask = (...words) => execFileSync(process.execPath, [program, ...words],
-    { encoding: 'utf8', env, maxBuffer: 1 << 28 });
+  const session = ['--session', 'memtrace'];
+  const ask = (...words) => execFileSync(process.execPath, [program, ...words, ...session],
+    { encoding: 'utf8', env, maxBuffer: 1 << 28, stdio: ['ignore', 'pipe', 'pipe'] });
+  const keeper = spawn(process.execPath, [program, '--daemon', file('firefox.json'), ...session],
+    { env, stdio: 'ignore' });
+  const ended = new Promise(done => keeper.once('exit', done));
+  const info = () => JSON.parse(ask('thread', 'info', '--json'));
   const sum = () => JSON.parse(ask('thread', 'functions', '--json')).functions
     .reduce((all, it) => all + it.selfSamples, 0);
-  ask('load', file('firefox.json'));
   try {
-    const { availableStrategies } = JSON.parse(ask('thread', 'info', '--json'));
+    const { availableStrategies, markerCount } = await patiently(info);
     say('Firefox Profiler', 'pages', availableStrategies.includes('timing') ? sum() : 0);
     const bytes = 'native-allocations';
     if (availableStrategies.includes(bytes)) {
       ask('strategy', bytes);
       say('Firefox Profiler', 'bytes', sum());
     }
-    const { markerCount } = JSON.parse(ask('thread', 'info', '--json'));
     if (!markerCount) throw new Error('the Firefox Profiler sees no markers');
   } finally {
-    ask('stop');
+    keeper.kill();
+    await ended;
     rmSync(sessions, { recursive: true });
+  }
+}
+
+// What something says as soon as it says anything, or why it does not.
+async function patiently(work) {
+  for (const begin = Date.now(); ;) {
+    try {
+      return work();
+    } catch (error) {
+      if (Date.now() - begin > 60_000) throw error;
+      await new Promise(done => setTimeout(done, 200));
+    }
   }
 }
 
@@ -109,6 +125,6 @@ async function speedscope() {
 }
 
 hdrHistogram();
-firefoxProfiler();
+await firefoxProfiler();
 // It shows nothing of a profile of nothing.
 if (readFileSync(file('folded')).length) await speedscope();
