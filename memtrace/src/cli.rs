@@ -227,7 +227,8 @@ struct Memory {
     ///
     /// Shared and private memory are read from `smaps_rollup`, on a thread of its own that takes at most
     /// 1% of a processor: with much memory the looks come less often, and the report says how often.
-    #[arg(help_heading = TAKE,
+    #[arg(
+        help_heading = TAKE,
         long,
         value_name = "TIME",
         default_value = "1s",
@@ -251,7 +252,7 @@ struct Said {
     /// Keys sort, group and filter the table, open a row's stack, freeze the picture, and write a report
     /// without an end of the trace; ? lists them. It is drawn on the terminal itself, so standard output
     /// may be redirected. --by says what it begins with.
-    #[arg(long)]
+    #[arg(help_heading = REPORTS, long)]
     live: bool,
 
     /// Say nothing but warnings and errors beside the report
