@@ -105,8 +105,25 @@ impl Distribution {
     pub fn count(&self) -> u64 {
         match &self.store {
             Store::Few(values) => values.len() as u64,
-            Store::Many(table) => table.iter().map(|(_, n)| n).sum(),
+            Store::Many(table) => (table.iter()).fold(0, |sum, (_, n)| u64::saturating_add(sum, n)),
         }
+    }
+
+    /// How many of the values are at most this one, within three significant digits.
+    #[must_use]
+    pub fn count_up_to(&self, value: u64) -> u64 {
+        let last = bucket_of(value);
+        let buckets = self.buckets().into_iter();
+        let up_to = buckets.take_while(|(bucket, _)| *bucket <= last);
+        up_to.fold(0, |sum, (_, n)| sum.saturating_add(n))
+    }
+
+    /// The sum of all values, within three significant digits.
+    #[must_use]
+    pub fn sum(&self) -> f64 {
+        let middle = |bucket| lowest_of(bucket) as f64 / 2.0 + highest_of(bucket) as f64 / 2.0;
+        let buckets = self.buckets().into_iter();
+        buckets.map(|(bucket, n)| middle(bucket) * n as f64).sum()
     }
 
     /// Whether nothing was counted.

@@ -82,13 +82,14 @@ fn a_saved_report_is_written_in_every_format() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
     fs::write(folder.join("saved.json"), saved().to_string()).unwrap();
-    let begins: [(&str, &[u8]); 9] = [
+    let begins: [(&str, &[u8]); 10] = [
         ("a.txt", b"40.0 KiB copied in 2.00 s"),
         ("a.json", b"{\n"),
         ("a.json.gz", &[0x1f, 0x8b]),
         ("a.svg", b"<svg "),
         ("a.folded", b"render (app.py:7);Py_INCREF;[refcount] 7\n"),
         ("a.speedscope.json", b"{\"$schema\""),
+        ("a.firefox.json", b"{\"meta\":"),
         ("a.pb.gz", &[0x1f, 0x8b]),
         ("a.hlog", b"#["),
         ("a.prom", b"# HELP "),

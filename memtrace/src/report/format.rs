@@ -6,7 +6,7 @@ use clap::ValueEnum;
 use clap::builder::PossibleValue;
 
 use super::{
-    Output, Report, folded, hlog, html, json, json_gz, pprof, prom, speedscope, svg, text,
+    Output, Report, firefox, folded, hlog, html, json, json_gz, pprof, prom, speedscope, svg, text,
 };
 
 /// A report format. To add one, write its file and add a line to [`Format::ALL`]: options, help and
@@ -37,6 +37,7 @@ impl Format {
         svg::FORMAT,
         folded::FORMAT,
         speedscope::FORMAT,
+        firefox::FORMAT,
         pprof::FORMAT,
         hlog::FORMAT,
         prom::FORMAT,
@@ -174,7 +175,7 @@ mod tests {
         assert_eq!(Format::ALL[0], Format::TEXT);
         assert_eq!(
             Format::extensions("or", Format::with_dot),
-            ".folded, .hlog, .html, .json, .json.gz, .pb.gz, .prom, .speedscope.json, .svg or .txt"
+            ".firefox.json, .folded, .hlog, .html, .json, .json.gz, .pb.gz, .prom, .speedscope.json, .svg or .txt"
         );
     }
 }

@@ -3,9 +3,8 @@
 
 use std::collections::BTreeMap;
 use std::io::Write;
-use std::time::UNIX_EPOCH;
 
-use super::samples::name_of;
+use super::samples::{name_of, since_1970};
 use super::{Format, Report};
 use crate::distribution::Distribution;
 use crate::profile::{CallSite, CauseName, Profile};
@@ -53,9 +52,7 @@ impl Report for Hlog {
             "#[Values of latency_ns tags are nanoseconds, of age_ms tags milliseconds]"
         )?;
         writeln!(out, "#[Histogram log format version 1.3]")?;
-        let started = humantime::parse_rfc3339_weak(&profile.started_at).ok();
-        let started = started.and_then(|started| started.duration_since(UNIX_EPOCH).ok());
-        if let Some(since) = started {
+        if let Some(since) = since_1970(profile) {
             let shown = name_of(&profile.started_at);
             let seconds = since.as_secs_f64();
             writeln!(

@@ -7,14 +7,13 @@
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::rc::Rc;
-use std::time::UNIX_EPOCH;
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use foldhash::HashMap;
 use prost::Message as _;
 
-use super::samples::{Frames, Step, name_of, path_of, samples};
+use super::samples::{Frames, Step, name_of, path_of, program, samples, since_1970};
 use super::{Format, Report};
 use crate::profile::{CauseName, OriginName, Profile};
 
@@ -154,15 +153,14 @@ fn converted(profile: &Profile, frames: Frames) -> proto::Profile {
         .iter()
         .map(|text| tables.string(text))
         .collect();
-    let since = humantime::parse_rfc3339_weak(&profile.started_at).ok();
-    let since = since.and_then(|started| started.duration_since(UNIX_EPOCH).ok());
     proto::Profile {
         sample_type: vec![pages, bytes],
         sample,
         mapping: tables.mappings,
         location: tables.locations,
         function: tables.functions,
-        time_nanos: since.map_or(0, |since| i64::try_from(since.as_nanos()).unwrap_or(0)),
+        time_nanos: since_1970(profile)
+            .map_or(0, |since| i64::try_from(since.as_nanos()).unwrap_or(0)),
         duration_nanos: (profile.duration_s * 1e9) as i64,
         period_type: Some(pages),
         period: 1,
@@ -192,26 +190,6 @@ fn comments(profile: &Profile) -> Vec<String> {
     let said = counted.iter().filter(|(count, _)| *count > 0);
     comments.extend(said.map(|(count, what)| format!("{count} {what}")));
     comments
-}
-
-/// The program that was traced: the file of most of the functions that processes begin with, or
-/// what the first process is called.
-fn program(profile: &Profile) -> String {
-    let mut begun: BTreeMap<&str, u64> = BTreeMap::new();
-    let stacks = profile.call_sites.iter().flat_map(|site| &site.stacks);
-    for stack in stacks {
-        let first = (stack.frames.last()).filter(|frame| &*frame.function == "_start");
-        if let Some(module) = first.and_then(|frame| frame.module.as_deref()) {
-            let pages = begun.entry(module).or_default();
-            *pages = pages.saturating_add(stack.pages);
-        }
-    }
-    if let Some((module, _)) = begun.into_iter().max_by_key(|(_, pages)| *pages) {
-        return module.to_owned();
-    }
-    let process = profile.processes.first();
-    let names = process.and_then(|process| process.cmdline.first().or(Some(&process.comm)));
-    names.cloned().unwrap_or_default()
 }
 
 /// The format has signed numbers.

@@ -10,8 +10,10 @@ use std::io::{self, Write};
 
 use foldhash::HashMap;
 
+use super::samples::since_1970;
 use super::{Format, Report};
-use crate::profile::{Process, Profile, RoleKind};
+use crate::distribution::Distribution;
+use crate::profile::{CallSite, Process, Profile, RoleKind};
 
 pub(super) const FORMAT: Format = Format {
     name: "prom",
@@ -55,6 +57,17 @@ impl Metric {
         value: impl Display,
         out: &mut dyn Write,
     ) -> io::Result<()> {
+        self.part("", labels, value, out)
+    }
+
+    /// A row of a metric that has several, each with a name that ends differently.
+    fn part(
+        &self,
+        end: &str,
+        labels: &[(&str, &str)],
+        value: impl Display,
+        out: &mut dyn Write,
+    ) -> io::Result<()> {
         let labels: Vec<String> = (labels.iter())
             .map(|(key, value)| format!("{key}=\"{}\"", escaped(value)))
             .collect();
@@ -62,7 +75,7 @@ impl Metric {
             [] => String::new(),
             some => format!("{{{}}}", some.join(",")),
         };
-        writeln!(out, "{}{labels} {value}", self.name)
+        writeln!(out, "{}{end}{labels} {value}", self.name)
     }
 
     /// A metric of one value.
@@ -92,6 +105,44 @@ const NOT_COPIED: Metric = Metric::counter(
     "memtrace_faults_not_copied_total",
     "Write faults that copied nothing.",
 );
+const LATENCY: Histogram = Histogram {
+    metric: Metric {
+        name: "memtrace_copy_duration_seconds",
+        kind: "histogram",
+        help: "How long faults that copied took, as far as they have a record.",
+    },
+    of: |site| &site.latency_ns,
+    second: 1e9,
+    bounds: &[
+        (1_000, "1e-06"),
+        (2_000, "2e-06"),
+        (4_000, "4e-06"),
+        (8_000, "8e-06"),
+        (16_000, "1.6e-05"),
+        (64_000, "6.4e-05"),
+        (256_000, "0.000256"),
+        (1_000_000, "0.001"),
+        (10_000_000, "0.01"),
+    ],
+};
+const AGE: Histogram = Histogram {
+    metric: Metric {
+        name: "memtrace_copy_age_seconds",
+        kind: "histogram",
+        help: "How long after its fork a process copied, where its fork was seen.",
+    },
+    of: |site| &site.age_ms,
+    second: 1e3,
+    bounds: &[
+        (100, "0.1"),
+        (1_000, "1.0"),
+        (10_000, "10.0"),
+        (60_000, "60.0"),
+        (600_000, "600.0"),
+        (3_600_000, "3600.0"),
+        (86_400_000, "86400.0"),
+    ],
+};
 const PROCESSES: Metric = Metric::gauge(
     "memtrace_processes",
     "Traced processes that were alive at the end.",
@@ -131,6 +182,34 @@ const UNTRACED_THREADS: Metric = Metric::counter(
     "Threads that could not be traced.",
 );
 
+/// A metric that counts values up to each of some bounds.
+struct Histogram {
+    metric: Metric,
+    of: fn(&CallSite) -> &Distribution,
+    /// A second, in the unit of the values.
+    second: f64,
+    /// In the unit of the values; and in seconds, as `OpenMetrics` spells them.
+    bounds: &'static [(u64, &'static str)],
+}
+
+impl Histogram {
+    fn write(&self, profile: &Profile, out: &mut dyn Write) -> io::Result<()> {
+        let mut all = Distribution::new();
+        for site in &profile.call_sites {
+            all.merge((self.of)(site));
+        }
+        let Self { metric, .. } = self;
+        metric.head(out)?;
+        let bounds = self.bounds.iter();
+        let rows = bounds.map(|(value, shown)| (*shown, all.count_up_to(*value)));
+        for (bound, count) in rows.chain([("+Inf", all.count())]) {
+            metric.part("_bucket", &[("le", bound)], count, out)?;
+        }
+        metric.part("_sum", &[], all.sum() / self.second, out)?;
+        metric.part("_count", &[], all.count(), out)
+    }
+}
+
 /// The value of a label, as the format spells it.
 fn escaped(value: &str) -> String {
     let value = crate::foreign::escape(value);
@@ -150,12 +229,12 @@ impl Report for Prom {
         copied(profile, out)?;
         ONLY_READ.one(totals.copy_on_read_pages, out)?;
         not_copied(profile, out)?;
+        LATENCY.write(profile, out)?;
+        AGE.write(profile, out)?;
         processes(profile, out)?;
         memory(profile, out)?;
         DURATION.one(profile.duration_s, out)?;
-        let started = humantime::parse_rfc3339_weak(&profile.started_at).ok();
-        let started = started.and_then(|at| at.duration_since(std::time::UNIX_EPOCH).ok());
-        if let Some(since) = started {
+        if let Some(since) = since_1970(profile) {
             STARTED.one(since.as_secs_f64(), out)?;
         }
         LOST_FAULTS.one(totals.lost.faults, out)?;
@@ -327,6 +406,32 @@ mod tests {
         memtrace_faults_not_copied_total{outcome="zero"} 678
         memtrace_faults_not_copied_total{outcome="first_touch"} 90123
         memtrace_faults_not_copied_total{outcome="settled_elsewhere"} 27
+        # HELP memtrace_copy_duration_seconds How long faults that copied took, as far as they have a record.
+        # TYPE memtrace_copy_duration_seconds histogram
+        memtrace_copy_duration_seconds_bucket{le="1e-06"} 0
+        memtrace_copy_duration_seconds_bucket{le="2e-06"} 3225
+        memtrace_copy_duration_seconds_bucket{le="4e-06"} 6888
+        memtrace_copy_duration_seconds_bucket{le="8e-06"} 6888
+        memtrace_copy_duration_seconds_bucket{le="1.6e-05"} 6902
+        memtrace_copy_duration_seconds_bucket{le="6.4e-05"} 6927
+        memtrace_copy_duration_seconds_bucket{le="0.000256"} 6951
+        memtrace_copy_duration_seconds_bucket{le="0.001"} 6953
+        memtrace_copy_duration_seconds_bucket{le="0.01"} 6953
+        memtrace_copy_duration_seconds_bucket{le="+Inf"} 6953
+        memtrace_copy_duration_seconds_sum 0.019340813
+        memtrace_copy_duration_seconds_count 6953
+        # HELP memtrace_copy_age_seconds How long after its fork a process copied, where its fork was seen.
+        # TYPE memtrace_copy_age_seconds histogram
+        memtrace_copy_age_seconds_bucket{le="0.1"} 160
+        memtrace_copy_age_seconds_bucket{le="1.0"} 1735
+        memtrace_copy_age_seconds_bucket{le="10.0"} 6898
+        memtrace_copy_age_seconds_bucket{le="60.0"} 6898
+        memtrace_copy_age_seconds_bucket{le="600.0"} 6898
+        memtrace_copy_age_seconds_bucket{le="3600.0"} 6898
+        memtrace_copy_age_seconds_bucket{le="86400.0"} 6898
+        memtrace_copy_age_seconds_bucket{le="+Inf"} 6898
+        memtrace_copy_age_seconds_sum 16711.458
+        memtrace_copy_age_seconds_count 6898
         # HELP memtrace_processes Traced processes that were alive at the end.
         # TYPE memtrace_processes gauge
         memtrace_processes 4
@@ -380,6 +485,24 @@ mod tests {
         let text = written(&sample_with_losses());
         assert_eq!(sum(&text, LOST_STACKS.name), 31);
         assert_eq!(sum(&text, UNTRACED.name), 2);
+    }
+
+    #[test]
+    fn buckets_only_grow_and_the_last_has_every_value() {
+        for (name, profile) in profiles() {
+            let text = written(&profile);
+            for Histogram { metric, of, .. } in [LATENCY, AGE] {
+                let all = profile.call_sites.iter().map(|site| of(site).count());
+                let all: u64 = all.sum();
+                let begin = format!("{}_bucket", metric.name);
+                let rows = text.lines().filter(|line| line.starts_with(&begin));
+                let counts = rows.map(|row| row.rsplit(' ').next().unwrap().parse().unwrap());
+                let counts: Vec<u64> = counts.collect();
+                assert!(counts.is_sorted(), "{name}: {counts:?}");
+                assert_eq!(counts.last(), Some(&all), "{name}");
+                assert_eq!(sum(&text, &format!("{}_count", metric.name)), all);
+            }
+        }
     }
 
     #[test]

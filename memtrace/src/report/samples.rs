@@ -4,6 +4,9 @@
 //! [`Frames`] says which frames of a stack are in it. Every page of the profile is in exactly one
 //! sample, those without a record too (`[lost]`, `[pending]`), so that totals hold in every format.
 
+use std::collections::BTreeMap;
+use std::time::{Duration, UNIX_EPOCH};
+
 use clap::ValueEnum;
 
 use super::words;
@@ -230,6 +233,32 @@ fn steps<'a>(
     }
     steps.reverse();
     steps
+}
+
+/// The program that was traced: the file of most of the functions that processes begin with, or
+/// what the first process is called.
+pub(super) fn program(profile: &Profile) -> String {
+    let mut begun: BTreeMap<&str, u64> = BTreeMap::new();
+    let stacks = profile.call_sites.iter().flat_map(|site| &site.stacks);
+    for stack in stacks {
+        let first = (stack.frames.last()).filter(|frame| &*frame.function == "_start");
+        if let Some(module) = first.and_then(|frame| frame.module.as_deref()) {
+            let pages = begun.entry(module).or_default();
+            *pages = pages.saturating_add(stack.pages);
+        }
+    }
+    if let Some((module, _)) = begun.into_iter().max_by_key(|(_, pages)| *pages) {
+        return module.to_owned();
+    }
+    let process = profile.processes.first();
+    let names = process.and_then(|process| process.cmdline.first().or(Some(&process.comm)));
+    names.cloned().unwrap_or_default()
+}
+
+/// When the trace began, since 1970; `None` where the profile has no such time.
+pub(super) fn since_1970(profile: &Profile) -> Option<Duration> {
+    let started = humantime::parse_rfc3339_weak(&profile.started_at).ok()?;
+    started.duration_since(UNIX_EPOCH).ok()
 }
 
 #[cfg(test)]

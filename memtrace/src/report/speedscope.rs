@@ -4,12 +4,12 @@
 use std::io::{self, Write};
 
 use anyhow::Context as _;
-use foldhash::HashMap;
 use serde::Serialize;
 
-use super::samples::{Frames, Step, cause_frame, name_of, path_of, samples};
+use super::merged::{Merged, merged};
+use super::samples::{Frames, name_of};
 use super::{Format, Report};
-use crate::profile::{CauseName, Profile};
+use crate::profile::Profile;
 
 pub(super) const FORMAT: Format = Format {
     name: "speedscope",
@@ -93,68 +93,26 @@ impl Weighted {
     }
 }
 
-/// What a frame is: a function, or the cause.
-#[derive(PartialEq, Eq, Hash)]
-enum Key<'a> {
-    Step(Step<'a>),
-    Cause(CauseName),
-}
-
-impl Key<'_> {
-    fn frame(&self) -> Frame {
-        match self {
-            Self::Step(step) => Frame {
-                // With the line, since a box shows nothing but its name.
-                name: step.name(),
-                file: step.file.or(step.module).map(path_of),
-                line: step.line,
-            },
-            Self::Cause(cause) => Frame {
-                name: cause_frame(*cause),
-                file: None,
-                line: None,
-            },
-        }
-    }
-}
-
 fn file(profile: &Profile, frames: Frames) -> File {
-    let (mut shared, mut places) = (Vec::new(), HashMap::default());
-    let mut place = |key| {
-        *places.entry(key).or_insert_with_key(|key: &Key<'_>| {
-            shared.push(key.frame());
-            shared.len() - 1
-        })
-    };
-    let (mut stacks, mut sums) = (HashMap::default(), Vec::<(u64, u64)>::new());
-    for sample in samples(profile, frames) {
-        let steps = sample
-            .steps
-            .iter()
-            .map(|step| Key::Step(step.by_function()));
-        let stack: Vec<usize> = steps
-            .chain([Key::Cause(sample.cause())])
-            .map(&mut place)
-            .collect();
-        let at = *stacks.entry(stack).or_insert_with(|| {
-            sums.push((0, 0));
-            sums.len() - 1
-        });
-        let (pages, bytes) = &mut sums[at];
-        *pages = pages.saturating_add(sample.pages);
-        *bytes = bytes.saturating_add(sample.bytes);
-    }
-    let mut stacks: Vec<(Vec<usize>, usize)> = stacks.into_iter().collect();
-    stacks.sort_unstable_by_key(|(_, at)| *at);
-    let stacks: Vec<Vec<usize>> = stacks.into_iter().map(|(stack, _)| stack).collect();
-    let bytes = sums.iter().map(|(_, bytes)| *bytes).collect();
-    let pages = sums.iter().map(|(pages, _)| *pages).collect();
+    let Merged {
+        keys,
+        stacks,
+        pages,
+        bytes,
+    } = merged(profile, frames);
+    let frames = keys.iter().map(|key| Frame {
+        name: key.name(),
+        file: key.place(),
+        line: key.line(),
+    });
     File {
         schema: SCHEMA,
         name: format!("copied on write, {}", name_of(&profile.started_at)),
         exporter: format!("memtrace {}", name_of(&profile.memtrace)),
         active_profile_index: 0,
-        shared: Shared { frames: shared },
+        shared: Shared {
+            frames: frames.collect(),
+        },
         profiles: [
             Weighted::of("copied bytes", "bytes", stacks.clone()).weigh(bytes),
             Weighted::of("copied pages", "none", stacks).weigh(pages),
