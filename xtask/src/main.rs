@@ -1,13 +1,14 @@
 //! What memtrace's developers run: `cargo xtask ...`.
 //!
 //! Each command is a module: [`ebpf`] builds the committed BPF object, [`test`] runs every test,
-//! [`pythons`] gets what its tests of Python run, [`demo`] shows memtrace at work, [`bench`]
-//! measures it. They share [`host`] (this machine), [`setup`] (what tests need of it), [`install`],
+//! [`pythons`] gets what its tests of Python run, [`demo`] shows memtrace at work,
+//! [`formats`] opens its reports in the tools that they are for, [`bench`] measures it. They share [`host`] (this machine), [`setup`] (what tests need of it), [`install`],
 //! [`tools`] and [`progress`] (what long work shows).
 
 mod bench;
 mod demo;
 mod ebpf;
+mod formats;
 mod host;
 mod install;
 mod progress;
@@ -41,6 +42,8 @@ enum Task {
     Demo(demo::Args),
     /// Write docs/report-schema.md from the comments on the report's types
     Schema(schema::Args),
+    /// Open reports of every format in the tools that they are for
+    Formats(formats::Args),
     /// Measure what tracing costs
     Bench(bench::Args),
     /// What the demo traces where there is no python3
@@ -55,6 +58,7 @@ fn main() -> ExitCode {
         Task::Pythons(args) => pythons::run(&args),
         Task::Demo(args) => demo::run(&args),
         Task::Schema(args) => schema::run(&args),
+        Task::Formats(args) => formats::run(&args),
         Task::Bench(args) => bench::run(&args),
         Task::DemoServer(args) => demo::native::run(&args),
     };

@@ -8,6 +8,7 @@ use std::path::Path;
 
 use anyhow::Result;
 
+use crate::formats::{npm, promtool};
 use crate::install::{self, Access};
 use crate::progress::{Log, Progress};
 use crate::pythons::free_threaded;
@@ -16,6 +17,9 @@ use crate::{host, tools};
 
 /// The programs that tests run; the tests read the same list.
 const PROGRAMS: &str = include_str!("../../memtrace/tests/programs.txt");
+
+/// Those that checks of formats run.
+const FOR_FORMATS: &str = include_str!("formats/programs.txt");
 
 /// Those that tests without root run, too.
 const WITHOUT_ROOT: [&str; 4] = ["cc", "gcc", "g++", "python3"];
@@ -71,6 +75,8 @@ pub enum Wanted {
     UnprivilegedTests,
     /// Interpreters and Python programs.
     Pythons,
+    /// The tools that read reports.
+    Formats,
 }
 
 /// What of the wanted things is not here, and what this machine can do about it.
@@ -81,6 +87,10 @@ struct Facts {
     access: Access,
     /// Python programs are missing: what their interpreter needs first, as packages of Debian.
     tools: Option<Vec<&'static str>>,
+    /// Packages of npm are missing.
+    npm: bool,
+    /// promtool is missing.
+    promtool: bool,
     /// Suites of Debian whose interpreter is missing.
     suites: Vec<&'static Suite>,
     /// CPython without the GIL is missing, which is built from Debian's source: what the build
@@ -105,6 +115,8 @@ pub struct Plan {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Part {
     Tools,
+    Npm,
+    Promtool,
     Suite(&'static Suite),
     FreeThreaded,
 }
@@ -140,6 +152,13 @@ impl Plan {
         }
         if let Some(needed) = &facts.tools {
             plan.get_or_leave(Part::Tools, needed, None, installs);
+        }
+        if facts.npm {
+            plan.get_or_leave(Part::Npm, &[], None, installs);
+        }
+        if facts.promtool {
+            let why = (!facts.has_apt).then(|| "it needs apt-get".to_owned());
+            plan.get_or_leave(Part::Promtool, &[], why, installs);
         }
         for suite in &facts.suites {
             let why = facts.no_suites.clone().or_else(|| {
@@ -235,6 +254,8 @@ impl Part {
     fn name(self) -> String {
         match self {
             Self::Tools => format!("Python programs in a folder of target/: {}", tools::names()),
+            Self::Npm => format!("packages of npm in a folder of target/: {}", npm::NAMES),
+            Self::Promtool => "promtool in a folder of target/".to_owned(),
             Self::Suite(suite) => format!(
                 "{} of Debian {} in a folder of target/",
                 suite.package, suite.name
@@ -249,6 +270,8 @@ impl Part {
     fn doing(self) -> String {
         match self {
             Self::Tools => format!("installing Python programs: {}", tools::names()),
+            Self::Npm => format!("installing packages of npm: {}", npm::NAMES),
+            Self::Promtool => "fetching promtool".to_owned(),
             Self::Suite(suite) => format!("fetching {} of Debian {}", suite.package, suite.name),
             Self::FreeThreaded => "building CPython without the GIL".to_owned(),
         }
@@ -257,6 +280,8 @@ impl Part {
     fn get(self, log: &mut Log) -> Result<()> {
         match self {
             Self::Tools => tools::install(log),
+            Self::Npm => npm::install(log),
+            Self::Promtool => promtool::install(log),
             Self::Suite(suite) => suite.install(log),
             Self::FreeThreaded => free_threaded::install(log),
         }
@@ -272,7 +297,7 @@ impl Facts {
             _ => wanted,
         };
         let is_wanted = |program: &Program| match wanted {
-            Wanted::Tests => true,
+            Wanted::Tests | Wanted::Formats => true,
             Wanted::UnprivilegedTests => WITHOUT_ROOT.contains(&program.name),
             Wanted::Pythons => false,
         };
@@ -280,13 +305,15 @@ impl Facts {
             let mut names = [Some(program.name), program.other_name].into_iter();
             !names.any(|name| name.is_some_and(is_here))
         };
-        let mut missing: Vec<_> = programs(PROGRAMS)
+        let formats = wanted == Wanted::Formats;
+        let list = if formats { FOR_FORMATS } else { PROGRAMS };
+        let mut missing: Vec<_> = programs(list)
             .filter(|it| is_wanted(it) && is_missing(it))
             .collect();
         if wanted != Wanted::Pythons && !tools::makes_environments(Path::new("python3")) {
             missing.push(VENV);
         }
-        let interpreters = wanted != Wanted::UnprivilegedTests;
+        let interpreters = matches!(wanted, Wanted::Tests | Wanted::Pythons);
         let suites = SUITES.iter();
         let has_apt = install::has_apt();
         let mut free_threaded = None;
@@ -301,7 +328,10 @@ impl Facts {
             programs: missing,
             has_apt,
             access,
-            tools: (interpreters && !tools::is_complete()).then(tools::packages_needed),
+            npm: formats && !npm::is_complete(),
+            promtool: formats && promtool::program().is_none(),
+            tools: ((interpreters || formats) && !tools::is_complete())
+                .then(tools::packages_needed),
             suites: suites
                 .filter(|suite| interpreters && !suite.is_there())
                 .collect(),
@@ -357,6 +387,8 @@ mod tests {
             has_apt: true,
             access: Access::Root,
             tools: Some(vec!["python3-dev"]),
+            npm: false,
+            promtool: false,
             suites: SUITES.iter().collect(),
             free_threaded: Some(vec!["make"]),
             no_suites: None,
@@ -413,6 +445,31 @@ mod tests {
         assert_eq!(plan.packages, ["gdb", "python3-dev"]);
         assert_eq!(plan.left.len(), 1 + SUITES.len());
         assert!(plan.left[0].contains("no mirror"), "{:?}", plan.left);
+    }
+
+    #[test]
+    fn what_formats_need_is_got_in_folders_of_target() {
+        let nothing_else = || Facts {
+            programs: Vec::new(),
+            tools: None,
+            npm: true,
+            promtool: true,
+            suites: Vec::new(),
+            free_threaded: None,
+            ..bare()
+        };
+        let plan = Plan::of(&nothing_else());
+        assert_eq!(plan.parts, [Part::Npm, Part::Promtool]);
+        let plan = Plan::of(&Facts {
+            has_apt: false,
+            ..nothing_else()
+        });
+        assert_eq!(plan.parts, [Part::Npm]);
+        assert_eq!(
+            plan.left,
+            ["promtool in a folder of target/: it needs apt-get"]
+        );
+        assert_eq!(programs(FOR_FORMATS).count(), 5);
     }
 
     #[derive(clap::Parser)]

@@ -16,13 +16,17 @@ pub const REMEDY: &str = "`cargo xtask pythons` gets it";
 const FOLDER: &str = "python-tools";
 
 /// What is installed. uWSGI is built from source: it embeds the interpreter.
-const PACKAGES: [&str; 6] = [
+const PACKAGES: [&str; 9] = [
     "uwsgi==2.0.31",
     "gunicorn==23.0.0",
     "greenlet==3.2.4",
     "numpy>=1.26,<3",
     "pyahocorasick==2.2.0",
     "py-spy==0.4.1",
+    // What reads reports.
+    "hdrhistogram==0.10.8",
+    "prometheus-client==0.26.0",
+    "duckdb==2.0.1",
 ];
 
 /// Says what was installed, once it was installed as a whole.
@@ -157,7 +161,8 @@ mod tests {
     fn what_is_installed_is_told_without_versions() {
         assert_eq!(
             names(),
-            "uwsgi, gunicorn, greenlet, numpy, pyahocorasick, py-spy"
+            "uwsgi, gunicorn, greenlet, numpy, pyahocorasick, py-spy, hdrhistogram, \
+             prometheus-client, duckdb"
         );
     }
 }

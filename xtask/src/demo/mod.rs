@@ -6,6 +6,7 @@
 pub mod native;
 
 use std::io::{BufRead as _, BufReader};
+use std::path::Path;
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::Duration;
 
@@ -58,6 +59,25 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Traces the server for some seconds, and saves the report. For whoever is root.
+pub fn trace(memtrace: &Path, seconds: u64, report: &Path) -> Result<()> {
+    let scratch = tempfile::tempdir().context("cannot create a temporary directory")?;
+    let args = Args {
+        seconds,
+        native: false,
+        memtrace: Vec::new(),
+    };
+    let mut server = Server::start(&args, scratch.path())?;
+    let mut command = Command::new(memtrace);
+    command
+        .args(["--pid", &server.pid.to_string()])
+        .args(["--duration", &format!("{seconds}s"), "-o"])
+        .arg(report);
+    let traced = host::quietly(&mut command);
+    server.stop();
+    traced.map(|_| ())
+}
+
 /// The running server; ended when dropped.
 struct Server {
     child: Child,
@@ -66,7 +86,7 @@ struct Server {
 
 impl Server {
     /// Starts the server and waits until its data is built.
-    fn start(args: &Args, scratch: &std::path::Path) -> Result<Self> {
+    fn start(args: &Args, scratch: &Path) -> Result<Self> {
         let seconds = (args.seconds + SPARE).to_string();
         let mut command = match host::find_program("python3") {
             Some(python) if !args.native => {
