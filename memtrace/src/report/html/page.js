@@ -301,7 +301,7 @@ function setSearch(words) {
 let waiting = 0;
 byId('search').addEventListener('input', event => {
   clearTimeout(waiting);
-  waiting = setTimeout(() => setSearch(event.target.value), 120);
+  waiting = setTimeout(() => setSearch(event.target.value), 60);
 });
 for (const name of ['native', 'leaf']) {
   byId(name).addEventListener('change', event => {
