@@ -78,8 +78,14 @@ const WITHOUT: [(libc::c_long, u8, i32); 3] = [
     (libc::SYS_mprotect, 2, libc::PROT_EXEC),
 ];
 
-/// What may be asked of a descriptor.
-const FCNTL: [i32; 3] = [libc::F_GETFD, libc::F_GETFL, libc::F_DUPFD_CLOEXEC];
+/// What may be asked of a descriptor. musl sets its flag, which matters to exec alone, of each file
+/// that it opens.
+const FCNTL: [i32; 4] = [
+    libc::F_GETFD,
+    libc::F_SETFD,
+    libc::F_GETFL,
+    libc::F_DUPFD_CLOEXEC,
+];
 
 /// Lets nothing through but that, from now on.
 pub(super) fn apply() -> Result<(), Error> {
