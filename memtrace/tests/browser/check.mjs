@@ -82,6 +82,23 @@ async function keyboard(page, name) {
   check(sorted === 'ascending', `${name}: Enter sorts a table`);
 }
 
+// The same pages, by the roles whose processes copied them.
+async function roles(page, name) {
+  if (await page.$eval('#role-label', it => it.hidden)) return;
+  const all = await text(page, '#zoomed');
+  await page.click('#role');
+  check((await page.evaluate(() => location.hash)).includes('role'), `${name}: the address says that it is by role`);
+  check(await text(page, '#zoomed') === all, `${name}: all is as much by role as before`);
+  const names = await page.evaluate(() => {
+    const data = JSON.parse(document.getElementById('data').textContent);
+    return data.roles.map(at => data.strings[at]);
+  });
+  const boxes = await page.$$eval('#flame button', all => all.map(it => it.getAttribute('aria-label') || it.textContent));
+  const shown = names.filter(role => boxes.some(box => box.startsWith(role)));
+  check(shown.length > 0, `${name}: no box of ${names.join(', ')} among ${boxes.slice(0, 5).join('; ')}`);
+  await page.click('#role');
+}
+
 // From the letter that was typed to the result. Other work of the machine only adds to it, so it is
 // tried again where it took too long: what is slow itself is slow every time.
 async function searched(page) {
@@ -124,6 +141,7 @@ async function atWork(browser, file, name) {
     check(paint < FIRST_PAINT, `${name}: first paint after ${Math.round(paint)} ms`);
     if (await page.$('#flame')) {
       await keyboard(page, name);
+      await roles(page, name);
       const search = await searched(page);
       check(search < SEARCH, `${name}: searched in ${Math.round(search)} ms`);
       figures.push(`search ${Math.round(search)} ms`);

@@ -27,9 +27,31 @@ pub fn completions(folder: &Path) -> Result<Completions> {
         let name = command.get_name().to_owned();
         let path = clap_complete::generate_to(shell, &mut command, name, &folder)
             .with_context(|| format!("cannot write the completions of {program}"))?;
+        let text = fs::read_to_string(&path)?;
+        fs::write(&path, with_pids(shell, &text))?;
         written.push((program, path));
     }
     Ok(written)
+}
+
+/// Completions that offer running processes, by what each shell has for that. clap has no hint for
+/// it.
+fn with_pids(shell: Shell, text: &str) -> String {
+    match shell {
+        Shell::Zsh => text.replace(":PID:'", ":PID:_pids'"),
+        Shell::Fish => {
+            let mut offered = String::new();
+            for line in text.lines() {
+                offered.push_str(line);
+                if line.contains(" -l pid ") {
+                    offered.push_str(" -xa '(__fish_complete_pids)'");
+                }
+                offered.push('\n');
+            }
+            offered
+        }
+        _ => text.to_owned(),
+    }
 }
 
 /// Writes a page for memtrace and for each of its tasks into `folder`.
@@ -66,7 +88,11 @@ mod tests {
             }
             // What is hidden is not offered.
             assert!(!text.contains("fentry"), "{program}");
+            if program == "fish" {
+                assert!(text.contains("(__fish_complete_pids)"), "{text}");
+            }
             if program == "zsh" {
+                assert!(text.contains("PID:_pids"), "{text}");
                 assert!(text.contains("FILE:_files"), "{text}");
                 assert!(text.contains("_cmdambivalent"), "{text}");
                 assert!(text.contains("USER:_users"), "{text}");

@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use super::details::{SiteRow, details, row};
 use super::escape;
+use super::roles::Roles;
 use super::stacks::{Collected, Tables};
 use crate::profile::{CauseName, Process, Profile};
 use crate::report::group::{By, regroup};
@@ -32,13 +33,15 @@ pub(super) struct Data {
     pub unit: Option<u64>,
     /// Names of causes, which are named by index elsewhere.
     pub causes: Vec<&'static str>,
+    /// Names of roles, and one for several; none where all copies are of one role.
+    roles: Vec<u32>,
     /// All other text.
     strings: Vec<String>,
     /// Of each frame: function, file or module, line or 0, and whether it is of an interpreted
     /// language.
     frames: Vec<u32>,
-    /// Of each stack: frames that it has in common with the one before, further ones and which,
-    /// causes and for each its index and pages.
+    /// Of each stack: frames that it has in common with the one before, further ones and which, kinds
+    /// and for each its number (the role's times the number of causes, and the cause's) and pages.
     pub stacks: Vec<u64>,
     /// Stacks that were added up, and their pages.
     pub folded: Option<(u64, u64)>,
@@ -51,10 +54,11 @@ pub(super) struct Data {
 
 /// The embedded data; none of its text can end the element that it stands in.
 pub(super) fn json(profile: &Profile) -> serde_json::Result<String> {
-    let mut collected = Collected::of(profile, &causes(profile));
+    let roles = Roles::of(profile);
+    let mut collected = Collected::of(profile, &causes(profile), &roles);
     let mut keep = usize::MAX;
     loop {
-        let (data, nodes) = of(profile, &mut collected, keep);
+        let (data, nodes) = of(profile, &roles, &mut collected, keep);
         let text = escape::json(&data)?;
         let excess = (nodes as f64 / MOST_NODES as f64).max(text.len() as f64 / MOST_BYTES as f64);
         if excess <= 1.0 || keep == 0 {
@@ -70,7 +74,12 @@ pub(super) fn json(profile: &Profile) -> serde_json::Result<String> {
 }
 
 /// The data with so many stacks, the others added up, and how many boxes the stacks make.
-pub(super) fn of(profile: &Profile, collected: &mut Collected, keep: usize) -> (Data, usize) {
+pub(super) fn of(
+    profile: &Profile,
+    roles: &Roles,
+    collected: &mut Collected,
+    keep: usize,
+) -> (Data, usize) {
     let mut tables = Tables::default();
     let causes = causes(profile);
     let totals = &profile.totals;
@@ -99,7 +108,9 @@ pub(super) fn of(profile: &Profile, collected: &mut Collected, keep: usize) -> (
         .fold(0u64, |sum, it| sum.saturating_add(it.pages));
     let page = profile.host.page_size;
     let is_uniform = totals.copied_bytes == totals.copied_pages.saturating_mul(page);
+    let roles = roles.names.iter().map(|name| tables.text(name)).collect();
     let data = Data {
+        roles,
         pages: totals.copied_pages,
         unit: is_uniform.then_some(page),
         causes: causes.iter().map(|cause| cause.name()).collect(),

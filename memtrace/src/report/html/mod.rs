@@ -22,6 +22,7 @@ mod details;
 mod escape;
 mod head;
 mod processes;
+mod roles;
 mod stacks;
 mod tables;
 

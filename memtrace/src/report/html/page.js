@@ -62,33 +62,42 @@ const stacks = [];
 for (let at = 0, last = []; at < data.stacks.length;) {
   const common = data.stacks[at], end = at + 2 + data.stacks[at + 1];
   last = last.slice(0, common).concat(data.stacks.slice(at + 2, end));
-  const causes = [];
+  const parts = [];
   at = end + 1;
-  for (let left = data.stacks[end]; left > 0; left--, at += 2) causes.push([data.stacks[at], data.stacks[at + 1]]);
-  stacks.push({frames: last, causes});
+  for (let left = data.stacks[end]; left > 0; left--, at += 2) {
+    const kind = data.stacks[at], n = data.stacks[at + 1];
+    parts.push({role: Math.floor(kind / CAUSES.length), cause: kind % CAUSES.length, n});
+  }
+  stacks.push({frames: last, parts});
 }
+// Roles are the callers of all, where they are told apart.
+const ofRole = data.roles.map((name, role) => frames.push({name: text(name), file: '', line: 0, interpreted: true, same: -1 - role}) - 1);
 const isMixed = stack => stack.frames.some(it => frames[it].interpreted);
 
 // The tree, once for each way to look at it.
 const trees = new Map();
 const node = (frame, up) => ({frame, up, pages: 0, causes: new Array(CAUSES.length).fill(0), below: new Map(), sorted: null});
-function tree(native, leafFirst) {
-  const name = `${native} ${leafFirst}`;
+function tree(native, leafFirst, byRole) {
+  const name = `${native} ${leafFirst} ${byRole}`;
   if (trees.has(name)) return trees.get(name);
   const root = node(-1, null);
   for (const stack of stacks) {
     let path = stack.frames;
     if (!native && isMixed(stack)) path = path.filter(it => frames[it].interpreted);
     if (leafFirst) path = path.slice().reverse();
-    let at = root;
-    const add = () => { for (const [cause, n] of stack.causes) { at.pages += n; at.causes[cause] += n; } };
-    add();
-    for (const frame of path) {
-      const same = frames[frame].same;
-      let next = at.below.get(same);
-      if (!next) at.below.set(same, next = node(frame, at));
-      at = next;
+    const roles = byRole ? new Set(stack.parts.map(it => it.role)) : [null];
+    for (const role of roles) {
+      const parts = role === null ? stack.parts : stack.parts.filter(it => it.role === role);
+      let at = root;
+      const add = () => { for (const {cause, n} of parts) { at.pages += n; at.causes[cause] += n; } };
       add();
+      for (const frame of role === null ? path : [ofRole[role], ...path]) {
+        const same = frames[frame].same;
+        let next = at.below.get(same);
+        if (!next) at.below.set(same, next = node(frame, at));
+        at = next;
+        add();
+      }
     }
   }
   trees.set(name, root);
@@ -98,12 +107,12 @@ const below = it => it.sorted || (it.sorted = [...it.below.values()].sort((a, b)
 const nameOf = it => it.frame >= 0 ? frames[it.frame].name : it.more ? `${count(it.more)} more` : 'all';
 
 // What is looked at.
-const state = {search: '', native: false, leaf: false, root: null, zoom: null, current: null};
+const state = {search: '', role: false, native: false, leaf: false, root: null, zoom: null, current: null};
 let matches = new Uint8Array(frames.length);
 const flame = byId('flame'), tip = element('div', {id: 'tip', role: 'tooltip', hidden: true});
 document.body.append(tip);
 // Of the whole, the cause with the most first: so the parts of boxes above each other line up.
-const order = CAUSES.map((_, cause) => cause).sort((a, b) => tree(false, false).causes[b] - tree(false, false).causes[a]);
+const order = CAUSES.map((_, cause) => cause).sort((a, b) => tree(false, false, false).causes[b] - tree(false, false, false).causes[a]);
 const inWords = it => order.filter(cause => it.causes[cause]).map(cause => `${CAUSES[cause]} ${percent(it.causes[cause], it.pages)}`).join(', ');
 
 function fill(it, isFaint) {
@@ -125,7 +134,7 @@ function fill(it, isFaint) {
   }
   return layers.join(', ');
 }
-const hasInterpreted = frames.some(it => it.interpreted);
+const hasInterpreted = frames.some(it => it.interpreted && it.same >= 0);
 
 // Draws what is zoomed into, and the callers that lead there as grey rows above it.
 let rows = [];
@@ -303,7 +312,7 @@ byId('search').addEventListener('input', event => {
   clearTimeout(waiting);
   waiting = setTimeout(() => setSearch(event.target.value), 60);
 });
-for (const name of ['native', 'leaf']) {
+for (const name of ['role', 'native', 'leaf']) {
   byId(name).addEventListener('change', event => {
     state[name] = event.target.checked;
     look();
@@ -311,7 +320,7 @@ for (const name of ['native', 'leaf']) {
   });
 }
 function look() {
-  state.root = state.zoom = state.current = tree(state.native, state.leaf);
+  state.root = state.zoom = state.current = tree(state.native, state.leaf, state.role);
   draw();
   if (byId('tree-details').open) grow();
 }
@@ -323,6 +332,7 @@ function remember() {
   for (; it.up; it = it.up) path.unshift(below(it.up.more ? it.up.up : it.up).indexOf(it));
   const parts = [];
   if (state.search) parts.push('q=' + encodeURIComponent(state.search));
+  if (state.role) parts.push('role');
   if (state.native) parts.push('native');
   if (state.leaf) parts.push('leaf');
   if (path.length) parts.push('z=' + path.join('.'));
@@ -330,7 +340,8 @@ function remember() {
 }
 function recall() {
   if (!location.hash.startsWith('#~')) return;
-  const parts = new URLSearchParams(location.hash.slice(2).replace(/\b(native|leaf)(?=&|$)/g, '$1=1'));
+  const parts = new URLSearchParams(location.hash.slice(2).replace(/\b(role|native|leaf)(?=&|$)/g, '$1=1'));
+  state.role = byId('role').checked = !!ofRole.length && parts.has('role');
   state.native = byId('native').checked = parts.has('native');
   state.leaf = byId('leaf').checked = parts.has('leaf');
   look();
@@ -535,6 +546,7 @@ function curve(it, [p50, p99, max], unit) {
 }
 
 for (const it of document.querySelectorAll('.js')) it.hidden = false;
+byId('role-label').hidden = !ofRole.length;
 byId('native-label').hidden = !hasInterpreted || frames.every(it => it.interpreted);
 look();
 siteTable.show();
@@ -545,8 +557,8 @@ addEventListener('resize', () => { if (flame.clientWidth !== drawn) { drawn = fl
 let before = null;
 addEventListener('beforeprint', () => {
   before = {...state};
-  Object.assign(state, {native: false, search: ''});
-  state.root = state.zoom = tree(false, state.leaf);
+  Object.assign(state, {role: false, native: false, search: ''});
+  state.root = state.zoom = tree(false, state.leaf, false);
   draw();
 });
 addEventListener('afterprint', () => { if (before) { Object.assign(state, before); before = null; draw(); } });

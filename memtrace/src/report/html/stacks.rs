@@ -6,6 +6,7 @@ use std::sync::Arc;
 use foldhash::HashMap;
 
 use super::data::index_of;
+use super::roles::Roles;
 use crate::foreign::shown;
 use crate::profile::{CauseName, Frame, Profile};
 use crate::report::frames::mark;
@@ -13,7 +14,8 @@ use crate::report::frames::mark;
 /// Bytes of a name.
 const NAME: usize = 240;
 
-/// Pages by cause of each stack, whose frames are root first.
+/// Pages of each stack, whose frames are root first, by role and cause: the number of the role times
+/// how many causes there are, and the index of the cause.
 type Stacks = BTreeMap<Vec<u32>, BTreeMap<usize, u64>>;
 
 /// All stacks of a profile, whatever the page has room for.
@@ -38,13 +40,13 @@ pub(super) struct Chosen {
 }
 
 impl Collected {
-    pub fn of(profile: &Profile, causes: &[CauseName]) -> Self {
+    pub fn of(profile: &Profile, causes: &[CauseName], roles: &Roles) -> Self {
         let (mut tables, mut stacks) = (Tables::default(), Stacks::new());
         for site in &profile.call_sites {
-            let cause = index_of(causes, site.cause);
+            let kind = roles.of_site(site) * causes.len() + index_of(causes, site.cause);
             for stack in &site.stacks {
                 let key = tables.stack(&stack.frames);
-                let pages = stacks.entry(key).or_default().entry(cause).or_default();
+                let pages = stacks.entry(key).or_default().entry(kind).or_default();
                 *pages = pages.saturating_add(stack.pages);
             }
         }
@@ -82,14 +84,14 @@ impl Collected {
         };
         let mut known = HashMap::default();
         let (mut previous, mut others): (&[u32], BTreeMap<usize, u64>) = (&[], BTreeMap::new());
-        for (frames, by_cause) in &self.stacks {
-            let pages = sum(by_cause);
+        for (frames, by_kind) in &self.stacks {
+            let pages = sum(by_kind);
             let is_kept = least.is_some_and(|least| pages > least || pages == least && equal > 0);
             if !is_kept {
                 let (number, all) = chosen.folded.get_or_insert_default();
                 (*number, *all) = (*number + 1, all.saturating_add(pages));
-                for (&cause, &more) in by_cause {
-                    let sum = others.entry(cause).or_default();
+                for (&kind, &more) in by_kind {
+                    let sum = others.entry(kind).or_default();
                     *sum = sum.saturating_add(more);
                 }
                 continue;
@@ -106,7 +108,7 @@ impl Collected {
                     .or_insert_with(|| self.tables.copy(frame, tables));
                 u64::from(index)
             });
-            chosen.push(common, new.collect(), by_cause);
+            chosen.push(common, new.collect(), by_kind);
             chosen.index.insert(frames.clone(), chosen.index.len());
             previous = frames;
         }
@@ -124,19 +126,19 @@ impl Collected {
 }
 
 impl Chosen {
-    fn push(&mut self, common: usize, new: Vec<u64>, by_cause: &BTreeMap<usize, u64>) {
+    fn push(&mut self, common: usize, new: Vec<u64>, by_kind: &BTreeMap<usize, u64>) {
         self.nodes += new.len();
         self.coded.extend([common as u64, new.len() as u64]);
         self.coded.extend(new);
-        self.coded.push(by_cause.len() as u64);
-        for (&cause, &pages) in by_cause {
-            self.coded.extend([cause as u64, pages]);
+        self.coded.push(by_kind.len() as u64);
+        for (&kind, &pages) in by_kind {
+            self.coded.extend([kind as u64, pages]);
         }
     }
 }
 
-fn sum(by_cause: &BTreeMap<usize, u64>) -> u64 {
-    by_cause
+fn sum(by_kind: &BTreeMap<usize, u64>) -> u64 {
+    by_kind
         .values()
         .fold(0, |sum: u64, &it| sum.saturating_add(it))
 }

@@ -24,6 +24,7 @@ pub(super) fn flame_graph(profile: &Profile) -> String {
      <div class=\"tools js\" hidden>\n\
      <label>Search <input id=\"search\" type=\"search\" placeholder=\"function, file or type\" \
      autocomplete=\"off\" spellcheck=\"false\" aria-keyshortcuts=\"/\" aria-describedby=\"found\"></label>\n\
+     <label id=\"role-label\" hidden><input id=\"role\" type=\"checkbox\"> By process role</label>\n\
      <label id=\"native-label\"><input id=\"native\" type=\"checkbox\"> Native frames</label>\n\
      <label><input id=\"leaf\" type=\"checkbox\"> Leaf first</label>\n\
      <button id=\"back\" type=\"button\" disabled aria-keyshortcuts=\"Escape\">Zoom out</button>\n\

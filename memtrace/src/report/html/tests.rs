@@ -138,19 +138,29 @@ fn with_stacks(number: u64) -> Profile {
 
 /// Pages by cause that the embedded stacks add up to.
 fn sums(data: &serde_json::Value) -> Vec<u64> {
+    let causes = data["causes"].as_array().unwrap().len();
+    let mut sums = vec![0; causes];
+    for (kind, pages) in kinds(data) {
+        sums[kind % causes] += pages;
+    }
+    sums
+}
+
+/// The numbers of kinds, and pages, of all stacks.
+fn kinds(data: &serde_json::Value) -> Vec<(usize, u64)> {
     let numbers = data["stacks"].as_array().unwrap();
     let number = |at: usize| numbers[at].as_u64().unwrap() as usize;
-    let mut sums = vec![0; data["causes"].as_array().unwrap().len()];
+    let mut kinds = Vec::new();
     let mut at = 0;
     while at < numbers.len() {
         at += 2 + number(at + 1);
         for _ in 0..number(at) {
-            sums[number(at + 1)] += number(at + 2) as u64;
+            kinds.push((number(at + 1), number(at + 2) as u64));
             at += 2;
         }
         at += 1;
     }
-    sums
+    kinds
 }
 
 /// The data in a page.
@@ -200,14 +210,58 @@ fn totals_in_the_data_are_those_of_the_profile() {
 #[test]
 fn stacks_that_are_added_up_keep_all_pages() {
     let profile = with_stacks(1_000);
-    let mut collected = stacks::Collected::of(&profile, &data::causes(&profile));
+    let roles = roles::Roles::of(&profile);
+    let mut collected = stacks::Collected::of(&profile, &data::causes(&profile), &roles);
     for keep in [0, 1, 500, 1_000] {
-        let (data, _) = data::of(&profile, &mut collected, keep);
+        let (data, _) = data::of(&profile, &roles, &mut collected, keep);
         let data = serde_json::to_value(&data).unwrap();
         assert_eq!(sums(&data).iter().sum::<u64>(), profile.totals.copied_pages);
         let folded = data["folded"][0].as_u64().unwrap_or(0);
         assert_eq!(folded, 1_000 - keep as u64);
     }
+}
+
+#[test]
+fn pages_are_told_by_role_where_all_processes_of_a_call_site_have_one() {
+    let mut profile = sample_with_memory();
+    let names = |data: &serde_json::Value| -> Vec<String> {
+        let roles = data["roles"].as_array().unwrap().iter();
+        let text = |role: &serde_json::Value| {
+            let at = role.as_u64().unwrap() as usize;
+            data["strings"][at].as_str().unwrap().to_owned()
+        };
+        roles.map(text).collect()
+    };
+    let data = parsed(&profile);
+    let roles = names(&data);
+    assert_eq!(roles.last().map(String::as_str), Some("several roles"));
+    let causes = data["causes"].as_array().unwrap().len();
+    let mut by_role = vec![0; roles.len()];
+    for (kind, pages) in kinds(&data) {
+        by_role[kind / causes] += pages;
+    }
+    let mut expected = vec![0; roles.len()];
+    for site in &profile.call_sites {
+        let role = |pid| profile.processes.iter().find(|it| it.pid == pid).unwrap();
+        let mut of: Vec<_> = site.processes.keys().map(|&pid| &role(pid).role).collect();
+        of.dedup();
+        let copied = profile.roles.iter().filter(|role| role.copied_pages > 0);
+        let at = match of[..] {
+            [one] => copied
+                .map(|role| &role.id)
+                .position(|id| Some(id) == one.as_ref()),
+            _ => None,
+        };
+        expected[at.unwrap_or(roles.len() - 1)] += site.pages;
+    }
+    assert_eq!(by_role, expected);
+    assert!(
+        expected.iter().filter(|&&pages| pages > 0).count() > 1,
+        "{expected:?}"
+    );
+    // Where all copies are of one role, there is nothing to tell apart.
+    profile.roles.truncate(1);
+    assert!(names(&parsed(&profile)).is_empty());
 }
 
 #[test]
@@ -376,6 +430,7 @@ fn the_page_of_the_sample_without_styles_script_and_data() {
     <noscript><p>The flame graph, search and sorting need JavaScript.</p></noscript>
     <div class="tools js" hidden>
     <label>Search <input id="search" type="search" placeholder="function, file or type" autocomplete="off" spellcheck="false" aria-keyshortcuts="/" aria-describedby="found"></label>
+    <label id="role-label" hidden><input id="role" type="checkbox"> By process role</label>
     <label id="native-label"><input id="native" type="checkbox"> Native frames</label>
     <label><input id="leaf" type="checkbox"> Leaf first</label>
     <button id="back" type="button" disabled aria-keyshortcuts="Escape">Zoom out</button>
