@@ -259,20 +259,11 @@ mod tests {
     use crate::profile::Profile;
     use crate::profile::sample::sample;
     use crate::report::difference::{DiffFormat, DiffOutput};
-    use crate::report::{By, Color, Format, Frames, Output, TextOptions};
+    use crate::report::{Color, Format, Output};
 
     /// Writes a profile as the report that its name asks for.
     fn write(profile: &Profile, path: &Path) {
-        let output = Output {
-            files: Vec::new(),
-            stdout: Format::TEXT,
-            color: Color::Auto,
-            text: TextOptions {
-                by: By::Site,
-                top: 20,
-            },
-            frames: Frames::default(),
-        };
+        let output = Output::plain();
         let report = Format::of_file(path).unwrap().report(&output);
         report
             .write(profile, &mut File::create(path).unwrap())

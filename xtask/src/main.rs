@@ -4,8 +4,8 @@
 //! [`pythons`] gets what its tests of Python run, [`demo`] shows memtrace at work, [`story`] mends a
 //! service with it, [`formats`] opens its reports in the tools that they are for, [`bench`] measures
 //! it, [`dist`] makes what is given to users. They share [`host`] (this machine), [`setup`] (what tests
-//! need of it), [`install`],
-//! [`tools`] and [`progress`] (what long work shows).
+//! need of it), [`install`], [`tools`], [`tracing`] (a memtrace that runs) and [`progress`] (what long
+//! work shows).
 
 mod bench;
 mod demo;
@@ -21,6 +21,7 @@ mod setup;
 mod story;
 mod test;
 mod tools;
+mod tracing;
 
 use std::process::ExitCode;
 

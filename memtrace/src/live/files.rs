@@ -110,25 +110,11 @@ mod tests {
     use super::*;
     use crate::profile::read;
     use crate::profile::sample::sample;
-    use crate::report::{By, Color, Frames, TextOptions};
-
-    fn output() -> Output {
-        Output {
-            files: Vec::new(),
-            stdout: Format::TEXT,
-            color: Color::Auto,
-            text: TextOptions {
-                by: By::Site,
-                top: 20,
-            },
-            frames: Frames::default(),
-        }
-    }
 
     #[test]
     fn both_reports_are_written_and_none_replaces_another() {
         let dir = tempfile::tempdir().unwrap();
-        let write = || write(&sample(), &output(), dir.path(), "20260314T150926Z").unwrap();
+        let write = || write(&sample(), &Output::plain(), dir.path(), "20260314T150926Z").unwrap();
         let first = write();
         let second = write();
         assert_eq!(first, "memtrace-4242-20260314T150926Z");
@@ -143,7 +129,7 @@ mod tests {
 
     #[test]
     fn what_came_of_it_is_said() {
-        let missing = write(&sample(), &output(), Path::new("/proc/none"), "now");
+        let missing = write(&sample(), &Output::plain(), Path::new("/proc/none"), "now");
         let text = said(missing);
         assert!(
             text.starts_with("cannot write a report: /proc/none/memtrace-4242-now.html: No such")

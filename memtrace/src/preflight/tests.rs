@@ -5,9 +5,7 @@ use anyhow::Context as _;
 
 use super::facts::Own;
 use super::*;
-use crate::options::{
-    Backend, By, FileReport, Format, Frames, Output, Python, Target, TextOptions, Unwind,
-};
+use crate::options::{Backend, FileReport, Format, Output, Python, Target, Unwind};
 use crate::probe::backend::Backend as _;
 use crate::probe::backend::tracepoint::Tracepoint;
 
@@ -50,19 +48,6 @@ fn trace() -> TraceOptions {
         talk: crate::options::Talk::Progress,
         unchanged: true,
         memory: None,
-    }
-}
-
-fn output() -> Output {
-    Output {
-        files: Vec::new(),
-        stdout: Format::TEXT,
-        color: crate::report::Color::Auto,
-        text: TextOptions {
-            by: By::Site,
-            top: 20,
-        },
-        frames: Frames::default(),
     }
 }
 
@@ -209,7 +194,7 @@ fn refused(path: impl Into<PathBuf>) -> String {
             path: path.into(),
             format: Format::JSON,
         }],
-        ..output()
+        ..Output::plain()
     };
     let refused = Destinations::open(&output, true).map(drop).unwrap_err();
     let (path, why) = &refused[0];

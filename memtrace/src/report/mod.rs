@@ -76,6 +76,23 @@ pub struct Output {
     pub frames: Frames,
 }
 
+#[cfg(test)]
+impl Output {
+    /// The text on standard output, and no files.
+    pub(crate) fn plain() -> Self {
+        Self {
+            files: Vec::new(),
+            stdout: Format::TEXT,
+            color: Color::Auto,
+            text: TextOptions {
+                by: By::Site,
+                top: 20,
+            },
+            frames: Frames::default(),
+        }
+    }
+}
+
 /// Whether there are colours.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Color {
@@ -301,19 +318,6 @@ mod tests {
     use crate::profile::sample::sample;
     use crate::profile::{Frame, StackPages};
 
-    fn output() -> Output {
-        Output {
-            files: Vec::new(),
-            stdout: Format::TEXT,
-            color: Color::Auto,
-            text: TextOptions {
-                by: By::Site,
-                top: 20,
-            },
-            frames: Frames::default(),
-        }
-    }
-
     struct Full(io::ErrorKind);
 
     impl Write for Full {
@@ -353,7 +357,7 @@ mod tests {
 
     #[test]
     fn a_closed_pipe_is_no_error_and_a_full_disk_is_one() {
-        let output = output();
+        let output = Output::plain();
         for format in Format::ALL {
             let report = format.report(&output);
             let write = |kind| unless_closed(report.write(&sample(), &mut Full(kind)));
@@ -398,7 +402,7 @@ mod tests {
     fn timed(profile: &Profile) -> Vec<(Duration, &'static str, usize)> {
         let output = Output {
             frames: Frames::Mixed,
-            ..output()
+            ..Output::plain()
         };
         let mut times: Vec<_> = (Format::ALL.iter())
             .map(|format| {

@@ -14,12 +14,10 @@ use serde::Serialize;
 use super::machine::Machine;
 use super::summary::Summary;
 use super::{Common, Programs};
+use crate::tracing::ATTACHED;
 
 /// Where `--write-docs` writes.
 const DOCS: &str = "docs/bench-attach.md";
-
-/// What memtrace says when it traces.
-const TRACING: &str = "memtrace: tracing ";
 
 /// What its log says of the CPU time that it has used by then.
 const CPU_TIME: &str = " ms of CPU time";
@@ -140,7 +138,7 @@ fn attach(programs: &Programs) -> Result<Attached> {
     let mut said = String::new();
     for line in BufReader::new(messages).lines() {
         let line = line?;
-        if line.starts_with(TRACING) {
+        if line.starts_with(ATTACHED) {
             wall = Some(start.elapsed().as_secs_f64() * 1000.0);
         }
         cpu = cpu.or_else(|| cpu_time(&line));

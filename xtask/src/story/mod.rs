@@ -6,9 +6,9 @@
 mod server;
 
 use std::fmt::Write as _;
-use std::io::{BufRead as _, BufReader};
+use std::io::BufReader;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{Command, ExitCode};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use memtrace::profile::Profile;
@@ -17,6 +17,7 @@ use self::server::Server;
 use crate::host;
 use crate::progress::Progress;
 use crate::tools;
+use crate::tracing::Tracing;
 
 /// The page, with names in braces for what is measured.
 const PAGE: &str = include_str!("page.txt");
@@ -36,9 +37,6 @@ const STEPS: [(&str, &[&str]); 3] = [
 
 /// How far what is saved may be from what was promised.
 const OFF: f64 = 0.15;
-
-/// What memtrace says when it traces.
-const TRACING: &str = "memtrace: tracing ";
 
 /// Find and mend copy-on-read in a service of uWSGI and Django, step by step.
 #[derive(clap::Args)]
@@ -117,28 +115,14 @@ fn step(memtrace: &Path, folder: &Path, name: &str, requests: u32) -> Result<Ste
     let before = server.private()?;
     let saved = folder.join(format!("{name}.json.gz"));
     let text = folder.join(format!("{name}.txt"));
-    let mut tracer = Command::new(memtrace)
-        .args(["--pid", &server.master.to_string(), "--output"])
-        .arg(&saved)
-        .arg("--output")
-        .arg(&text)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .context("cannot run memtrace")?;
-    let messages = tracer.stderr.take().context("standard error is a pipe")?;
-    let mut messages = BufReader::new(messages).lines();
-    let attached = messages.any(|line| line.is_ok_and(|line| line.starts_with(TRACING)));
+    let mut tracer = Command::new(memtrace);
+    tracer.args(["--pid", &server.master.to_string(), "--output"]);
+    let tracing = Tracing::start(tracer.arg(&saved).arg("--output").arg(&text))?;
     let loaded = server.load(requests);
     // Looks at memory are a second apart.
     std::thread::sleep(std::time::Duration::from_secs(2));
     let after = server.private();
-    // SAFETY: only sends a signal to a child that has not been waited for.
-    unsafe { libc::kill(tracer.id().cast_signed(), libc::SIGINT) };
-    messages.for_each(drop);
-    let status = tracer.wait()?;
-    ensure!(attached && status.success(), "memtrace: {status}");
+    tracing.finish()?;
     loaded?;
     let file = std::fs::File::open(&saved)?;
     Ok(Step {

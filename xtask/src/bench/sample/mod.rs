@@ -13,7 +13,7 @@ use std::io::{BufRead as _, BufReader, Lines, Write as _};
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitCode, Stdio};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use memtrace::profile::Profile;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -23,15 +23,13 @@ use self::dips::Done;
 use super::machine::Machine;
 use super::summary::{Spread, Summary};
 use super::{Common, Programs};
+use crate::tracing::Tracing;
 
 /// Where `--write-docs` writes.
 const DOCS: &str = "docs/bench-sample.md";
 
 /// The program that has the memory.
 const WORK: &str = include_str!("work.py");
-
-/// What memtrace says when it traces.
-const TRACING: &str = "memtrace: tracing ";
 
 /// The most that looking may cost, as a part of what is done without.
 const LIMIT: f64 = 0.01;
@@ -113,27 +111,14 @@ impl Workers {
         let pid = self.child.id().to_string();
         let folder = TempDir::new()?;
         let report = folder.path().join("report.json");
-        let mut memtrace = Command::new(&programs.memtrace)
-            .args(["--no-unchanged", "--sample", sample, "--pid", &pid])
-            .arg("--output")
-            .arg(&report)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .context("cannot run memtrace")?;
-        let messages = memtrace.stderr.take().context("standard error is a pipe")?;
-        let mut messages = BufReader::new(messages).lines();
-        let attached = messages.any(|line| line.is_ok_and(|line| line.starts_with(TRACING)));
+        let mut memtrace = Command::new(&programs.memtrace);
+        memtrace.args(["--no-unchanged", "--sample", sample, "--pid", &pid]);
+        let tracing = Tracing::start(memtrace.arg("--output").arg(&report))?;
         // First looks are no part of what is repeated.
         std::thread::sleep(std::time::Duration::from_secs(1));
         let fork: Result<(u32, f64)> = self.ask("fork");
         let done: Result<Done> = self.ask(&seconds.to_string());
-        // SAFETY: only sends a signal to a child that has not been waited for.
-        unsafe { libc::kill(memtrace.id().cast_signed(), libc::SIGINT) };
-        messages.for_each(drop);
-        let status = memtrace.wait()?;
-        ensure!(attached && status.success(), "memtrace: {status}");
+        tracing.finish()?;
         let (done, (forked, at)) = (done?, fork?);
         let rate = done.values().sum::<u64>() as f64 / seconds;
         let looks = looks(&report, forked, at)?;
