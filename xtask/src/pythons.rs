@@ -29,8 +29,7 @@ pub struct Args {
 
 /// Gets what is missing, and says what is there.
 pub fn run(args: &Args) -> Result<ExitCode> {
-    if args.setup.dry_run {
-        println!("{}", Plan::find(Wanted::Pythons)?.shown());
+    if args.setup.shows(Wanted::Pythons)? {
         return Ok(ExitCode::SUCCESS);
     }
     let complete = args.setup.no_install || Plan::find(Wanted::Pythons)?.carry_out()?;

@@ -47,6 +47,26 @@ pub struct Choice {
     _former: Former,
 }
 
+impl Choice {
+    /// Shows what would be installed, where nothing else is asked for; returns whether that is so.
+    pub fn shows(&self, wanted: Wanted) -> Result<bool> {
+        if self.dry_run {
+            println!("{}", Plan::find(wanted)?.shown());
+        }
+        Ok(self.dry_run)
+    }
+
+    /// Installs what is missing, unless that is not wanted. What needs something that could not be had
+    /// skips itself, or fails in CI; so what stood in the way is only said.
+    pub fn install_or_say(&self, wanted: Wanted) {
+        if !self.no_install
+            && let Err(error) = Plan::find(wanted).and_then(Plan::carry_out)
+        {
+            eprintln!("xtask: {error:#}");
+        }
+    }
+}
+
 /// What had to be asked for once, and is done without being asked for.
 #[derive(clap::Args)]
 struct Former {

@@ -151,6 +151,7 @@ pub fn rows(
 
 #[cfg(test)]
 mod tests {
+    use super::super::state::VIEWS;
     use super::*;
     use crate::profile::sample::sample;
 
@@ -170,14 +171,7 @@ mod tests {
         assert_eq!(later.since(Some(&earlier)).copied, more);
         let half = |rate: f64| (rate - more as f64 / 2.0).abs() < 1.0;
         assert!(half(later.rate(Some(&earlier))));
-        for by in [
-            By::Site,
-            By::Function,
-            By::Type,
-            By::Process,
-            By::File,
-            By::Cause,
-        ] {
+        for by in VIEWS {
             let rows = rows(&after, by, Some(&earlier), Some(&earlier));
             assert_eq!(rows.len(), 1, "{by:?}");
             assert!(rows[0].copied == more && half(rows[0].rate), "{rows:?}");

@@ -7,6 +7,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 pub use self::press::Asked;
+#[cfg(test)]
+pub(super) use self::press::VIEWS;
 use super::figures::{Figures, Row, rows};
 use crate::profile::Profile;
 use crate::report::By;

@@ -27,7 +27,7 @@ use memtrace::profile::Profile;
 use self::cases::Case;
 use crate::demo;
 use crate::host;
-use crate::setup::{Choice, Plan, Wanted};
+use crate::setup::{Choice, Wanted};
 
 /// Seconds of the real trace.
 const TRACED: u64 = 2;
@@ -59,16 +59,10 @@ pub struct Args {
 
 /// Writes, opens and compares; fails when a tool does not say what the profile says.
 pub fn run(args: &Args) -> Result<ExitCode> {
-    if args.setup.dry_run {
-        println!("{}", Plan::find(Wanted::Formats)?.shown());
+    if args.setup.shows(Wanted::Formats)? {
         return Ok(ExitCode::SUCCESS);
     }
-    if !args.setup.no_install
-        && let Err(error) = Plan::find(Wanted::Formats).and_then(Plan::carry_out)
-    {
-        // The checks of what could not be had are skipped, or fail in CI.
-        eprintln!("xtask: {error:#}");
-    }
+    args.setup.install_or_say(Wanted::Formats);
     eprintln!("xtask: building memtrace");
     let memtrace = host::build_memtrace()?;
     let folder = host::target_directory()?.join("formats");

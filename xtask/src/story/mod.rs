@@ -214,13 +214,13 @@ fn kept(before: &Step, after: &Step) -> Result<String> {
     let (promised, saved) = promise(before, after)?;
     Ok(format!(
         "The report had promised {:.1} MiB, and {:.1} MiB less were copied.",
-        promised / f64::from(1 << 20),
-        saved / f64::from(1 << 20),
+        mib(promised),
+        mib(saved),
     ))
 }
 
-fn mib(bytes: u64) -> f64 {
-    bytes as f64 / f64::from(1 << 20)
+fn mib(bytes: f64) -> f64 {
+    bytes / f64::from(1 << 20)
 }
 
 /// What an operator sees of the service.
@@ -267,7 +267,7 @@ fn table(steps: &[Step]) -> String {
         let _ = writeln!(
             out,
             "| {name} | {:.1} MiB | {:.0}% | {:.1} MiB |",
-            mib(totals.copied_bytes),
+            mib(totals.copied_bytes as f64),
             100.0 * only_read,
             after - before,
         );

@@ -18,7 +18,7 @@ use anyhow::{Context as _, Result, bail};
 
 use self::tally::Tally;
 use crate::host::{self, Artifact};
-use crate::setup::{Choice, Plan, Wanted};
+use crate::setup::{Choice, Wanted};
 use crate::{pythons, tools};
 
 /// The integration test whose tests trace processes.
@@ -56,16 +56,10 @@ impl Args {
 
 /// Runs the tests; fails when one fails.
 pub fn run(args: &Args) -> Result<ExitCode> {
-    if args.setup.dry_run {
-        println!("{}", Plan::find(args.wanted())?.shown());
+    if args.setup.shows(args.wanted())? {
         return Ok(ExitCode::SUCCESS);
     }
-    if !args.setup.no_install
-        && let Err(error) = Plan::find(args.wanted()).and_then(Plan::carry_out)
-    {
-        // The tests that need what could not be had skip themselves, or fail in CI.
-        eprintln!("xtask: {error:#}");
-    }
+    args.setup.install_or_say(args.wanted());
     let mut run = Run::new()?;
     let mut passed = run.step("tests that need no privileges", unprivileged());
     passed &= run.step("examples in the documentation", Ok(documentation()));

@@ -9,7 +9,7 @@ use crate::profile::Profile;
 use crate::report::By;
 
 /// Views that `g` goes through.
-pub(super) const VIEWS: [By; 6] = [
+pub(in crate::live) const VIEWS: [By; 6] = [
     By::Site,
     By::Function,
     By::Type,

@@ -51,12 +51,9 @@ pub fn lost(done: &Done, moments: &[f64]) -> Option<f64> {
 fn around(counts: &[f64], is_near: &[bool], at: usize) -> Option<f64> {
     let from = at.saturating_sub(AROUND as usize);
     let to = (at + AROUND as usize + 1).min(counts.len());
-    let mut quiet: Vec<f64> = (from..to)
-        .filter(|&at| !is_near[at])
-        .map(|at| counts[at])
-        .collect();
-    let of = quiet.len();
-    (of > 0).then(|| quiet.drain(..).sum::<f64>() / of as f64)
+    let quiet = (from..to).filter(|&at| !is_near[at]);
+    let (sum, of) = quiet.fold((0.0, 0_u32), |(sum, of), at| (sum + counts[at], of + 1));
+    (of > 0).then(|| sum / f64::from(of))
 }
 
 #[cfg(test)]
